@@ -1,0 +1,21 @@
+"""fairseq plugin: train a Transformer together with its core network by alternating training (ATS).
+
+Importing the package, which ``--user-dir`` does, registers the task ``translation_with_partitioned_model`` and the
+optimizer ``adam_for_partitioned_model``.
+"""
+
+from fairseq_ats.checkpoints import allow_fairseq_checkpoints
+from fairseq_ats.modules import PartitionedLinear, PartitionedRankLinear
+from fairseq_ats.optim import FairseqAdamForPartitionedModel
+from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FairseqAdamForPartitionedModel",
+    "PartitionedLinear",
+    "PartitionedRankLinear",
+    "TranslationWithPartitionedModelTask",
+]
+
+allow_fairseq_checkpoints()

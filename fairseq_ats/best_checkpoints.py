@@ -1,0 +1,71 @@
+"""Keep the best checkpoint of the network that fairseq's own ``checkpoint_best.pt`` does not follow.
+
+fairseq keeps one best checkpoint, by ``--best-checkpoint-metric``. If that is ``loss`` it is the super-network's, and
+this module keeps ``checkpoint_best_core.pt`` by ``core_loss``; if it is ``core_loss``, ``checkpoint_best_super.pt`` by
+``loss``. fairseq calls three hooks of the task around a save, in this order: ``post_validate``,
+``get_checkpoint_dict`` and ``post_save`` (fairseq_cli/train.py:506 and :439, fairseq/checkpoint_utils.py:101).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+from typing import Any
+
+from fairseq_ats.metrics import CORE, core_name
+
+logger = logging.getLogger(__name__)
+
+
+class BestOfOtherNetwork:
+    """Follows one validation metric and copies the saved checkpoint whenever it is the best so far.
+
+    Args:
+        best_checkpoint_metric: fairseq's option, with or without ``core_`` before it.
+        maximize: fairseq's ``--maximize-best-checkpoint-metric``.
+    """
+
+    def __init__(self, best_checkpoint_metric: str, maximize: bool) -> None:
+        prefix = core_name("")
+        if best_checkpoint_metric.startswith(prefix):
+            self.network, self.metric = "super", best_checkpoint_metric.removeprefix(prefix)
+        else:
+            self.network, self.metric = CORE, core_name(best_checkpoint_metric)
+        self.maximize = maximize
+        self.best = -math.inf if maximize else math.inf
+        self._validated: float | None = None
+        self._is_best = False
+
+    @property
+    def file_name(self) -> str:
+        return f"checkpoint_best_{self.network}.pt"
+
+    def validated(self, stats: dict[str, Any]) -> None:
+        """After a validation: remember the value of the first subset, as fairseq does."""
+        if self._validated is None:
+            self._validated = float(stats[self.metric])
+
+    def state_to_save(self) -> dict[str, float | str]:
+        """Before the checkpoint is written: settle whether it is the best, so that it says so itself."""
+        value, self._validated = self._validated, None
+        self._is_best = value is not None and (value >= self.best if self.maximize else value <= self.best)
+        if self._is_best:
+            self.best = value
+        return {"metric": self.metric, "best": self.best}
+
+    def load_state(self, state: dict[str, float | str]) -> None:
+        """On resume. A best value of another metric means nothing."""
+        if state.get("metric") == self.metric:
+            self.best = state["best"]
+
+    def saved(self, checkpoint: str) -> None:
+        """After the checkpoint is written: copy it, whole or not at all."""
+        if not self._is_best:
+            return
+        self._is_best = False
+        target = os.path.join(os.path.dirname(checkpoint), self.file_name)
+        shutil.copyfile(checkpoint, target + ".tmp")
+        os.replace(target + ".tmp", target)
+        logger.info(f"best {self.metric} {self.best:g}: copied to {target}")

@@ -1,0 +1,64 @@
+"""Levels: which network an update trains, which network a model runs, which network owns a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from fairseq_ats.modules.partitioned_module import PartitionedModule
+from fairseq_ats.partition import CORE_LEVEL
+
+
+def level_of_update(update_num: int, max_level: int, alternate: bool) -> int:
+    """The level that update ``update_num`` trains (Algorithm 2 of the paper).
+
+    Even updates train the highest level, odd updates the core. A function of ``update_num`` alone, so that
+    gradient accumulation, overflow retries, skipped batches, workers and resumed runs all agree.
+    """
+    return CORE_LEVEL if alternate and update_num % 2 == 1 else max_level
+
+
+def partitioned_modules(model: nn.Module) -> list[PartitionedModule]:
+    """The partitioned layers of ``model``.
+
+    Raises:
+        ValueError: there are none, so that a level would silently mean nothing.
+    """
+    # modules() and not an attribute of the model: fairseq's data-parallel proxies forward reads only.
+    found = [m for m in model.modules() if isinstance(m, PartitionedModule)]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no partitioned layer; call partition_model_ on it first")
+    return found
+
+
+def set_level(model: nn.Module, level: int) -> None:
+    """Run ``model`` at ``level`` from now on.
+
+    Raises:
+        ValueError: the model has no partitioned layer, or does not hold that level.
+    """
+    modules = partitioned_modules(model)
+    for module in modules:
+        module.check_level(level)
+    for module in modules:
+        module.level = level
+
+
+@contextmanager
+def use_level(model: nn.Module, level: int) -> Iterator[None]:
+    """Run ``model`` at ``level`` inside the context; every layer's previous level comes back on exit.
+
+    Forward *and* backward belong inside: activation checkpointing runs the forward again in backward.
+
+    Raises:
+        ValueError: as :func:`set_level`.
+    """
+    previous = [(module, module.level) for module in partitioned_modules(model)]
+    set_level(model, level)
+    try:
+        yield
+    finally:
+        for module, old_level in previous:
+            module.level = old_level

@@ -1,0 +1,162 @@
+"""Multi-head attention that calls its projections, so that a core's projections save what they should."""
+
+from __future__ import annotations
+
+import torch
+from fairseq.modules import MultiheadAttention
+from torch import Tensor
+from torch.nn import functional as F
+
+IncrementalState = dict[str, dict[str, Tensor | None]]
+
+
+class PartitionedMultiheadAttention(MultiheadAttention):
+    """fairseq's attention with partitioned key and query projections.
+
+    Stock fairseq trains through ``F.multi_head_attention_forward``, which reads ``q_proj.weight`` instead of calling
+    ``q_proj`` (fairseq/modules/multihead_attention.py:539): a core would multiply by full-size matrices. Here the
+    projections are called, and the scores come from ``F.scaled_dot_product_attention``.
+
+    Keys and queries may be narrower than values: in the small-width core each head has ``d'`` < ``head_dim`` key
+    dimensions. The score scale stays ``head_dim ** -0.5``, so that the core is exactly the super-network with its
+    extension masked to zero (Algorithm 2 of the paper).
+
+    Caches, reordering and the state dict are inherited; cached keys have shape (batch, heads, time, d').
+    """
+
+    @classmethod
+    def convert_(cls, attention: MultiheadAttention) -> PartitionedMultiheadAttention:
+        """Turn a stock attention module into this class in place; its parameters stay what they are.
+
+        Raises:
+            ValueError: the module uses a variant of attention that this class does not compute.
+        """
+        for variant in ("use_xformers", "bias_k", "add_zero_attn"):
+            value = getattr(attention, variant)
+            if value is not None and value is not False:
+                raise ValueError(f"attention with {variant} is not supported in a partitioned model")
+        # Reassigned and not rebuilt: the module keeps its identity (decoder caches are keyed by it) and its weights.
+        attention.__class__ = cls
+        return attention
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
+        key_padding_mask: Tensor | None = None,
+        incremental_state: IncrementalState | None = None,
+        need_weights: bool = True,
+        static_kv: bool = False,
+        attn_mask: Tensor | None = None,
+        before_softmax: bool = False,
+        need_head_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As the stock module: (time, batch, channel) in and out, weights only where they are asked for.
+
+        Args:
+            key_padding_mask: (batch, source), true at pads.
+            attn_mask: (target, source), added to the scores.
+            static_kv: keys and values are the encoder's, computed once and then read from the cache.
+            before_softmax: return the scores (batch·heads, target, source) and the values instead.
+            need_head_weights: return weights of each head (heads, batch, target, source) and not their mean.
+        """
+        tgt_len, bsz, _ = query.shape
+        saved_state = None
+        if incremental_state is not None:
+            saved_state = self._get_input_buffer(incremental_state)
+            if static_kv and "prev_key" in saved_state:
+                key = value = None
+
+        q = self._split_heads(self.q_proj(query))
+        if self.self_attention:
+            key = value = query
+        elif self.encoder_decoder_attention and key is not None:
+            key, key_padding_mask = self._first_of_each_beam(key, key_padding_mask, bsz)
+            value = key
+        k = None if key is None else self._split_heads(self.k_proj(key))
+        v = None if value is None else self._split_heads(self.v_proj(value))
+
+        if saved_state is not None:
+            k, v, key_padding_mask = self._append_to_cache(saved_state, k, v, key_padding_mask, static_kv)
+            self._set_input_buffer(incremental_state, saved_state)
+
+        if k.shape[0] != bsz:  # cached once for all hypotheses of a sentence
+            beam = bsz // k.shape[0]
+            k, v = k.repeat_interleave(beam, 0), v.repeat_interleave(beam, 0)
+            if key_padding_mask is not None:
+                key_padding_mask = key_padding_mask.repeat_interleave(beam, 0)
+
+        mask = self._additive_mask(attn_mask, key_padding_mask, q.dtype)
+        if before_softmax:
+            return self._scores(q, k, mask).flatten(0, 1), v.flatten(0, 1)
+        if need_weights or need_head_weights:
+            weights = self._scores(q, k, mask).softmax(-1, dtype=torch.float32)
+            context = self.dropout_module(weights.type_as(q)) @ v
+            weights = weights.transpose(0, 1) if need_head_weights else weights.mean(1)
+        else:
+            weights = None
+            context = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=self._dropout_p(), scale=self.scaling
+            )
+        context = context.permute(2, 0, 1, 3).reshape(tgt_len, bsz, -1)
+        return self.out_proj(context), weights
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(time, batch, heads·d) → (batch, heads, time, d)."""
+        return x.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3)
+
+    def _scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        scores = (q * self.scaling) @ k.transpose(-2, -1)
+        return scores if mask is None else scores + mask
+
+    def _dropout_p(self) -> float:
+        module = self.dropout_module
+        return module.p if module.training or module.apply_during_inference else 0.0
+
+    def _first_of_each_beam(
+        self, key: Tensor, key_padding_mask: Tensor | None, bsz: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """With ``set_beam_size`` (BART), encoder outputs are stored once for each sentence, not for each hypothesis."""
+        if self.beam_size == 1 or bsz != key.shape[1]:
+            return key, key_padding_mask
+        if key_padding_mask is not None:
+            key_padding_mask = key_padding_mask[:: self.beam_size]
+        return key[:, :: self.beam_size], key_padding_mask
+
+    def _append_to_cache(
+        self,
+        saved_state: dict[str, Tensor | None],
+        k: Tensor | None,
+        v: Tensor | None,
+        key_padding_mask: Tensor | None,
+        static_kv: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if "prev_key" in saved_state:
+            if static_kv:
+                k, v = saved_state["prev_key"], saved_state["prev_value"]
+            else:
+                k = torch.cat([saved_state["prev_key"], k], dim=2)
+                v = torch.cat([saved_state["prev_value"], v], dim=2)
+        key_padding_mask = self._append_prev_key_padding_mask(
+            key_padding_mask=key_padding_mask,
+            prev_key_padding_mask=saved_state.get("prev_key_padding_mask"),
+            batch_size=k.shape[0],
+            src_len=k.shape[2],
+            static_kv=static_kv,
+        )
+        saved_state["prev_key"] = k
+        saved_state["prev_value"] = v
+        saved_state["prev_key_padding_mask"] = key_padding_mask
+        return k, v, key_padding_mask
+
+    @staticmethod
+    def _additive_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """Both masks as one, added to the scores; broadcasts to (batch, heads, target, source)."""
+        mask = None if attn_mask is None else attn_mask.to(dtype)
+        if key_padding_mask is not None:
+            pads = key_padding_mask.bool()[:, None, None, :]
+            padding = torch.zeros(pads.shape, dtype=dtype, device=pads.device)
+            padding = padding.masked_fill(pads, float("-inf"))
+            mask = padding if mask is None else mask + padding
+        return mask

@@ -1,0 +1,93 @@
+"""Low rank: the core is a product of two thin matrices, the super-network adds a full one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairseq_ats.modules.partitioned_module import PartitionedModule
+from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL, core_size
+
+
+class PartitionedRankLinear(PartitionedModule):
+    r"""Low-rank fully connected layer, LFC (section 4.1 of the paper).
+
+    .. math:: y = (VU + W)x + b \quad\text{(super-network)}, \qquad y = V(Ux) + b \quad\text{(core)}
+
+    ``core_u`` is U (k, in), ``core_v`` is V (out, k), ``extension_weight`` is W (out, in). The bias, of which the
+    paper does not speak, is the core's: the super-network must contain everything that the core computes with.
+
+    Args:
+        u, v, weight: the three matrices. ``weight`` may be None if ``max_level`` is 1.
+        bias: (out,), or None.
+        max_level: 1 keeps the core alone.
+    """
+
+    def __init__(
+        self,
+        u: Tensor,
+        v: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        max_level: int = SUPER_LEVEL,
+    ) -> None:
+        super().__init__(u.shape[1], v.shape[0], max_level)
+        self.rank = u.shape[0]
+        self.add_parameter("core_u", u)
+        self.add_parameter("core_v", v)
+        self.add_parameter("extension_weight", weight)
+        self.add_parameter("core_bias", bias)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, small_ratio: float, max_level: int = SUPER_LEVEL) -> PartitionedRankLinear:
+        """Factorise an initialised stock layer, k = max(1, round(r · min(in, out)))."""
+        out_features, in_features = linear.weight.shape
+        rank = core_size(min(in_features, out_features), small_ratio)
+        import os
+
+        init = os.environ.get("ATS_INIT", "spectral")
+        full = linear.weight.detach()
+        std = full.std()
+        if init.startswith("spectral"):
+            left, values, right = torch.linalg.svd(full, full_matrices=False)
+            root = values[:rank].sqrt()
+            u = root[:, None] * right[:rank]
+            v = left[:, :rank] * root
+        elif init.startswith("xavier"):
+            u = nn.init.xavier_uniform_(full.new_empty(rank, in_features))
+            v = nn.init.xavier_uniform_(full.new_empty(out_features, rank))
+        elif init.startswith("matched"):
+            s = (std * std / rank) ** 0.25
+            u = torch.randn(rank, in_features) * s
+            v = torch.randn(out_features, rank) * s
+        w = full if init.endswith("+") else full - v @ u
+        return cls(u, v, w, linear.bias, max_level)
+
+    @property
+    def weight(self) -> Tensor:
+        if self.level == CORE_LEVEL:
+            return self.core_v @ self.core_u
+        return torch.addmm(self.extension_weight, self.core_v, self.core_u)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.core_bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(*, in) → (*, out). The core never forms VU.
+
+        The super-network multiplies by W + VU, folded first, when there are enough rows to pay for the folding:
+        one GEMM, and autograd saves x alone. Folding costs k·in·out, the two thin products cost k·(in + out) a row,
+        so a decoding step with few rows leaves them apart.
+        """
+        if self.level == CORE_LEVEL:
+            return F.linear(F.linear(x, self.core_u), self.core_v, self.core_bias)
+        rows = x.numel() // self.in_features
+        if rows * (self.in_features + self.out_features) >= self.in_features * self.out_features:
+            return F.linear(x, self.weight, self.core_bias)
+        thin = F.linear(F.linear(x, self.core_u), self.core_v, self.core_bias)
+        return thin + F.linear(x, self.extension_weight)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, rank={self.rank}"

@@ -1,0 +1,66 @@
+"""Checks of option combinations, at start and all at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fairseq_ats.metrics import core_name
+from fairseq_ats.partition import CORE_LEVEL, Partition
+
+if TYPE_CHECKING:
+    from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
+
+OUR_OPTIMIZER = "adam_for_partitioned_model"
+
+
+def option_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    """One sentence for each option, or combination of options, that cannot work."""
+    problems = Partition.problems(cfg.partitioned_linear_module_name, cfg.small_ratio, cfg.max_level)
+    if cfg.alternate:
+        problems += _alternation_problems(cfg)
+    problems += _metric_problems(cfg)
+    return problems
+
+
+def _alternation_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    problems = []
+    if cfg.max_level == CORE_LEVEL:
+        problems.append("--alternate needs two networks and --max-level 1 builds the core alone; leave one of them out")
+    # None while decoding, where fairseq has no optimizer.
+    if cfg.optimizer_name not in (None, OUR_OPTIMIZER):
+        problems.append(
+            f"--optimizer is {cfg.optimizer_name}; --alternate needs {OUR_OPTIMIZER}, since other optimizers move "
+            "masked parameters by momentum and weight decay"
+        )
+    if cfg.distributed_world_size > 1:
+        problems += _data_parallel_problems(cfg)
+    return problems
+
+
+def _data_parallel_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    backend = str(cfg.ddp_backend)
+    if backend == "fully_sharded":
+        return [
+            "--ddp-backend is fully_sharded, which flattens parameters so that they cannot be masked; with --alternate "
+            "use legacy_ddp, or pytorch_ddp with --find-unused-parameters"
+        ]
+    if backend in ("c10d", "pytorch_ddp") and not cfg.find_unused_parameters:
+        return [
+            f"--ddp-backend is {backend}, which would apply gradients of core updates without synchronising them; "
+            "with --alternate add --find-unused-parameters, or use --ddp-backend legacy_ddp"
+        ]
+    return []
+
+
+def _metric_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    # fairseq looks the metric up after the first validation and before the first save (fairseq_cli/train.py:534).
+    metric = cfg.best_checkpoint_metric or ""
+    problems = []
+    if metric in ("bleu", core_name("bleu")) and not cfg.eval_bleu:
+        problems.append(f"--best-checkpoint-metric is {metric}, which needs --eval-bleu")
+    if metric.startswith(core_name("")) and cfg.max_level == CORE_LEVEL:
+        problems.append(
+            f"--best-checkpoint-metric is {metric}; with --max-level 1 the core is the only network and reports as "
+            f"{metric.removeprefix(core_name(''))}"
+        )
+    return problems

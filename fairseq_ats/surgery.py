@@ -1,0 +1,90 @@
+"""Turn a built stock Transformer into a partitioned one, in place."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fairseq.models.transformer import TransformerModelBase
+from fairseq.modules import MultiheadAttention
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
+from torch import nn
+
+from fairseq_ats.modules import (
+    PartitionedLinear,
+    PartitionedMultiheadAttention,
+    PartitionedRankLinear,
+)
+from fairseq_ats.modules.partitioned_linear import INPUT_DIM, OUTPUT_DIM
+from fairseq_ats.partition import Partition
+
+
+def partition_model_(model: nn.Module, partition: Partition) -> int:
+    """Partition a stock encoder–decoder Transformer in place.
+
+    Replaced are both feed-forward layers of every encoder and decoder layer, and the key and query projections of
+    every attention (section 4.1 and appendix C of the paper): 60 layers in a 6+6-layer model. Value and output
+    projections, embeddings and the softmax stay whole.
+
+    In place, because fairseq's BLEU generator already holds the model. Each new layer is made from the initialised
+    stock layer, so that initial statistics are fairseq's.
+
+    Returns:
+        The number of replaced linear layers.
+
+    Raises:
+        ValueError: not an encoder–decoder Transformer, or a variant whose layers cannot be replaced.
+    """
+    refuse_unsupported(model)
+    swaps = partition_linears_(model, partition)
+    for attention in attentions(model):
+        PartitionedMultiheadAttention.convert_(attention)
+    return swaps
+
+
+def refuse_unsupported(model: nn.Module) -> None:
+    """Raises ValueError, with the option to change, for a model that cannot be partitioned."""
+    if not isinstance(model, TransformerModelBase) or not transformer_layers(model):
+        raise ValueError(
+            f"--arch built a {type(model).__name__}; a partitioned model needs an encoder-decoder Transformer "
+            "(--arch transformer, transformer_iwslt_de_en, transformer_wmt_en_de, ...)"
+        )
+    noise = model.cfg.quant_noise
+    if noise.pq > 0 or noise.scalar > 0:
+        raise ValueError(
+            f"--quant-noise-pq is {noise.pq} and --quant-noise-scalar is {noise.scalar}; allowed: 0, since the noise "
+            "lives in the layers that a partition replaces"
+        )
+
+
+def partition_linears_(model: nn.Module, partition: Partition) -> int:
+    """Replace the linear layers only; see :func:`partition_model_`."""
+    ratio, max_level = partition.small_ratio, partition.max_level
+    swaps = 0
+
+    def swap(owner: nn.Module, name: str, **sides: int) -> None:
+        nonlocal swaps
+        if partition.module_name == "PartitionedRankLinear":
+            make = partial(PartitionedRankLinear.from_linear, small_ratio=ratio, max_level=max_level)
+        else:
+            make = partial(PartitionedLinear.from_linear, small_ratio=ratio, max_level=max_level, **sides)
+        setattr(owner, name, make(getattr(owner, name)))
+        swaps += 1
+
+    for layer in transformer_layers(model):
+        swap(layer, "fc1", dim=OUTPUT_DIM)
+        swap(layer, "fc2", dim=INPUT_DIM)
+    for attention in attentions(model):
+        swap(attention, "q_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
+        swap(attention, "k_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
+    return swaps
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """Encoder and decoder layers, in the model's order."""
+    kinds = (TransformerEncoderLayerBase, TransformerDecoderLayerBase)
+    return [m for m in model.modules() if isinstance(m, kinds)]
+
+
+def attentions(model: nn.Module) -> list[MultiheadAttention]:
+    """Every attention of the encoder and decoder layers: self and cross."""
+    return [m for layer in transformer_layers(model) for m in layer.children() if isinstance(m, MultiheadAttention)]
