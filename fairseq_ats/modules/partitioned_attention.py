@@ -91,7 +91,8 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         if before_softmax:
             return self._scores(q, k, mask).flatten(0, 1), v.flatten(0, 1)
         if need_weights or need_head_weights:
-            weights = self._scores(q, k, mask).softmax(-1, dtype=torch.float32)
+            # In float32 at least, as the stock module, whatever the model's precision.
+            weights = self._scores(q, k, mask).softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32))
             context = self.dropout_module(weights.type_as(q)) @ v
             weights = weights.transpose(0, 1) if need_head_weights else weights.mean(1)
         else:

@@ -1,0 +1,100 @@
+"""Shared fixtures: a toy corpus on disk, and models and tasks built from real command lines in this process."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+from fairseq import options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+import fairseq_ats  # noqa: F401  registers the task and the optimizer
+
+# No deadline: the first call of a torch function can take seconds. Derandomised: the same examples in every run.
+hypothesis.settings.register_profile("fairseq_ats", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("fairseq_ats")
+
+ROOT = Path(__file__).resolve().parents[1]
+OUR_TASK = "translation_with_partitioned_model"
+OUR_OPTIMIZER = "adam_for_partitioned_model"
+
+TINY_ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 32 --decoder-embed-dim 32
+    --encoder-ffn-embed-dim 64 --decoder-ffn-embed-dim 48 --encoder-attention-heads 4 --decoder-attention-heads 4
+    --share-all-embeddings --dropout 0.1""".split()
+TRAINING = """--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --lr 0.003 --lr-scheduler inverse_sqrt
+    --warmup-updates 10 --warmup-init-lr 1e-3 --max-tokens 400 --cpu --no-progress-bar --log-interval 1
+    --seed 7""".split()
+
+
+@pytest.fixture(autouse=True)
+def _reproducible() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Binarised data: the target is the source reversed, in other letters."""
+    raw, binarised = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data") / "bin"
+    generator = random.Random(3)
+    words = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+    for split, count in (("train", 600), ("valid", 40), ("test", 40)):
+        sources = [[generator.choice(words) for _ in range(generator.randint(3, 9))] for _ in range(count)]
+        targets = [[word.upper() for word in reversed(source)] for source in sources]
+        for language, sentences in (("en", sources), ("de", targets)):
+            (raw / f"{split}.{language}").write_text("".join(" ".join(s) + "\n" for s in sentences))
+    command = [sys.executable, str(ROOT / "scripts/binarise.py"), str(raw), str(binarised)]
+    command += ["--source", "en", "--target", "de", "--vocabulary", "180"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return binarised
+
+
+@pytest.fixture(scope="session")
+def parse(toy_data: Path) -> Callable[..., Any]:
+    """``parse("--alternate", ...)`` → fairseq's configuration, through fairseq's own option parser."""
+
+    def parse(
+        *extra: str, task: str = OUR_TASK, optimizer: str = OUR_OPTIMIZER, arch: Sequence[str] = TINY_ARCH
+    ) -> Any:
+        arguments = [str(toy_data), "--task", task, "--optimizer", optimizer, *arch, *TRAINING, *extra]
+        parser = options.get_training_parser()
+        return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=arguments))
+
+    return parse
+
+
+@pytest.fixture(scope="session")
+def build(parse: Callable[..., Any]) -> Callable[..., SimpleNamespace]:
+    """``build("--small-ratio", "0.25")`` → configuration, task and model of that command line."""
+
+    def build(*extra: str, **choices: Any) -> SimpleNamespace:
+        cfg = parse(*extra, **choices)
+        torch.manual_seed(cfg.common.seed)
+        fairseq_task = tasks.setup_task(cfg.task)
+        model = fairseq_task.build_model(cfg.model)
+        criterion = fairseq_task.build_criterion(cfg.criterion)
+        return SimpleNamespace(cfg=cfg, task=fairseq_task, model=model, criterion=criterion)
+
+    return build
+
+
+@pytest.fixture(params=["PartitionedRankLinear", "PartitionedLinear"])
+def module_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def batch(build: Callable[..., SimpleNamespace]) -> dict[str, Any]:
+    """One mini-batch of the toy corpus, with padding in source and target."""
+    task = build().task
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    return dataset.collater([dataset[i] for i in range(8)])

@@ -1,0 +1,160 @@
+"""Our attention against fairseq's, and the narrow core against the masked full network."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from fairseq.modules import MultiheadAttention
+
+from fairseq_ats.levels import use_level
+from fairseq_ats.modules import PartitionedLinear, PartitionedMultiheadAttention
+
+EMBED, HEADS, BATCH, SOURCE, TARGET = 12, 3, 4, 7, 5
+
+
+def stock_attention(kind: str) -> MultiheadAttention:
+    torch.manual_seed(1)
+    attention = MultiheadAttention(
+        EMBED,
+        HEADS,
+        self_attention=kind == "self",
+        encoder_decoder_attention=kind == "cross",
+    ).double()
+    return attention.eval()
+
+
+def inputs(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    query = torch.randn(TARGET, BATCH, EMBED, dtype=torch.float64)
+    key = query if kind == "self" else torch.randn(SOURCE, BATCH, EMBED, dtype=torch.float64)
+    return query, key
+
+
+def padding(length: int) -> torch.Tensor:
+    mask = torch.zeros(BATCH, length, dtype=torch.bool)
+    mask[0, -2:] = mask[2, -1:] = True
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["self", "cross", "general"])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("need_head_weights", [False, True])
+def test_equals_stock(kind: str, padded: bool, need_weights: bool, need_head_weights: bool) -> None:
+    stock = stock_attention(kind)
+    ours = PartitionedMultiheadAttention.convert_(copy.deepcopy(stock))
+    stock._set_skip_embed_dim_check()  # the stock path that returns weights of each head
+    query, key = inputs(kind)
+    options = {
+        "key_padding_mask": padding(key.shape[0]) if padded else None,
+        "attn_mask": torch.full((TARGET, TARGET), -torch.inf).double().triu(1) if kind == "self" else None,
+        "static_kv": kind == "cross",
+        "need_weights": need_weights,
+        "need_head_weights": need_head_weights,
+    }
+    expected, expected_weights = stock(query, key, key, **options)
+    output, weights = ours(query, key, key, **options)
+    # The stock softmax is taken in float32 even here (fairseq/utils.py, softmax).
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
+    if expected_weights is None:
+        assert weights is None
+    else:
+        torch.testing.assert_close(weights.double(), expected_weights.double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_equals_the_formula(need_weights: bool) -> None:
+    """softmax(QKᵀ / √d)V of each head, written out, in float64."""
+    attention = partitioned_attention("cross")
+    query, key = inputs("cross")
+    output, _ = attention(query, key, key, padding(SOURCE), need_weights=need_weights, static_kv=True)
+    q, k, v = (attention.q_proj(query), attention.k_proj(key), attention.v_proj(key))
+    size = EMBED // HEADS
+    for b in range(BATCH):
+        heads = []
+        for h in range(HEADS):
+            qh, kh, vh = (t[:, b, h * size : (h + 1) * size] for t in (q, k, v))
+            scores = qh @ kh.T / size**0.5
+            scores[:, padding(SOURCE)[b]] = -torch.inf
+            heads.append(scores.softmax(-1) @ vh)
+        expected = attention.out_proj(torch.cat(heads, -1))
+        torch.testing.assert_close(output[:, b], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_incremental_equals_full(level: int) -> None:
+    attention = partitioned_attention("self")
+    query, _ = inputs("self")
+    causal = torch.full((TARGET, TARGET), -torch.inf).double().triu(1)
+    with use_level(attention, level):
+        expected, _ = attention(query, query, query, attn_mask=causal)
+        state: dict = {}
+        steps = [attention(q, q, q, incremental_state=state)[0] for q in query.split(1)]
+    torch.testing.assert_close(torch.cat(steps), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_static_keys_are_computed_once(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = partitioned_attention("cross")
+    query, key = inputs("cross")
+    state: dict = {}
+    with use_level(attention, level):
+        expected, _ = attention(query, key, key, padding(SOURCE), static_kv=True)
+        first, _ = attention(query[:1], key, key, padding(SOURCE), state, static_kv=True)
+        monkeypatch.setattr(attention.k_proj, "forward", lambda x: pytest.fail("keys computed again"))
+        rest = [attention(q, key, key, padding(SOURCE), state, static_kv=True)[0] for q in query[1:].split(1)]
+    torch.testing.assert_close(torch.cat([first, *rest]), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_keys_stored_once_for_all_hypotheses() -> None:
+    """``set_beam_size`` (BART): the cache holds one row for each sentence, the queries one for each hypothesis."""
+    stock = stock_attention("cross")
+    ours = PartitionedMultiheadAttention.convert_(copy.deepcopy(stock))
+    query, key = inputs("cross")
+    beam, query = 3, torch.randn(1, BATCH * 3, EMBED, dtype=torch.float64)
+    key, mask = key.repeat_interleave(beam, 1), padding(SOURCE).repeat_interleave(beam, 0)
+    outputs = []
+    for attention in (stock, ours):
+        attention.set_beam_size(beam)
+        state: dict = {}
+        for _ in range(2):
+            output, _ = attention(query, key, key, mask, state, static_kv=True)
+        assert attention._get_input_buffer(state)["prev_key"].shape[0] == BATCH
+        outputs.append(output)
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-6)  # stock softmax in float32
+
+
+def test_narrow_core_is_the_super_network_masked_to_zero() -> None:
+    """Algorithm 2: the core is f(p ⊙ x). Each head keeps dimensions, and the score scale stays the full one."""
+    narrow = partitioned_attention("cross")
+    masked = copy.deepcopy(narrow)
+    for projection in (masked.q_proj, masked.k_proj):
+        projection.extension_weight.data.zero_()
+        projection.extension_bias.data.zero_()
+    query, key = inputs("cross")
+    with use_level(narrow, 1):
+        assert narrow.q_proj(query).shape[-1] == HEADS * 2
+        output, weights = narrow(query, key, key, static_kv=True, need_head_weights=True)
+    expected, expected_weights = masked(query, key, key, static_kv=True, need_head_weights=True)
+    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(weights, expected_weights)
+    uniform = torch.full_like(weights, 1 / SOURCE)
+    for head in range(HEADS):
+        assert not torch.allclose(weights[head], uniform[head], atol=1e-3), f"head {head} attends to nothing"
+
+
+@pytest.mark.parametrize("variant", ["add_bias_kv", "add_zero_attn"])
+def test_variants_that_are_not_computed_are_refused(variant: str) -> None:
+    with pytest.raises(ValueError, match="is not supported in a partitioned model"):
+        PartitionedMultiheadAttention.convert_(MultiheadAttention(EMBED, HEADS, **{variant: True}))
+
+
+def partitioned_attention(kind: str) -> PartitionedMultiheadAttention:
+    attention = PartitionedMultiheadAttention.convert_(stock_attention(kind))
+    for name in ("q_proj", "k_proj"):
+        stock = getattr(attention, name)
+        stock.weight.data.mul_(3)  # scores far from uniform
+        stock.bias.data.normal_()
+        setattr(attention, name, PartitionedLinear.from_linear(stock, 0.5, dim=0, groups=HEADS))
+    return attention

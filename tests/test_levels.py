@@ -1,0 +1,51 @@
+"""Which network runs, and which update trains which."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from fairseq_ats import PartitionedLinear
+from fairseq_ats.levels import level_of_update, set_level, use_level
+
+
+def layer(max_level: int = 2) -> PartitionedLinear:
+    return PartitionedLinear.from_linear(nn.Linear(4, 4), 0.5, dim=0, max_level=max_level)
+
+
+def test_even_updates_train_everything_and_odd_ones_the_core() -> None:
+    assert [level_of_update(n, 2, alternate=True) for n in range(5)] == [2, 1, 2, 1, 2]
+    assert [level_of_update(n, 2, alternate=False) for n in range(3)] == [2, 2, 2]
+    assert [level_of_update(n, 1, alternate=False) for n in range(3)] == [1, 1, 1]
+
+
+def test_level_returns_on_exit_and_after_an_exception() -> None:
+    model = nn.Sequential(layer(), layer())
+    model[1].level = 1
+    with use_level(model, 1):
+        assert [m.level for m in model] == [1, 1]
+        with use_level(model, 2):
+            assert [m.level for m in model] == [2, 2]
+    assert [m.level for m in model] == [2, 1]
+
+    with pytest.raises(KeyError), use_level(model, 1):
+        raise KeyError
+    assert [m.level for m in model] == [2, 1]
+
+
+def test_wrong_levels_change_nothing() -> None:
+    model = nn.Sequential(layer(), layer(max_level=1))
+    with pytest.raises(ValueError, match="level is 2; this model holds level"):
+        set_level(model, 2)
+    with pytest.raises(ValueError, match="level is 0"), use_level(model, 0):
+        pass
+    assert [m.level for m in model] == [2, 1]
+
+
+def test_a_model_without_partitioned_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear has no partitioned layer"), use_level(nn.Linear(2, 2), 1):
+        pass
+
+
+def test_level_is_not_saved() -> None:
+    assert not [key for key in layer().state_dict() if "level" in key]

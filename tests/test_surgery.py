@@ -1,0 +1,75 @@
+"""Which layers of a stock model are replaced, and which models are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+from fairseq_ats import PartitionedLinear, PartitionedRankLinear
+from fairseq_ats.modules import PartitionedMultiheadAttention
+from fairseq_ats.modules.partitioned_module import PartitionedModule
+from fairseq_ats.partition import Partition
+from fairseq_ats.surgery import partition_model_
+
+Build = Callable[..., SimpleNamespace]
+CLASSES = {"PartitionedRankLinear": PartitionedRankLinear, "PartitionedLinear": PartitionedLinear}
+
+
+def test_sixty_swaps_in_a_six_plus_six_layer_model(build: Build, module_name: str) -> None:
+    sizes = ["--encoder-layers", "6", "--decoder-layers", "6"]
+    model = build(*sizes, task="translation", optimizer="adam").model
+    untouched = {name: p for name, p in model.named_parameters() if not is_replaced(name)}
+    assert partition_model_(model, Partition(module_name, 0.25)) == 60
+
+    modules = dict(model.named_modules())
+    replaced = {name for name, module in modules.items() if isinstance(module, PartitionedModule)}
+    assert replaced == {name for name in modules if is_replaced(name)}
+    assert all(type(modules[name]) is CLASSES[module_name] for name in replaced)
+    assert sum(isinstance(m, PartitionedMultiheadAttention) for m in model.modules()) == 18
+    for name, module in modules.items():
+        if name.endswith(("v_proj", "out_proj", "output_projection")):
+            assert type(module) is nn.Linear, name
+    after = dict(model.named_parameters())
+    assert all(after[name] is p for name, p in untouched.items())
+
+
+def is_replaced(name: str) -> bool:
+    return name.removesuffix(".weight").removesuffix(".bias").endswith(("fc1", "fc2", "q_proj", "k_proj"))
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "transformer_iwslt_de_en",
+        "transformer_wmt_en_de",
+        "transformer_align",
+        "bart_base",
+        "transformer_vaswani_wmt_en_de_big",
+    ],
+)
+def test_stock_archs(build: Build, arch: str) -> None:
+    small = "--encoder-layers 1 --decoder-layers 2 --encoder-attention-heads 4 --decoder-attention-heads 4".split()
+    built = build("--arch", arch, *small)
+    assert sum(isinstance(m, PartitionedModule) for m in built.model.modules()) == 4 + 2 * 6
+
+
+def test_an_arch_that_is_no_transformer_is_refused(build: Build) -> None:
+    with pytest.raises(ValueError, match="--arch built a FConvModel; a partitioned model needs an encoder-decoder"):
+        build(arch=["--arch", "fconv_iwslt_de_en"])
+
+
+def test_quant_noise_is_refused(build: Build) -> None:
+    with pytest.raises(ValueError, match=r"--quant-noise-pq is 0\.1"):
+        build("--quant-noise-pq", "0.1")
+
+
+def test_core_alone_is_smaller_by_the_extension(build: Build, module_name: str) -> None:
+    options = ["--partitioned-linear-module-name", module_name, "--small-ratio", "0.25"]
+    full, alone = (build(*options, *extra).model for extra in ([], ["--max-level", "1"]))
+    full_names = {name: p.shape for name, p in full.named_parameters()}
+    alone_names = {name: p.shape for name, p in alone.named_parameters()}
+    assert alone_names == {name: shape for name, shape in full_names.items() if "extension_" not in name}
+    assert len(alone_names) < len(full_names)
