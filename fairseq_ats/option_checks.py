@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fairseq.utils import split_paths
 
 from fairseq_ats.metrics import core_name
 from fairseq_ats.partition import CORE_LEVEL, Partition
@@ -13,13 +16,23 @@ if TYPE_CHECKING:
 OUR_OPTIMIZER = "adam_for_partitioned_model"
 
 
-def option_problems(cfg: PartitionedTranslationConfig) -> list[str]:
-    """One sentence for each option, or combination of options, that cannot work."""
+def structure_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    """One sentence for each option that cannot be, in training as in decoding."""
     problems = Partition.problems(cfg.partitioned_linear_module_name, cfg.small_ratio, cfg.max_level)
-    if cfg.alternate:
-        problems += _alternation_problems(cfg)
-    problems += _metric_problems(cfg)
-    return problems
+    return problems + _data_problems(cfg)
+
+
+def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    """One sentence for each combination of options that cannot be trained with."""
+    problems = _alternation_problems(cfg) if cfg.alternate else []
+    return problems + _metric_problems(cfg)
+
+
+def _data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    folder = Path(split_paths(cfg.data)[0])
+    if any(folder.glob("dict.*.txt")):
+        return []
+    return [f"{folder} is not a folder of binarised data: it has no dict.LANGUAGE.txt (see fairseq-preprocess)"]
 
 
 def _alternation_problems(cfg: PartitionedTranslationConfig) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.modules import MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
@@ -16,6 +18,11 @@ from fairseq_ats.modules import (
 )
 from fairseq_ats.modules.partitioned_linear import INPUT_DIM, OUTPUT_DIM
 from fairseq_ats.partition import Partition
+
+ALLOWED_ARCHS = (
+    "a partitioned model needs an encoder-decoder Transformer (--arch transformer, transformer_iwslt_de_en, "
+    "transformer_wmt_en_de, ...)"
+)
 
 
 def partition_model_(model: nn.Module, partition: Partition) -> int:
@@ -41,13 +48,28 @@ def partition_model_(model: nn.Module, partition: Partition) -> int:
     return swaps
 
 
+def refuse_other_archs(cfg: Any) -> None:
+    """Check the model's class before it is built.
+
+    Before, because building is not harmless: a checkpoint brings its own options, and some of fairseq's models (fconv)
+    pass theirs to ``eval`` (fairseq/models/fconv.py).
+
+    Args:
+        cfg: fairseq's model options, as ``task.build_model`` gets them.
+
+    Raises:
+        ValueError: ``--arch`` names something else than an encoder-decoder Transformer.
+    """
+    name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
+    model_class = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY.get(name)
+    if model_class is None or not issubclass(model_class, TransformerModelBase):
+        raise ValueError(f"--arch is {name}; {ALLOWED_ARCHS}")
+
+
 def refuse_unsupported(model: nn.Module) -> None:
     """Raises ValueError, with the option to change, for a model that cannot be partitioned."""
     if not isinstance(model, TransformerModelBase) or not transformer_layers(model):
-        raise ValueError(
-            f"--arch built a {type(model).__name__}; a partitioned model needs an encoder-decoder Transformer "
-            "(--arch transformer, transformer_iwslt_de_en, transformer_wmt_en_de, ...)"
-        )
+        raise ValueError(f"the model is a {type(model).__name__}; {ALLOWED_ARCHS}")
     noise = model.cfg.quant_noise
     if noise.pq > 0 or noise.scalar > 0:
         raise ValueError(

@@ -3,9 +3,9 @@
 
     python scripts/binarise.py RAW OUTPUT --source en --target de --vocabulary 8000
 
-RAW holds train, valid and test as ``SPLIT.LANGUAGE``, one sentence a line. OUTPUT gets fairseq's binarised data with one
-dictionary for both languages, ``sentencepiece.model``, and the raw references ``test.LANGUAGE``. It is written whole or
-not at all; a call with the same RAW and options returns at once.
+RAW holds train, valid and test as ``SPLIT.LANGUAGE``, one sentence a line. OUTPUT gets fairseq's binarised data with
+one dictionary for both languages, ``sentencepiece.model``, and the raw references ``test.LANGUAGE``. It is written
+whole or not at all; a call with the same RAW and options returns at once.
 """
 
 from __future__ import annotations

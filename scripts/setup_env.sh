@@ -162,7 +162,8 @@ print("torch", torch.__version__, "fairseq", fairseq.__version__)
 # pip keeps the wheel that it builds; one that was built against another torch does not import.
 install_fairseq() {
   local command=("$venv/bin/python" -m pip install --require-hashes --no-deps --no-build-isolation -r requirements/fairseq.txt)
-  "${command[@]}" && "$venv/bin/python" -c "$check" && return
+  "${command[@]}" || return
+  "$venv/bin/python" -c "$check" && return
   "${command[@]}" --no-cache-dir --force-reinstall && "$venv/bin/python" -c "$check"
 }
 

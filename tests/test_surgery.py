@@ -57,7 +57,7 @@ def test_stock_archs(build: Build, arch: str) -> None:
 
 
 def test_an_arch_that_is_no_transformer_is_refused(build: Build) -> None:
-    with pytest.raises(ValueError, match="--arch built a FConvModel; a partitioned model needs an encoder-decoder"):
+    with pytest.raises(ValueError, match="--arch is fconv_iwslt_de_en; a partitioned model needs an encoder-decoder"):
         build(arch=["--arch", "fconv_iwslt_de_en"])
 
 
@@ -73,3 +73,14 @@ def test_core_alone_is_smaller_by_the_extension(build: Build, module_name: str) 
     alone_names = {name: p.shape for name, p in alone.named_parameters()}
     assert alone_names == {name: shape for name, shape in full_names.items() if "extension_" not in name}
     assert len(alone_names) < len(full_names)
+
+
+def test_a_checkpoints_options_are_not_run(build: Build) -> None:
+    """fconv passes its options to ``eval``: a stranger's checkpoint could bring code in them."""
+    built = build()
+    built.cfg.model.arch, built.cfg.model.encoder_layers = "fconv", "pytest.fail('ran code')"
+    with pytest.raises(ValueError, match="--arch is fconv"):
+        built.task.build_model(built.cfg.model, from_checkpoint=True)
+    built.cfg.model._name = "fconv"
+    with pytest.raises(ValueError, match="--arch is fconv"):
+        built.task.build_model(built.cfg.model, from_checkpoint=True)

@@ -22,7 +22,7 @@ from fairseq_ats.best_checkpoints import BestOfOtherNetwork
 from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_partition
 from fairseq_ats.levels import level_of_update, set_level, use_level
 from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
-from fairseq_ats.option_checks import option_problems
+from fairseq_ats.option_checks import structure_problems, training_problems
 from fairseq_ats.partition import (
     CORE_LEVEL,
     DEFAULT_MODULE_NAME,
@@ -31,7 +31,7 @@ from fairseq_ats.partition import (
     SUPER_LEVEL,
     Partition,
 )
-from fairseq_ats.surgery import partition_model_
+from fairseq_ats.surgery import partition_model_, refuse_other_archs
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +93,23 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     cfg: PartitionedTranslationConfig
 
     @classmethod
-    def setup_task(cls, cfg: PartitionedTranslationConfig, **kwargs: Any) -> "TranslationWithPartitionedModelTask":
+    def setup_task(
+        cls, cfg: PartitionedTranslationConfig, from_checkpoint: bool = False
+    ) -> "TranslationWithPartitionedModelTask":
         """Check the options before anything is read.
+
+        Args:
+            from_checkpoint: the options are those of a finished training, and a network of it is to be decoded.
 
         Raises:
             ValueError: every problem of the options, in one message.
         """
-        problems = option_problems(cfg)
+        problems = structure_problems(cfg)
+        if not from_checkpoint:
+            problems += training_problems(cfg)
         if problems:
             raise ValueError("; ".join(problems))
-        return super().setup_task(cfg, **kwargs)
+        return super().setup_task(cfg)
 
     def __init__(self, cfg: PartitionedTranslationConfig, src_dict: Any, tgt_dict: Any) -> None:
         super().__init__(cfg, src_dict, tgt_dict)
@@ -121,18 +128,19 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         Raises:
             ValueError: the model cannot be partitioned, or the checkpoint is of another structure.
         """
+        refuse_other_archs(cfg)
         model = super().build_model(cfg, from_checkpoint)
-        if from_checkpoint:
-            saved, source = partition_of(self.state_dict()), "the checkpoint"
+        source = "the checkpoint" if from_checkpoint else self._checkpoint_to_resume()
+        if source is None:
+            self.partition = Partition(**self._given_structure())
+        else:
+            saved = partition_of(self.state_dict()) if from_checkpoint else read_partition(source)
             if saved is None:
                 raise ValueError(
-                    "the checkpoint was not written by --task translation_with_partitioned_model; decode it with the "
-                    "task that trained it"
+                    f"{source} was not written by --task translation_with_partitioned_model; use it with the task that "
+                    "trained it"
                 )
-        else:
-            source = self._checkpoint_to_resume()
-            saved = read_partition(source) if source else None
-        self.partition = self._reconcile(saved, source)
+            self.partition = self._reconciled(saved, source)
         swaps = partition_model_(model, self.partition)
         set_level(model, self.partition.max_level)
         self.state.merge_state_dict({PARTITION_KEY: self.partition.to_dict()})
@@ -147,17 +155,18 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         candidates = [restore_file, self.cfg.finetune_from_model]
         return next((path for path in candidates if path and os.path.isfile(path)), None)
 
-    def _reconcile(self, saved: Partition | None, source: str | None) -> Partition:
+    def _given_structure(self) -> dict[str, Any]:
+        module_name = self.cfg.partitioned_linear_module_name
         given = {
-            "module_name": self.cfg.partitioned_linear_module_name,
+            "module_name": None if module_name is None else str(module_name),
             "small_ratio": self.cfg.small_ratio,
             "max_level": self.cfg.max_level,
         }
-        given = {name: value for name, value in given.items() if value is not None}
-        if "module_name" in given:
-            given["module_name"] = str(given["module_name"])
-        if saved is None:
-            return Partition(**given)
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _reconciled(self, saved: Partition, source: str) -> Partition:
+        """The checkpoint's structure, at the level that is asked for; options may repeat it and not change it."""
+        given = self._given_structure()
         problems = [
             f"{option} is {given[name]} and {source} was trained with {getattr(saved, name)}; leave the option out"
             for name, option in (

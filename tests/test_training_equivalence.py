@@ -1,0 +1,173 @@
+"""Training at the super level only is stock training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq import optim
+
+from fairseq_ats.modules.partitioned_module import PartitionedModule
+from fairseq_ats.partition import Partition
+from fairseq_ats.surgery import partition_linears_, partition_model_
+
+Build = Callable[..., SimpleNamespace]
+UPDATES = 5
+
+# A key bias adds the same to all scores of a query: its gradient is zero but for rounding, which Adam scales up.
+NOISE = ("k_proj.bias", "k_proj.core_bias")
+
+
+def train(built: SimpleNamespace, model: torch.nn.Module, batch: dict[str, Any], optimizer: str) -> Any:
+    """A few updates through the stock task's own train_step, with dropout, and the optimizer."""
+    cfg = built.cfg.optimizer
+    cfg.weight_decay = 0.01
+    adam = optim.OPTIMIZER_REGISTRY[optimizer](cfg, [p for p in model.parameters() if p.requires_grad])
+    torch.manual_seed(11)
+    for update in range(UPDATES):
+        adam.zero_grad()
+        built.task.train_step(batch, model, built.criterion, adam, update)
+        adam.multiply_grads(1 / batch["ntokens"])
+        adam.step()
+    return adam
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The effective weights under stock names."""
+    result = {}
+    for name, module in model.named_modules():
+        if isinstance(module, PartitionedModule):
+            result[f"{name}.weight"], result[f"{name}.bias"] = module.weight, module.bias
+    for name, parameter in model.named_parameters():
+        if "core_" not in name and "extension_" not in name:
+            result[name] = parameter
+    return result
+
+
+@pytest.mark.parametrize("replace_attention", [False, True])
+def test_small_width_at_the_super_level_is_stock_training(build: Build, batch: Any, replace_attention: bool) -> None:
+    """Bit for bit with the stock attention; to rounding with ours, which sums in another order."""
+    stock = build(task="translation", optimizer="adam_for_partitioned_model")
+    reference = build(task="translation", optimizer="adam_for_partitioned_model").model
+    train(stock, reference, batch, "adam")
+
+    ours = stock.model
+    swap = partition_model_ if replace_attention else partition_linears_
+    swap(ours, Partition("PartitionedLinear", 0.25))
+    train(stock, ours, batch, "adam_for_partitioned_model")
+    expected, actual = weights(reference), weights(ours)
+    assert set(expected) == set(actual)
+    for name, value in expected.items():
+        if name.endswith(NOISE):
+            continue
+        if replace_attention:
+            torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+        else:
+            assert torch.equal(actual[name], value), name
+
+
+def test_the_updates_above_moved_something(build: Build, batch: Any) -> None:
+    built = build(task="translation", optimizer="adam")
+    before = {name: p.detach().clone() for name, p in built.model.named_parameters()}
+    train(built, built.model, batch, "adam")
+    for name, parameter in built.model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("update_freq", [1, 3])
+def test_ats_against_two_plain_networks_in_float64(build: Build, batch: Any, update_freq: int) -> None:
+    """Algorithm 2 written out with dense weights, without any partitioned layer.
+
+    The super-network is a stock model whose replaced weights are W + VU; the core's are VU. The reference keeps U, V
+    and W itself, takes each network's gradient with respect to its dense weights from autograd, and applies the chain
+    rule and Adam by hand.
+    """
+    built = build("--alternate", "--small-ratio", "0.25", "--dropout", "0")
+    model = built.model.double()
+    model.eval()  # no dropout; the criterion is called directly below
+    stock = build("--dropout", "0", task="translation", optimizer="adam").model.double().eval()
+    partition_attention_only(stock)
+
+    cfg = built.cfg.optimizer
+    adam = optim.OPTIMIZER_REGISTRY["adam_for_partitioned_model"](cfg, list(model.parameters()))
+    reference = {name: p.detach().clone() for name, p in model.named_parameters()}
+    moments = {name: [0.0, 0.0, 0] for name in reference}
+    replaced = [name for name, m in model.named_modules() if isinstance(m, PartitionedModule)]
+
+    for update in range(4):
+        level = built.task.level_of_update(update)
+        assert level == (2 if update % 2 == 0 else 1)
+        adam.zero_grad()
+        for _ in range(update_freq):
+            model.train = lambda mode=True: model  # train_step would switch dropout of attention on
+            built.task.train_step(batch, model, built.criterion, adam, update)
+        adam.multiply_grads(1 / (update_freq * batch["ntokens"]))
+        built.task.optimizer_step(adam, model, update)
+
+        gradients = dense_gradients(stock, reference, replaced, level, built.criterion, batch)
+        for name, gradient in gradients.items():
+            adam_by_hand(reference, moments, name, gradient, cfg)
+    for name, parameter in model.named_parameters():
+        if name.endswith(NOISE):
+            continue
+        # fairseq's loss takes its log-softmax in float32 (fairseq/utils.py, log_softmax).
+        torch.testing.assert_close(parameter.detach(), reference[name], rtol=1e-4, atol=1e-6)
+
+
+def partition_attention_only(stock: torch.nn.Module) -> None:
+    from fairseq_ats.modules import PartitionedMultiheadAttention
+    from fairseq_ats.surgery import attentions
+
+    for attention in attentions(stock):
+        PartitionedMultiheadAttention.convert_(attention)
+
+
+def dense_gradients(
+    stock: torch.nn.Module,
+    values: dict[str, torch.Tensor],
+    replaced: list[str],
+    level: int,
+    criterion: Any,
+    batch: Any,
+) -> dict[str, torch.Tensor]:
+    for name, parameter in stock.named_parameters():
+        owner, kind = name.rsplit(".", 1)
+        if owner not in replaced:
+            parameter.data.copy_(values[name])
+        elif kind == "bias":
+            parameter.data.copy_(values[f"{owner}.core_bias"])
+        else:
+            product = values[f"{owner}.core_v"] @ values[f"{owner}.core_u"]
+            full = values[f"{owner}.extension_weight"] if level == 2 else 0.0
+            parameter.data.copy_(product + full)
+    stock.zero_grad()
+    loss, sample_size, _ = criterion(stock, batch)
+    (loss / sample_size).backward()
+    gradients = {}
+    for name, parameter in stock.named_parameters():
+        owner, kind = name.rsplit(".", 1)
+        g = parameter.grad
+        if owner not in replaced:
+            gradients[name] = g
+        elif kind == "bias":
+            gradients[f"{owner}.core_bias"] = g
+        else:
+            gradients[f"{owner}.core_v"] = g @ values[f"{owner}.core_u"].T
+            gradients[f"{owner}.core_u"] = values[f"{owner}.core_v"].T @ g
+            if level == 2:
+                gradients[f"{owner}.extension_weight"] = g
+    return gradients
+
+
+def adam_by_hand(
+    values: dict[str, torch.Tensor], moments: dict[str, list], name: str, g: torch.Tensor, cfg: Any
+) -> None:
+    b1, b2 = 0.9, 0.98
+    m, v, t = moments[name]
+    m, v, t = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g, t + 1
+    moments[name] = [m, v, t]
+    step_size = cfg.lr[0] * (1 - b2**t) ** 0.5 / (1 - b1**t)
+    values[name] = values[name] - step_size * m / (v.sqrt() + cfg.adam_eps)
