@@ -25,7 +25,7 @@ ALLOWED_ARCHS = (
 )
 
 
-def partition_model_(model: nn.Module, partition: Partition) -> int:
+def partition_model_(model: nn.Module, partition: Partition, initialise: bool = True) -> int:
     """Partition a stock encoder–decoder Transformer in place.
 
     Replaced are both feed-forward layers of every encoder and decoder layer, and the key and query projections of
@@ -35,6 +35,10 @@ def partition_model_(model: nn.Module, partition: Partition) -> int:
     In place, because fairseq's BLEU generator already holds the model. Each new layer is made from the initialised
     stock layer, so that initial statistics are fairseq's.
 
+    Args:
+        initialise: False for a model whose parameters a checkpoint is about to fill; saves the factorisation of low-rank
+            layers.
+
     Returns:
         The number of replaced linear layers.
 
@@ -42,7 +46,7 @@ def partition_model_(model: nn.Module, partition: Partition) -> int:
         ValueError: not an encoder–decoder Transformer, or a variant whose layers cannot be replaced.
     """
     refuse_unsupported(model)
-    swaps = partition_linears_(model, partition)
+    swaps = partition_linears_(model, partition, initialise)
     for attention in attentions(model):
         PartitionedMultiheadAttention.convert_(attention)
     return swaps
@@ -78,17 +82,17 @@ def refuse_unsupported(model: nn.Module) -> None:
         )
 
 
-def partition_linears_(model: nn.Module, partition: Partition) -> int:
+def partition_linears_(model: nn.Module, partition: Partition, initialise: bool = True) -> int:
     """Replace the linear layers only; see :func:`partition_model_`."""
-    ratio, max_level = partition.small_ratio, partition.max_level
+    size = {"small_ratio": partition.small_ratio, "max_level": partition.max_level}
     swaps = 0
 
     def swap(owner: nn.Module, name: str, **sides: int) -> None:
         nonlocal swaps
         if partition.module_name == "PartitionedRankLinear":
-            make = partial(PartitionedRankLinear.from_linear, small_ratio=ratio, max_level=max_level)
+            make = partial(PartitionedRankLinear.from_linear, **size, initialise=initialise)
         else:
-            make = partial(PartitionedLinear.from_linear, small_ratio=ratio, max_level=max_level, **sides)
+            make = partial(PartitionedLinear.from_linear, **size, **sides)
         setattr(owner, name, make(getattr(owner, name)))
         swaps += 1
 

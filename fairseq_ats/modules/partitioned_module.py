@@ -52,11 +52,12 @@ class PartitionedModule(nn.Module, ABC):
     def add_parameter(self, name: str, value: Tensor | None) -> None:
         """Register a parameter under a ``core_`` or ``extension_`` name, and tag its level.
 
-        ``None``, and an extension that ``max_level`` leaves out, register an empty slot.
+        ``None``, and an extension that ``max_level`` leaves out, become a plain None: fairseq takes all empty parameter
+        slots for one shared parameter, and logs each (fairseq/trainer.py, ``_catalog_shared_params``).
         """
         level = SUPER_LEVEL if name.startswith("extension_") else CORE_LEVEL
         if value is None or level > self.max_level:
-            self.register_parameter(name, None)
+            setattr(self, name, None)
             return
         parameter = nn.Parameter(value.detach().clone().contiguous())
         tag_level(parameter, level)

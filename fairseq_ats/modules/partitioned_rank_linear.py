@@ -40,29 +40,32 @@ class PartitionedRankLinear(PartitionedModule):
         self.add_parameter("core_bias", bias)
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, small_ratio: float, max_level: int = SUPER_LEVEL) -> PartitionedRankLinear:
-        """Factorise an initialised stock layer, k = max(1, round(r · min(in, out)))."""
-        out_features, in_features = linear.weight.shape
-        rank = core_size(min(in_features, out_features), small_ratio)
-        import os
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        small_ratio: float,
+        max_level: int = SUPER_LEVEL,
+        initialise: bool = True,
+    ) -> PartitionedRankLinear:
+        """Factorise an initialised stock layer, k = max(1, round(r · min(in, out))).
 
-        init = os.environ.get("ATS_INIT", "spectral")
+        VU starts as the stock weight's best approximation of rank k, and W as the rest: the super-network starts as the
+        stock layer. The paper is silent on how U, V and W start. V is not zero as in LoRA: with VU = 0 in queries and
+        keys alike, a core's scores have no gradient of first order. results/initialisation.md compares four choices.
+
+        Args:
+            initialise: False leaves U and V at zero, for a layer whose parameters a checkpoint is about to fill.
+        """
         full = linear.weight.detach()
-        std = full.std()
-        if init.startswith("spectral"):
-            left, values, right = torch.linalg.svd(full, full_matrices=False)
-            root = values[:rank].sqrt()
-            u = root[:, None] * right[:rank]
-            v = left[:, :rank] * root
-        elif init.startswith("xavier"):
-            u = nn.init.xavier_uniform_(full.new_empty(rank, in_features))
-            v = nn.init.xavier_uniform_(full.new_empty(out_features, rank))
-        elif init.startswith("matched"):
-            s = (std * std / rank) ** 0.25
-            u = torch.randn(rank, in_features) * s
-            v = torch.randn(out_features, rank) * s
-        w = full if init.endswith("+") else full - v @ u
-        return cls(u, v, w, linear.bias, max_level)
+        out_features, in_features = full.shape
+        rank = core_size(min(in_features, out_features), small_ratio)
+        u, v = full.new_zeros(rank, in_features), full.new_zeros(out_features, rank)
+        if initialise:
+            left, values, right = torch.linalg.svd(full.float(), full_matrices=False)
+            scale = values[:rank].sqrt()
+            u.copy_(scale[:, None] * right[:rank])
+            v.copy_(left[:, :rank] * scale)
+        return cls(u, v, full - v @ u, linear.bias, max_level)
 
     @property
     def weight(self) -> Tensor:

@@ -141,7 +141,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
                     "trained it"
                 )
             self.partition = self._reconciled(saved, source)
-        swaps = partition_model_(model, self.partition)
+        swaps = partition_model_(model, self.partition, initialise=not from_checkpoint)
         set_level(model, self.partition.max_level)
         self.state.merge_state_dict({PARTITION_KEY: self.partition.to_dict()})
         logger.info(f"{swaps} linear layers replaced: {self.partition}")

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Decode every network of a run on the test set, and print what it scores, weighs and costs.
+
+    python scripts/evaluate.py DATA RUN [--beam 5]
+
+The super-network is decoded from ``checkpoint_best.pt`` and the core from ``checkpoint_best_core.pt``; a run of one
+network has the first file only. The networks take turns batch by batch in one process, so that their speeds can be
+compared on a busy machine. Writes ``RUN/evaluation.json`` and, for each network, ``RUN/test.NETWORK.txt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sacrebleu
+import torch
+from cpu_environment import restart_in_cpu_environment
+from fairseq import checkpoint_utils, utils
+
+import fairseq_ats  # noqa: F401  makes checkpoints readable and registers the task
+from fairseq_ats.checkpoints import read_partition
+from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
+
+
+@dataclass
+class Network:
+    """One network to decode, and what was measured."""
+
+    name: str
+    checkpoint: str
+    level: int | None
+    updates: int = 0
+    parameters: int = 0
+    bleu: float = 0.0
+    signature: str = ""
+    words: int = 0
+    seconds: float = 0.0
+    hypotheses: dict[int, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def words_per_second(self) -> float:
+        return self.words / self.seconds
+
+
+def main() -> None:
+    args = parse_args()
+    restart_in_cpu_environment(args.threads)
+    torch.set_num_threads(args.threads)
+    networks = networks_of(args.run)
+    loaded = [load(network, args.data) for network in networks]
+    decode(networks, loaded, args)
+    references = (args.data / f"test.{loaded[0][1].cfg.target_lang}").read_text(encoding="utf-8").split("\n")[:-1]
+    for network in networks:
+        hypotheses = [network.hypotheses[i] for i in range(len(references))]
+        (args.run / f"test.{network.name}.txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
+        metric = sacrebleu.BLEU()
+        network.bleu = metric.corpus_score(hypotheses, [references]).score
+        network.signature = str(metric.get_signature())
+    partition = read_partition(networks[0].checkpoint)
+    result = {
+        "partition": None if partition is None else partition.to_dict(),
+        "beam": args.beam,
+        "batch_size": args.batch_size,
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "networks": [
+            {k: v for k, v in asdict(n).items() if k != "hypotheses"} | {"words_per_second": n.words_per_second}
+            for n in networks
+        ],
+    }
+    (args.run / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(table(networks))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of binarised data, with the raw references in it")
+    parser.add_argument("run", type=Path, help="folder with the checkpoints")
+    parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=32, help="sentences a batch")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    args = parser.parse_args()
+    if not (args.run / "checkpoint_best.pt").is_file():
+        parser.error(f"argument run: {args.run} has no checkpoint_best.pt")
+    return args
+
+
+def networks_of(run: Path) -> list[Network]:
+    """What a run trained: both networks, the core alone, or a stock model."""
+    best = run / "checkpoint_best.pt"
+    partition = read_partition(str(best))
+    if partition is None:
+        return [Network("standard", str(best), None)]
+    if partition.max_level == CORE_LEVEL:
+        return [Network("core", str(best), CORE_LEVEL)]
+    best_of = {name: run / f"checkpoint_best_{name}.pt" for name in ("super", "core")}
+    levels = {"super": SUPER_LEVEL, "core": CORE_LEVEL}
+    return [Network(name, str(path if path.is_file() else best), levels[name]) for name, path in best_of.items()]
+
+
+def load(network: Network, data: Path) -> tuple[Any, Any]:
+    """Model and task, as ``fairseq-generate`` would build them."""
+    overrides = {"data": str(data)}
+    if network.level is not None:
+        overrides["max_level"] = network.level
+    (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([network.checkpoint], arg_overrides=overrides)
+    state = torch.load(network.checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    network.updates = state["optimizer_history"][-1]["num_updates"]
+    network.parameters = sum(p.numel() for p in model.parameters())
+    model.prepare_for_inference_(cfg)
+    return model.eval(), task
+
+
+def decode(networks: list[Network], loaded: list[tuple[Any, Any]], args: argparse.Namespace) -> None:
+    task = loaded[0][1]
+    task.load_dataset("test")
+    batches = task.get_batch_iterator(
+        task.dataset("test"), max_sentences=args.batch_size, max_positions=task.max_positions()
+    ).next_epoch_itr(shuffle=False)
+    options = argparse.Namespace(beam=args.beam, max_len_a=1.2, max_len_b=10)
+    turns = [
+        (network, model, own_task.build_generator([model], options))
+        for network, (model, own_task) in zip(networks, loaded, strict=True)
+    ]
+    for number, batch in enumerate(batches):
+        # Each batch is first for another network: none gets the warm caches always.
+        shift = number % len(turns)
+        for network, model, generator in turns[shift:] + turns[:shift]:
+            start = time.perf_counter()
+            beams = task.inference_step(generator, [model], batch)
+            network.seconds += time.perf_counter() - start
+            for index, beam in zip(batch["id"].tolist(), beams, strict=True):
+                tokens = utils.strip_pad(beam[0]["tokens"], task.target_dictionary.pad())
+                text = task.target_dictionary.string(tokens, "sentencepiece")
+                network.hypotheses[index] = text
+                network.words += len(text.split())
+
+
+def table(networks: list[Network]) -> str:
+    """Markdown."""
+    lines = ["| network | BLEU | parameters | words/s | speed | updates |", "|---|---:|---:|---:|---:|---:|"]
+    first = networks[0].words_per_second
+    for n in networks:
+        speed = n.words_per_second / first
+        lines.append(
+            f"| {n.name} | {n.bleu:.2f} | {n.parameters:,} | {n.words_per_second:,.0f} | {speed:.2f}× | {n.updates:,} |"
+        )
+    return "\n".join([*lines, "", f"sacreBLEU {networks[0].signature}"])
+
+
+if __name__ == "__main__":
+    main()
