@@ -36,8 +36,7 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
     stock layer, so that initial statistics are fairseq's.
 
     Args:
-        initialise: False for a model whose parameters a checkpoint is about to fill; saves the factorisation of low-rank
-            layers.
+        initialise: False for a model whose parameters a checkpoint is about to fill; saves factorising the weights.
 
     Returns:
         The number of replaced linear layers.
@@ -52,22 +51,27 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
     return swaps
 
 
-def refuse_other_archs(cfg: Any) -> None:
-    """Check the model's class before it is built.
+def check_model_options(cfg: Any) -> None:
+    """Check the model's options before it is built.
 
-    Before, because building is not harmless: a checkpoint brings its own options, and some of fairseq's models (fconv)
-    pass theirs to ``eval`` (fairseq/models/fconv.py).
+    Before, because building is not harmless: a checkpoint brings its own options, and fairseq passes those of some
+    models (fconv) and of xFormers attention (fairseq/utils.py, ``eval_str_dict``) to ``eval``.
 
     Args:
         cfg: fairseq's model options, as ``task.build_model`` gets them.
 
     Raises:
-        ValueError: ``--arch`` names something else than an encoder-decoder Transformer.
+        ValueError: ``--arch`` names something else than an encoder-decoder Transformer, or uses xFormers.
     """
     name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
     model_class = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY.get(name)
     if model_class is None or not issubclass(model_class, TransformerModelBase):
         raise ValueError(f"--arch is {name}; {ALLOWED_ARCHS}")
+    for side in ("encoder", "decoder"):
+        flat = getattr(cfg, f"{side}_xformers_att_config", None)
+        nested = getattr(getattr(cfg, side, None), "xformers_att_config", None)
+        if flat is not None or nested is not None:
+            raise ValueError(f"--{side}-xformers-att-config is not supported in a partitioned model; leave it out")
 
 
 def refuse_unsupported(model: nn.Module) -> None:

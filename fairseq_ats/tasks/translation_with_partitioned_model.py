@@ -31,7 +31,7 @@ from fairseq_ats.partition import (
     SUPER_LEVEL,
     Partition,
 )
-from fairseq_ats.surgery import partition_model_, refuse_other_archs
+from fairseq_ats.surgery import partition_model_, check_model_options
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         Raises:
             ValueError: the model cannot be partitioned, or the checkpoint is of another structure.
         """
-        refuse_other_archs(cfg)
+        check_model_options(cfg)
         model = super().build_model(cfg, from_checkpoint)
         source = "the checkpoint" if from_checkpoint else self._checkpoint_to_resume()
         if source is None:
