@@ -31,7 +31,7 @@ from fairseq_ats.partition import (
     SUPER_LEVEL,
     Partition,
 )
-from fairseq_ats.surgery import partition_model_, check_model_options
+from fairseq_ats.surgery import check_model_options, partition_model_
 
 logger = logging.getLogger(__name__)
 
