@@ -1,0 +1,86 @@
+"""What may be unpickled, and what a checkpoint says of itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairseq_ats.best_checkpoints import BestOfOtherNetwork
+from fairseq_ats.checkpoints import read_partition
+from fairseq_ats.partition import Partition
+
+
+class Code:
+    """Unpickled without care, this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
+
+
+def test_a_checkpoint_that_carries_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {}, "extra": Code(tmp_path / "ran")}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="holds more than weights and options"):
+        read_partition(str(tmp_path / "evil.pt"))
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "evil.pt", weights_only=False)
+    assert (tmp_path / "ran").exists(), "the file above was harmless, and the test could not fail"
+
+
+def test_partition_is_read_back(tmp_path: Path) -> None:
+    partition = Partition("PartitionedLinear", 0.25, 1)
+    torch.save({"model": {}, "task_state": {"partition": partition.to_dict()}}, tmp_path / "a.pt")
+    assert read_partition(str(tmp_path / "a.pt")) == partition
+    torch.save({"model": {}, "task_state": {}}, tmp_path / "b.pt")
+    assert read_partition(str(tmp_path / "b.pt")) is None
+    torch.save({"weights": {}}, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="is not a fairseq checkpoint"):
+        read_partition(str(tmp_path / "c.pt"))
+
+
+@pytest.mark.parametrize("kept", [0, 10, 300, -20])
+def test_a_damaged_checkpoint_is_said_as_such(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "whole.pt"
+    torch.save({"model": {"w": torch.zeros(100)}, "task_state": {}}, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint; it is truncated"):
+        read_partition(str(path))
+
+
+def validate_and_save(best: BestOfOtherNetwork, folder: Path, value: float | None, **other: float) -> str | None:
+    """One round of fairseq's hooks; returns what the best file then holds."""
+    if value is not None:
+        best.validated({best.metric: value, **other})
+        best.validated({best.metric: -1e9})  # a second validation subset does not count
+    best.state_to_save()
+    saved = folder / "checkpoint_last.pt"
+    saved.write_text(str(value))
+    best.saved(str(saved))
+    kept = folder / best.file_name
+    return kept.read_text() if kept.exists() else None
+
+
+def test_best_of_the_other_network(tmp_path: Path) -> None:
+    best = BestOfOtherNetwork("loss", maximize=False)
+    assert (best.file_name, best.metric) == ("checkpoint_best_core.pt", "core_loss")
+    history = [validate_and_save(best, tmp_path, value) for value in (3.0, 2.0, 2.5, None, 2.0, 1.0)]
+    assert history == ["3.0", "2.0", "2.0", "2.0", "2.0", "1.0"]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_best_survives_a_resume(tmp_path: Path) -> None:
+    first = BestOfOtherNetwork("core_bleu", maximize=True)
+    assert (first.file_name, first.metric) == ("checkpoint_best_super.pt", "bleu")
+    validate_and_save(first, tmp_path, 30.0)
+    resumed = BestOfOtherNetwork("core_bleu", maximize=True)
+    resumed.load_state(first.state_to_save())
+    assert validate_and_save(resumed, tmp_path, 29.0) == "30.0"
+    assert validate_and_save(resumed, tmp_path, 31.0) == "31.0"
+    other_metric = BestOfOtherNetwork("loss", maximize=False)
+    other_metric.load_state(first.state_to_save())
+    assert validate_and_save(other_metric, tmp_path / ".", 50.0) == "50.0"
