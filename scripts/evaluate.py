@@ -115,7 +115,7 @@ def load(network: Network, data: Path) -> tuple[Any, Any]:
     network.updates = state["optimizer_history"][-1]["num_updates"]
     network.parameters = sum(p.numel() for p in model.parameters())
     model.prepare_for_inference_(cfg)
-    return model.eval(), task
+    return model, task
 
 
 def decode(networks: list[Network], loaded: list[tuple[Any, Any]], args: argparse.Namespace) -> None:

@@ -64,7 +64,7 @@ def parse(toy_data: Path) -> Callable[..., Any]:
     def parse(
         *extra: str, task: str = OUR_TASK, optimizer: str = OUR_OPTIMIZER, arch: Sequence[str] = TINY_ARCH
     ) -> Any:
-        arguments = [str(toy_data), "--task", task, "--optimizer", optimizer, *arch, *TRAINING, *extra]
+        arguments = [str(toy_data), "--task", task, "--optimizer", optimizer, *TRAINING, *arch, *extra]
         parser = options.get_training_parser()
         return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=arguments))
 

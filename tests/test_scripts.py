@@ -1,0 +1,164 @@
+"""The scripts: what they print, and how they refuse bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.command_line import train
+from tests.conftest import ROOT
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def script(name: str, *arguments: object, fails: bool = False) -> str:
+    command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def raw_text(folder: Path, lines: int = 200) -> Path:
+    folder.mkdir()
+    for split in ("train", "valid", "test"):
+        for language in ("en", "de"):
+            text = "".join(f"{language} sentence {i} of {split}\n" for i in range(lines))
+            (folder / f"{split}.{language}").write_text(text)
+    return folder
+
+
+def test_binarise_is_done_once(tmp_path: Path) -> None:
+    raw, data = raw_text(tmp_path / "raw with a space"), tmp_path / "out" / "data"
+    options = ["--source", "en", "--target", "de", "--vocabulary", "60"]
+    assert "wrote" in script("binarise.py", raw, data, *options)
+    before = (data / "train.en-de.en.bin").stat().st_mtime_ns
+    assert "is up to date" in script("binarise.py", raw, data, *options)
+    assert (data / "train.en-de.en.bin").stat().st_mtime_ns == before
+
+    (raw / "train.en").write_text((raw / "train.en").read_text().replace("sentence", "phrase"))
+    assert "wrote" in script("binarise.py", raw, data, *options)
+    assert (data / "train.en-de.en.bin").stat().st_mtime_ns != before
+    assert (data / "test.de").read_text() == (raw / "test.de").read_text()
+
+
+@pytest.mark.parametrize("fault", ["missing", "lines", "empty", "vocabulary"])
+def test_binarise_refuses(tmp_path: Path, fault: str) -> None:
+    raw, data = raw_text(tmp_path / "raw"), tmp_path / "data"
+    vocabulary, message = "60", ""
+    if fault == "missing":
+        (raw / "valid.de").unlink()
+        message = f"{raw / 'valid.de'} is missing"
+    elif fault == "lines":
+        (raw / "test.de").write_text("one line\n")
+        message = "test.en has 200 lines and"
+    elif fault == "empty":
+        for language in ("en", "de"):
+            (raw / f"train.{language}").write_text("")
+        message = "has 0 lines"
+    else:
+        vocabulary, message = "100000", "--vocabulary is 100000, which sentencepiece refuses"
+    options = ["--source", "en", "--target", "de", "--vocabulary", vocabulary]
+    output = script("binarise.py", raw, data, *options, fails=True)
+    assert message in output
+    assert "Traceback" not in output
+    assert list(tmp_path.iterdir()) == [raw], "something was left behind"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., Any], toy_data: Path) -> None:
+    """Each file gives a command that fairseq parses, and says at its head how to launch it."""
+    head = config.read_text().split("\n")[1]
+    assert f"python scripts/train.py configs/{config.name}" in head
+    command = script("train.py", config, toy_data, "--save-dir", "run", "--dry-run")
+    assert " fairseq-train " in command
+    options = yaml.safe_load(config.read_text())
+    cfg = parse(arch=command.split(" fairseq-train ")[1].split()[1:])
+    assert cfg.task.small_ratio == options["small_ratio"]
+    assert cfg.task.alternate == options["alternate"]
+    assert cfg.optimization.lr == [options["lr"]]
+    assert cfg.model.encoder_layers == options["encoder_layers"]
+
+
+def test_train_passes_options_on(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "arch: transformer\ncpu: true\nadam_betas: (0.9, 0.98)\neval_bleu_args: {beam: 4}\n"
+    )
+    command = script("train.py", tmp_path / "c.yaml", "data", "--save-dir", "run", "--dry-run", "--small-ratio", "0.5")
+    assert "--arch transformer --cpu --adam-betas '(0.9, 0.98)' --eval-bleu-args '{\"beam\": 4}'" in command
+    assert command.rstrip().endswith("--small-ratio 0.5")
+    assert "OMP_NUM_THREADS=" in command
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("cpu: false", "cpu is False; leave it out"), ("- a list", "must hold fairseq's options")]
+)
+def test_train_refuses(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert message in script("train.py", tmp_path / "c.yaml", "data", "--save-dir", "run", "--dry-run", fails=True)
+    assert "is not a file" in script("train.py", tmp_path / "no.yaml", "data", "--save-dir", "run", fails=True)
+
+
+def test_evaluate_scores_both_networks(toy_data: Path, tmp_path: Path) -> None:
+    train(toy_data, tmp_path, 4, "--alternate", "--small-ratio", "0.25")
+    table = script("evaluate.py", toy_data, tmp_path, "--beam", "2")
+    assert "sacreBLEU nrefs:1|case:mixed" in table
+    rows = dict(re.findall(r"^\| (super|core) \| ([\d.]+) \|", table, re.MULTILINE))
+    assert set(rows) == {"super", "core"}
+    full, core = json.loads((tmp_path / "evaluation.json").read_text())["networks"]
+    assert full["parameters"] > core["parameters"] > 0
+    assert (full["level"], core["level"]) == (2, 1)
+    for name in rows:
+        assert len((tmp_path / f"test.{name}.txt").read_text().splitlines()) == 40
+    assert "has no checkpoint_best.pt" in script("evaluate.py", toy_data, tmp_path / "none", fails=True)
+
+
+def test_benchmark_prints_every_update(tmp_path: Path) -> None:
+    arch = "--encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 16 --decoder-embed-dim 16"
+    arch += " --encoder-ffn-embed-dim 32 --decoder-ffn-embed-dim 32 --encoder-attention-heads 2"
+    options = ["--arch", "transformer", "--arch-options", arch + " --decoder-attention-heads 2", "--tokens", "40"]
+    table = script("benchmark.py", *options, "--length", "8", "--vocabulary", "50", "--rounds", "2", "--warm-up", "1")
+    rows = re.findall(r"^\| (.+?) \| [\d.]+ \| [\d.]+ \([\d.]+-[\d.]+\) \| ([\d.]+) \|$", table, re.MULTILINE)
+    flops = {name: float(ratio) for name, ratio in rows}
+    assert flops["stock fairseq"] == 1.0
+    assert flops["low rank: core update"] == flops["low-rank core alone"] < 1
+    assert flops["small width: core update"] == flops["small-width core alone"] < 1
+    assert len(flops) == 9
+
+
+MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="the script makes its own environment, .venv")
+def test_prepare_multi30k_refuses(tmp_path: Path) -> None:
+    def prepare(*options: object) -> str:
+        command = ["bash", str(ROOT / "scripts/prepare_multi30k.sh"), *map(str, options)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode != 0
+        return done.stderr
+
+    assert "unknown option --rwa; allowed: --raw" in prepare("--rwa", tmp_path)
+    assert "--raw needs a value" in prepare("--raw")
+    raw = tmp_path / "raw"
+    assert f"--raw is {raw}, which is not a folder" in prepare("--raw", raw)
+    raw.mkdir()
+    assert f"{raw}/train.en.gz is missing" in prepare("--raw", raw, "--output", tmp_path / "out")
+    (raw / "train.en.gz").write_bytes(b"\x1f\x8b\x08\x00 truncated")
+    assert f"{raw}/train.en.gz is truncated or no gzip file" in prepare("--raw", raw, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_option_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    options = ["--partitioned-linear-module-name", "--small-ratio", "--alternate", "--max-level", "--alternate-lr-coef"]
+    for option in options:
+        row = re.search(rf"^\| `{option}` \|.*\|.*\| `(.*)` \|$", readme, re.MULTILINE)
+        assert row, f"{option} has no row with an example"
+        assert option in row.group(1)
