@@ -42,6 +42,10 @@ class BestOfOtherNetwork:
     def file_name(self) -> str:
         return f"checkpoint_best_{self.network}.pt"
 
+    def updated(self) -> None:
+        """After an update: an earlier validation, which no save followed, does not describe the network any more."""
+        self._validated = None
+
     def validated(self, stats: dict[str, Any]) -> None:
         """After a validation: remember the value of the first subset, as fairseq does."""
         if self._validated is None:
@@ -49,7 +53,7 @@ class BestOfOtherNetwork:
 
     def state_to_save(self) -> dict[str, float | str]:
         """Before the checkpoint is written: settle whether it is the best, so that it says so itself."""
-        value, self._validated = self._validated, None
+        value = self._validated
         self._is_best = value is not None and (value >= self.best if self.maximize else value <= self.best)
         if self._is_best:
             self.best = value

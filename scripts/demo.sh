@@ -26,5 +26,5 @@ rm -rf "$out/ats"
 scripts/with_progress.sh python scripts/train.py configs/demo.yaml "$out/data" --save-dir "$out/ats" "$@"
 
 say "4/4 decoding the test set with both networks"
-python scripts/evaluate.py "$out/data" "$out/ats" --beam 5 2>/dev/null | tee "$out/table.md"
+python scripts/evaluate.py "$out/data" "$out/ats" --beam 5 | tee "$out/table.md"
 printf '\nDone in %d s (without set-up). Log: %s, table: %s\n' $((SECONDS - started)) "$out/ats/train.log" "$out/table.md"

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import platform
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,9 @@ class Network:
 def main() -> None:
     args = parse_args()
     restart_in_cpu_environment(args.threads)
+    warnings.filterwarnings("ignore")  # fairseq's and hydra's, on this stack
+    for name in ("fairseq", "fairseq_ats", "hydra"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     torch.set_num_threads(args.threads)
     networks = networks_of(args.run)
     loaded = [load(network, args.data) for network in networks]

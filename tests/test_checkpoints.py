@@ -53,7 +53,8 @@ def test_a_damaged_checkpoint_is_said_as_such(tmp_path: Path, kept: int) -> None
 
 
 def validate_and_save(best: BestOfOtherNetwork, folder: Path, value: float | None, **other: float) -> str | None:
-    """One round of fairseq's hooks; returns what the best file then holds."""
+    """One update and fairseq's hooks after it; returns what the best file then holds."""
+    best.updated()
     if value is not None:
         best.validated({best.metric: value, **other})
         best.validated({best.metric: -1e9})  # a second validation subset does not count
@@ -71,6 +72,15 @@ def test_best_of_the_other_network(tmp_path: Path) -> None:
     history = [validate_and_save(best, tmp_path, value) for value in (3.0, 2.0, 2.5, None, 2.0, 1.0)]
     assert history == ["3.0", "2.0", "2.0", "2.0", "2.0", "1.0"]
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_validation_without_a_save_does_not_count(tmp_path: Path) -> None:
+    best = BestOfOtherNetwork("loss", maximize=False)
+    best.validated({"core_loss": 1.0})
+    assert validate_and_save(best, tmp_path, None) is None
+    best.validated({"core_loss": 1.0})
+    assert validate_and_save(best, tmp_path, 2.0) == "2.0"
+    assert best.state_to_save()["best"] == 2.0
 
 
 def test_best_survives_a_resume(tmp_path: Path) -> None:

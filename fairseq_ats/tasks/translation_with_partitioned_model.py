@@ -208,6 +208,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """Move the parameters of the update's network, and nothing else."""
+        self.best_of_other_network.updated()
         if not self.cfg.alternate:
             super().optimizer_step(optimizer, model, update_num)
             return
