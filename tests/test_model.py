@@ -87,6 +87,31 @@ def test_core_alone_computes_what_the_core_computes(build: Build, batch: Batch, 
         assert torch.equal(logits(alone, batch), logits(full, batch))
 
 
+def test_prepared_for_inference(build: Build, batch: Batch, module_name: str) -> None:
+    """fairseq-generate's preparation changes no result, keeps the core runnable, and follows the model's precision."""
+    options = ["--partitioned-linear-module-name", module_name, "--small-ratio", "0.25"]
+    built = build(*options)
+    model = with_biases(built.model).double()
+    keys = set(model.state_dict())
+    plain = {}
+    for level in (2, 1):
+        with use_level(model, level):
+            plain[level] = logits(model, batch)
+    model.prepare_for_inference_(built.cfg)
+    for module in model.modules():
+        if isinstance(module, PartitionedModule):
+            module.core_weight = module.extension_weight = module.core_u = None  # the super-network needs them no more
+    torch.testing.assert_close(model(**batch["net_input"])[0], plain[2], rtol=1e-8, atol=1e-8)
+
+    built = build(*options)
+    model = with_biases(built.model).double()
+    model.prepare_for_inference_(built.cfg)
+    assert set(model.state_dict()) == keys
+    with use_level(model, 1):
+        torch.testing.assert_close(model(**batch["net_input"])[0], plain[1], rtol=1e-8, atol=1e-8)
+    assert model.bfloat16()(**batch["net_input"])[0].dtype == torch.bfloat16
+
+
 def flops(model: torch.nn.Module, batch: Batch) -> int:
     # PyTorch's counter has no formula for the fused attention kernel on CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

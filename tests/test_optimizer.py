@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -219,6 +220,13 @@ def test_two_updates_against_a_reference_in_float64() -> None:
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-12, atol=1e-14)
     assert optimizer.get_lr() == lr
+
+
+def test_lost_levels_are_noticed() -> None:
+    model = copy.deepcopy(model_of("low rank"))
+    optimizer = FairseqAdamForPartitionedModel(config().optimizer, list(model.parameters()))
+    with pytest.raises(ValueError, match="holds no parameter above it"), optimizer.optimizer.at_level(1):
+        pass
 
 
 def test_gradients_and_rate_are_back_after_a_failed_step() -> None:

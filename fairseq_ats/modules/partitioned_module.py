@@ -48,6 +48,8 @@ class PartitionedModule(nn.Module, ABC):
         self.out_features = out_features
         self.max_level = max_level
         self.level = max_level
+        self.register_buffer("folded_weight", None, persistent=False)
+        self.register_buffer("folded_bias", None, persistent=False)
 
     def add_parameter(self, name: str, value: Tensor | None) -> None:
         """Register a parameter under a ``core_`` or ``extension_`` name, and tag its level.
@@ -75,7 +77,23 @@ class PartitionedModule(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """``weight @ x + bias`` of the active level; (*, in) → (*, out)."""
+        if self.level == SUPER_LEVEL and self.folded_weight is not None:
+            return nn.functional.linear(x, self.folded_weight, self.folded_bias)
+        return self.forward_level(x)
+
+    def forward_level(self, x: Tensor) -> Tensor:
+        """The same from the parameters as they are; a subclass may know a cheaper way than the dense weight."""
         return nn.functional.linear(x, self.weight, self.bias)
+
+    def make_generation_fast_(self, **_options_of_other_modules: object) -> None:
+        """fairseq's hook before decoding: put the super-network's weight together once, and not in every step.
+
+        The model cannot be trained afterwards (fairseq/models/fairseq_model.py, ``make_generation_fast_``). The core
+        stays as it is. Costs one dense weight of memory for each layer.
+        """
+        if self.level == SUPER_LEVEL:
+            self.folded_weight = self.weight.detach().clone()
+            self.folded_bias = None if self.bias is None else self.bias.detach().clone()
 
     def check_level(self, level: int) -> None:
         """Raises ValueError if this layer does not hold ``level``."""

@@ -77,7 +77,7 @@ class PartitionedRankLinear(PartitionedModule):
     def bias(self) -> Tensor | None:
         return self.core_bias
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_level(self, x: Tensor) -> Tensor:
         """(*, in) → (*, out). The core never forms VU.
 
         The super-network multiplies by W + VU, folded first, when there are enough rows to pay for the folding:

@@ -51,7 +51,16 @@ class AdamForPartitionedModel(Adam):
 
     @contextmanager
     def at_level(self, level: int) -> Iterator[None]:
-        """Steps inside the context move parameters of ``level`` and below."""
+        """Steps inside the context move parameters of ``level`` and below.
+
+        Raises:
+            ValueError: every parameter is of that level or below, so that nothing would be masked.
+        """
+        if level < SUPER_LEVEL and not self._above(level):
+            raise ValueError(
+                f"level is {level} and the optimizer holds no parameter above it; were the parameters copied? "
+                "copy.deepcopy loses their levels"
+            )
         previous, self.level = self.level, level
         try:
             yield
@@ -59,15 +68,14 @@ class AdamForPartitionedModel(Adam):
             self.level = previous
 
     def step(self, closure: Any = None) -> Any:
-        masked = [p for p in self._parameters() if parameter_level(p) > self.level]
+        masked = self._above(self.level)
         if not masked:
             return super().step(closure)
         with _hidden_gradients(masked), self._scaled_lr(self.core_lr_coef):
             return super().step(closure)
 
-    def _parameters(self) -> Iterator[nn.Parameter]:
-        for group in self.param_groups:
-            yield from group["params"]
+    def _above(self, level: int) -> list[nn.Parameter]:
+        return [p for group in self.param_groups for p in group["params"] if parameter_level(p) > level]
 
     @contextmanager
     def _scaled_lr(self, factor: float) -> Iterator[None]:
