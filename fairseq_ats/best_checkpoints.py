@@ -25,15 +25,17 @@ class BestOfOtherNetwork:
     Args:
         best_checkpoint_metric: fairseq's option, with or without ``core_`` before it.
         maximize: fairseq's ``--maximize-best-checkpoint-metric``.
+        keeps_last: whether each save also writes ``checkpoint_last.pt`` (no ``--no-last-checkpoints``).
     """
 
-    def __init__(self, best_checkpoint_metric: str, maximize: bool) -> None:
+    def __init__(self, best_checkpoint_metric: str, maximize: bool, keeps_last: bool = True) -> None:
         prefix = core_name("")
         if best_checkpoint_metric.startswith(prefix):
             self.network, self.metric = "super", best_checkpoint_metric.removeprefix(prefix)
         else:
             self.network, self.metric = CORE, core_name(best_checkpoint_metric)
         self.maximize = maximize
+        self.keeps_last = keeps_last
         self.best = -math.inf if maximize else math.inf
         self._validated: float | None = None
         self._is_best = False
@@ -48,7 +50,11 @@ class BestOfOtherNetwork:
 
     def validated(self, stats: dict[str, Any]) -> None:
         """After a validation: remember the value of the first subset, as fairseq does."""
-        if self._validated is None:
+        if self._validated is not None:
+            return
+        if stats.get(self.metric) is None:
+            logger.warning(f"{self.metric} was not logged; {self.file_name} stays as it is")
+        else:
             self._validated = float(stats[self.metric])
 
     def state_to_save(self) -> dict[str, float | str]:
@@ -69,7 +75,14 @@ class BestOfOtherNetwork:
         if not self._is_best:
             return
         self._is_best = False
-        target = os.path.join(os.path.dirname(checkpoint), self.file_name)
+        folder = os.path.dirname(checkpoint)
+        if not os.path.exists(checkpoint):
+            # fairseq names the first of the files it wrote, and may have pruned that one (--keep-interval-updates).
+            checkpoint = os.path.join(folder, "checkpoint_last.pt")
+            if not self.keeps_last:
+                logger.warning(f"best {self.metric} {self.best:g}, but fairseq kept no checkpoint of it to copy")
+                return
+        target = os.path.join(folder, self.file_name)
         shutil.copyfile(checkpoint, target + ".tmp")
         os.replace(target + ".tmp", target)
         logger.info(f"best {self.metric} {self.best:g}: copied to {target}")

@@ -77,10 +77,10 @@ def reduce_by_network(
             reduce(core, criterion)
         _log_as_core(reduced)
     if usual and not core:
-        _hold_last(core_name(name) for name in reduced)
+        _hold_last({core_name(name): meter for name, meter in reduced.items()}, even_if_new=False)
     if core and not usual:
         # fairseq warns, and logs -1, when an update logs no "loss" (fairseq/trainer.py:1380).
-        _hold_last(reduced)
+        _hold_last(reduced, even_if_new=True)
 
 
 def log_gradient_norm(network: str, other_network: str) -> None:
@@ -93,19 +93,24 @@ def log_gradient_norm(network: str, other_network: str) -> None:
         if "gnorm" in active:
             value = active["gnorm"].val
             metrics.log_scalar(f"{network}_gnorm", value, priority=400, round=3)
-            _hold_last([f"{other_network}_gnorm"])
+            _hold_last({f"{other_network}_gnorm": active["gnorm"]}, even_if_new=False)
             return
 
 
-def _hold_last(names: Iterable[str]) -> None:
+def _hold_last(like: Mapping[str, meters.Meter], even_if_new: bool) -> None:
     """Log each metric's last value with weight 0: an update that trained the other network leaves averages alone.
 
     With ``--log-interval 1`` the log would otherwise show None, and a perplexity of 0, in every second line.
+
+    Args:
+        like: names to log, with meters that are rounded as theirs should be.
+        even_if_new: make the meter, without a value, where there has been none.
     """
-    for name in names:
-        last = metrics.get_meter("default", name)
-        if isinstance(last, meters.AverageMeter) and name not in _THROUGHPUT:
-            metrics.log_scalar(name, last.val, weight=0)
+    for name, meter in like.items():
+        if isinstance(meter, meters.AverageMeter) and name.removeprefix(core_name("")) not in _THROUGHPUT:
+            last = metrics.get_meter("default", name)
+            if last is not None or even_if_new:
+                metrics.log_scalar(name, None if last is None else last.val, weight=0, round=meter.round)
 
 
 def _log_as_core(reduced: meters.MetersDict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -54,19 +55,23 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
 def check_model_options(cfg: Any) -> None:
     """Check the model's options before it is built.
 
-    Before, because building is not harmless: a checkpoint brings its own options, and fairseq passes those of some
-    models (fconv) and of xFormers attention (fairseq/utils.py, ``eval_str_dict``) to ``eval``.
+    Before, because building is not harmless: a checkpoint brings its own options, and fairseq passes some of them to
+    ``eval``: those of some models (fconv), and of a Transformer the cut-offs of an adaptive softmax and the settings of
+    xFormers attention (fairseq/utils.py, ``eval_str_list`` and ``eval_str_dict``).
 
     Args:
         cfg: fairseq's model options, as ``task.build_model`` gets them.
 
     Raises:
-        ValueError: ``--arch`` names something else than an encoder-decoder Transformer, or uses xFormers.
+        ValueError: ``--arch`` names something else than an encoder-decoder Transformer, or an option is not allowed.
     """
     name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
     model_class = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY.get(name)
     if model_class is None or not issubclass(model_class, TransformerModelBase):
         raise ValueError(f"--arch is {name}; {ALLOWED_ARCHS}")
+    cutoff = getattr(cfg, "adaptive_softmax_cutoff", None)
+    if isinstance(cutoff, str) and not re.fullmatch(r"[\d\s,]*", cutoff):
+        raise ValueError(f"--adaptive-softmax-cutoff is {cutoff!r}; allowed: numbers with commas between them")
     for side in ("encoder", "decoder"):
         flat = getattr(cfg, f"{side}_xformers_att_config", None)
         nested = getattr(getattr(cfg, side, None), "xformers_att_config", None)
@@ -88,16 +93,16 @@ def refuse_unsupported(model: nn.Module) -> None:
 
 def partition_linears_(model: nn.Module, partition: Partition, initialise: bool = True) -> int:
     """Replace the linear layers only; see :func:`partition_model_`."""
-    size = {"small_ratio": partition.small_ratio, "max_level": partition.max_level}
     swaps = 0
 
-    def swap(owner: nn.Module, name: str, **sides: int) -> None:
+    def swap(owner: nn.Module, name: str, dim: int, groups: int = 1) -> None:
         nonlocal swaps
         if partition.module_name == "PartitionedRankLinear":
-            make = partial(PartitionedRankLinear.from_linear, **size, initialise=initialise)
+            make = partial(PartitionedRankLinear.from_linear, initialise=initialise)
         else:
-            make = partial(PartitionedLinear.from_linear, **size, **sides)
-        setattr(owner, name, make(getattr(owner, name)))
+            make = partial(PartitionedLinear.from_linear, dim=dim, groups=groups)
+        layer = make(getattr(owner, name), small_ratio=partition.small_ratio, max_level=partition.max_level)
+        setattr(owner, name, layer)
         swaps += 1
 
     for layer in transformer_layers(model):

@@ -125,6 +125,25 @@ def test_keys_stored_once_for_all_hypotheses() -> None:
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-6)  # stock softmax in float32
 
 
+def test_teacher_forcing_after_a_beam_search() -> None:
+    """The generator of --eval-bleu leaves its beam size behind; a training batch is no set of hypotheses."""
+    attention = PartitionedMultiheadAttention.convert_(stock_attention("cross"))
+    query, key = inputs("cross")
+    expected, _ = attention(query, key, key, padding(SOURCE), static_kv=True)
+    attention.set_beam_size(2)  # divides the batch: a wrong reduction would go unnoticed
+    output, _ = attention(query, key, key, padding(SOURCE), static_kv=True)
+    assert torch.equal(output, expected)
+
+
+def test_a_boolean_mask_hides_where_it_is_true() -> None:
+    attention = PartitionedMultiheadAttention.convert_(stock_attention("self"))
+    query, _ = inputs("self")
+    causal = torch.ones(TARGET, TARGET, dtype=torch.bool).triu(1)
+    expected, _ = attention(query, query, query, attn_mask=torch.zeros(TARGET, TARGET).masked_fill(causal, -torch.inf))
+    output, _ = attention(query, query, query, attn_mask=causal)
+    assert torch.equal(output, expected)
+
+
 def test_narrow_core_is_the_super_network_masked_to_zero() -> None:
     """Algorithm 2: the core is f(p ⊙ x). Each head keeps dimensions, and the score scale stays the full one."""
     narrow = partitioned_attention("cross")

@@ -83,6 +83,24 @@ def test_a_validation_without_a_save_does_not_count(tmp_path: Path) -> None:
     assert best.state_to_save()["best"] == 2.0
 
 
+def test_a_checkpoint_that_fairseq_pruned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for keeps_last in (True, False):
+        best = BestOfOtherNetwork("loss", maximize=False, keeps_last=keeps_last)
+        best.validated({"core_loss": 1.0})
+        best.state_to_save()
+        (tmp_path / "checkpoint_last.pt").write_text(f"last {keeps_last}")
+        best.saved(str(tmp_path / "checkpoint_1_5.pt"))
+        assert (tmp_path / best.file_name).read_text() == "last True"
+    assert "kept no checkpoint of it" in caplog.text
+
+
+def test_a_metric_that_was_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    best = BestOfOtherNetwork("bleu", maximize=True)
+    best.validated({"bleu": 1.0})
+    assert best.state_to_save()["best"] == float("-inf")
+    assert "core_bleu was not logged" in caplog.text
+
+
 def test_best_survives_a_resume(tmp_path: Path) -> None:
     first = BestOfOtherNetwork("core_bleu", maximize=True)
     assert (first.file_name, first.metric) == ("checkpoint_best_super.pt", "bleu")

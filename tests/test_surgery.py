@@ -78,6 +78,10 @@ def test_core_alone_is_smaller_by_the_extension(build: Build, module_name: str) 
 def test_a_checkpoints_options_are_not_run(build: Build) -> None:
     """fconv passes its options to ``eval``: a stranger's checkpoint could bring code in them."""
     built = build()
+    built.cfg.model.adaptive_softmax_cutoff = "pytest.fail('ran code')"
+    with pytest.raises(ValueError, match="--adaptive-softmax-cutoff is"):
+        built.task.build_model(built.cfg.model, from_checkpoint=True)
+    built.cfg.model.adaptive_softmax_cutoff = None
     built.cfg.model.encoder_xformers_att_config = "pytest.fail('ran code')"
     with pytest.raises(ValueError, match="--encoder-xformers-att-config is not supported"):
         built.task.build_model(built.cfg.model, from_checkpoint=True)

@@ -72,7 +72,8 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         if self.self_attention:
             key = value = query
         elif self.encoder_decoder_attention and key is not None:
-            key, key_padding_mask = self._first_of_each_beam(key, key_padding_mask, bsz)
+            if incremental_state is not None:  # in teacher forcing, sentences stand side by side, not hypotheses
+                key, key_padding_mask = self._first_of_each_beam(key, key_padding_mask, bsz)
             value = key
         k = None if key is None else self._split_heads(self.k_proj(key))
         v = None if value is None else self._split_heads(self.v_proj(value))
@@ -154,7 +155,10 @@ class PartitionedMultiheadAttention(MultiheadAttention):
     @staticmethod
     def _additive_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         """Both masks as one, added to the scores; broadcasts to (batch, heads, target, source)."""
-        mask = None if attn_mask is None else attn_mask.to(dtype)
+        mask = attn_mask
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))
+        mask = None if mask is None else mask.to(dtype)
         if key_padding_mask is not None:
             pads = key_padding_mask.bool()[:, None, None, :]
             padding = torch.zeros(pads.shape, dtype=dtype, device=pads.device)

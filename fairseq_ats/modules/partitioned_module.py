@@ -107,8 +107,9 @@ class PartitionedModule(nn.Module, ABC):
         A core that is loaded from a super-network's checkpoint leaves the extension behind.
 
         Raises:
-            ValueError: the checkpoint's layer is of another structure.
+            ValueError: the checkpoint's layer has another partition.
         """
+        self.folded_weight = self.folded_bias = None
         own = dict(self.named_parameters(recurse=False))
         for key in [k for k in state_dict if k.startswith(f"{name}.extension_")]:
             if self.max_level == CORE_LEVEL:
@@ -117,7 +118,7 @@ class PartitionedModule(nn.Module, ABC):
             saved = state_dict.get(f"{name}.{local_name}")
             if saved is None:
                 raise ValueError(
-                    f"the checkpoint has no {name}.{local_name}: it was written by a model with another structure "
+                    f"the checkpoint has no {name}.{local_name}: it was written by a model with another partition "
                     "(--partitioned-linear-module-name, --max-level, or a model that is not partitioned)"
                 )
             if saved.shape != parameter.shape:

@@ -65,7 +65,8 @@ class PartitionedRankLinear(PartitionedModule):
             scale = values[:rank].sqrt()
             u.copy_(scale[:, None] * right[:rank])
             v.copy_(left[:, :rank] * scale)
-        return cls(u, v, full - v @ u, linear.bias, max_level)
+        weight = None if max_level == CORE_LEVEL else full - v @ u
+        return cls(u, v, weight, linear.bias, max_level)
 
     @property
     def weight(self) -> Tensor:
