@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairseq.utils import split_paths
 
 from fairseq_ats.metrics import core_name
+from fairseq_ats.optim import OPTIMIZER_NAME
 from fairseq_ats.partition import CORE_LEVEL, Partition
 
 if TYPE_CHECKING:
     from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 
-OUR_OPTIMIZER = "adam_for_partitioned_model"
 
-
-def structure_problems(cfg: PartitionedTranslationConfig) -> list[str]:
-    """One sentence for each option that cannot be, in training as in decoding."""
+def partition_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    """One sentence for each option or file that cannot be, in training as in decoding."""
     problems = Partition.problems(cfg.partitioned_linear_module_name, cfg.small_ratio, cfg.max_level)
-    return problems + _data_problems(cfg)
+    return problems + _data_problems(cfg) + _file_problems(cfg)
 
 
 def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
@@ -35,16 +36,30 @@ def _data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     return [f"{folder} is not a folder of binarised data: it has no dict.LANGUAGE.txt (see fairseq-preprocess)"]
 
 
+def _file_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    # The loader would say "[Errno 22] Invalid argument" of a checkpoint that was cut off.
+    paths = split_paths(cfg.path_to_decode) if cfg.path_to_decode else []
+    return [
+        f"{path} ({os.path.getsize(path):,} bytes) is truncated or damaged: not a whole checkpoint"
+        for path in paths
+        if os.path.isfile(path) and not zipfile.is_zipfile(path)
+    ]
+
+
 def _alternation_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     problems = []
     if cfg.max_level == CORE_LEVEL:
         problems.append("--alternate needs two networks and --max-level 1 builds the core alone; leave one of them out")
     # None while decoding, where fairseq has no optimizer.
-    if cfg.optimizer_name not in (None, OUR_OPTIMIZER):
+    if cfg.optimizer_name not in (None, OPTIMIZER_NAME):
         problems.append(
-            f"--optimizer is {cfg.optimizer_name}; --alternate needs {OUR_OPTIMIZER}, since other optimizers move "
+            f"--optimizer is {cfg.optimizer_name}; --alternate needs {OPTIMIZER_NAME}, since other optimizers move "
             "masked parameters by momentum and weight decay"
         )
+    if cfg.use_bmuf:
+        problems.append("--use-bmuf averages all parameters, masked ones too; with --alternate leave it out")
+    if str(cfg.zero_sharding) != "none":
+        problems.append(f"--zero-sharding is {cfg.zero_sharding}, which hides the optimizer; with --alternate: none")
     if cfg.distributed_world_size > 1:
         problems += _data_parallel_problems(cfg)
     return problems
@@ -52,17 +67,19 @@ def _alternation_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 
 def _data_parallel_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     backend = str(cfg.ddp_backend)
-    if backend == "fully_sharded":
+    if backend in ("legacy_ddp", "no_c10d"):
+        return []
+    if backend not in ("c10d", "pytorch_ddp"):
         return [
-            "--ddp-backend is fully_sharded, which flattens parameters so that they cannot be masked; with --alternate "
-            "use legacy_ddp, or pytorch_ddp with --find-unused-parameters"
+            f"--ddp-backend is {backend}, under which parameters cannot be masked; with --alternate use legacy_ddp, or "
+            "pytorch_ddp with --find-unused-parameters"
         ]
-    if backend in ("c10d", "pytorch_ddp") and not cfg.find_unused_parameters:
-        return [
-            f"--ddp-backend is {backend}, which would apply gradients of core updates without synchronising them; "
-            "with --alternate add --find-unused-parameters, or use --ddp-backend legacy_ddp"
-        ]
-    return []
+    if cfg.find_unused_parameters:
+        return []
+    return [
+        f"--ddp-backend is {backend}, which would apply gradients of core updates without synchronising them; with "
+        "--alternate add --find-unused-parameters, or use --ddp-backend legacy_ddp"
+    ]
 
 
 def _metric_problems(cfg: PartitionedTranslationConfig) -> list[str]:

@@ -8,6 +8,7 @@ level 2 the super-network (the paper's ``max_level`` counts these).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 CORE_LEVEL = 1
 SUPER_LEVEL = 2
@@ -72,3 +73,33 @@ def core_size(full_size: int, ratio: float) -> int:
     The paper writes k = r·min(f_in, f_out) and does not say how k is rounded.
     """
     return max(1, round(ratio * full_size))
+
+
+def reconciled(given: dict[str, Any], saved: Partition | None, source: str) -> Partition:
+    """The partition of a checkpoint, at the level that is asked for.
+
+    Args:
+        given: the options that were given, by field name; they may repeat the checkpoint's and not change them.
+        saved: the checkpoint's partition.
+        source: what to call the checkpoint in a message.
+
+    Raises:
+        ValueError: the options contradict the checkpoint, or it was not written by this plugin's task.
+    """
+    if saved is None:
+        raise ValueError(
+            f"{source} was not written by --task translation_with_partitioned_model; use it with the task that trained "
+            "it"
+        )
+    problems = [
+        f"{option} is {given[name]} and {source} was trained with {getattr(saved, name)}; leave the option out"
+        for name, option in (("module_name", "--partitioned-linear-module-name"), ("small_ratio", "--small-ratio"))
+        if name in given and given[name] != getattr(saved, name)
+    ]
+    max_level = saved.max_level if given.get("max_level") is None else given["max_level"]
+    if saved.max_level < max_level <= SUPER_LEVEL:
+        problems.append(f"--max-level is {max_level} and {source} holds level {saved.max_level} only: a core alone")
+    problems += Partition.problems(None, None, max_level)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return Partition(saved.module_name, saved.small_ratio, max_level)

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
@@ -39,6 +40,8 @@ def main() -> None:
     if is_done(args.output, stamp):
         print(f"binarise: {args.output} is up to date")
         return
+    if args.output.exists() and any(args.output.iterdir()) and not (args.output / STAMP).is_file():
+        sys.exit(f"binarise: {args.output} holds files that this script did not write; give another OUTPUT")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".binarise-") as scratch:
         result = Path(scratch) / "data"
@@ -69,9 +72,22 @@ def check_raw(raw: Path, languages: tuple[str, str]) -> None:
         for path in paths:
             if not path.is_file():
                 sys.exit(f"binarise: {path} is missing")
-        counts = [path.read_bytes().count(b"\n") for path in paths]
+        counts = [len(read_lines(path)) for path in paths]
         if counts[0] != counts[1] or counts[0] == 0:
             sys.exit(f"binarise: {paths[0]} has {counts[0]} lines and {paths[1]} has {counts[1]}; they must be equal")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines as fairseq counts them: a line ends at a newline and nowhere else, whatever separators Unicode knows."""
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        sys.exit(f"binarise: {path} is not UTF-8: {error}")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_bytes("".join(line + "\n" for line in lines).encode("utf-8"))
 
 
 def fingerprint(raw: Path, languages: tuple[str, str]) -> str:
@@ -95,8 +111,10 @@ def build(args: argparse.Namespace, languages: tuple[str, str], scratch: Path, r
     pieces.mkdir()
     for split in SPLITS:
         for language in languages:
-            content = (args.raw / f"{split}.{language}").read_text(encoding="utf-8")
-            (text / f"{split}.{language}").write_text(content.lower() if args.lowercase else content, encoding="utf-8")
+            # "\r" would end a line for sentencepiece and fairseq-preprocess.
+            lines = (line.replace("\r", " ").strip() for line in read_lines(args.raw / f"{split}.{language}"))
+            lowered = (line.lower() for line in lines) if args.lowercase else lines
+            write_lines(text / f"{split}.{language}", lowered)
 
     print(f"binarise: sentencepiece, {args.vocabulary} pieces", flush=True)
     model = scratch / "sentencepiece"
@@ -114,15 +132,11 @@ def build(args: argparse.Namespace, languages: tuple[str, str], scratch: Path, r
         sys.exit(f"binarise: --vocabulary is {args.vocabulary}, which sentencepiece refuses for this text: {error}")
     encoder = sentencepiece.SentencePieceProcessor(model_file=f"{model}.model")
     for path in text.iterdir():
-        # newline="\n": a line ends there and nowhere else, whatever other separators Unicode knows.
-        with (
-            path.open(encoding="utf-8", newline="\n") as lines,
-            (pieces / path.name).open("w", encoding="utf-8") as out,
-        ):
-            out.writelines(" ".join(encoder.encode(line.rstrip("\n"), out_type=str)) + "\n" for line in lines)
+        write_lines(pieces / path.name, (" ".join(encoder.encode(line, out_type=str)) for line in read_lines(path)))
 
     print("binarise: fairseq-preprocess", flush=True)
-    command = ["fairseq-preprocess", "--source-lang", args.source, "--target-lang", args.target]
+    tool = Path(sys.executable).parent / "fairseq-preprocess"
+    command = [sys.executable, str(tool), "--source-lang", args.source, "--target-lang", args.target]
     command += ["--trainpref", str(pieces / "train"), "--validpref", str(pieces / "valid")]
     command += ["--testpref", str(pieces / "test"), "--joined-dictionary", "--destdir", str(result)]
     command += ["--workers", str(args.workers)]

@@ -94,6 +94,10 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if not (args.run / "checkpoint_best.pt").is_file():
         parser.error(f"argument run: {args.run} has no checkpoint_best.pt")
+    if not any(args.data.glob("test.??")):
+        parser.error(
+            f"argument data: {args.data} has no raw references test.LANGUAGE (scripts/binarise.py puts them there)"
+        )
     return args
 
 

@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("config", type=Path, help="configuration file, one of configs/")
     parser.add_argument("data", type=Path, help="folder of binarised data")
     parser.add_argument("--save-dir", type=Path, required=True, help="folder of the run: checkpoints and log")
@@ -33,6 +35,8 @@ def main() -> None:
     args, extra = parser.parse_known_args()
     if not args.config.is_file():
         parser.error(f"argument config: {args.config} is not a file")
+    if args.threads < 1:
+        parser.error(f"argument --threads: {args.threads} is not allowed; allowed: 1 or more")
 
     command = ["fairseq-train", str(args.data), "--user-dir", str(ROOT / "fairseq_ats")]
     command += options_of(yaml.safe_load(args.config.read_text()), args.config)

@@ -17,6 +17,8 @@ from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 import fairseq_ats  # noqa: F401  registers the task and the optimizer
+from fairseq_ats.modules import PartitionedMultiheadAttention
+from fairseq_ats.surgery import attentions
 
 # No deadline: the first call of a torch function can take seconds. Derandomised: the same examples in every run.
 hypothesis.settings.register_profile("fairseq_ats", deadline=None, derandomize=True)
@@ -98,3 +100,10 @@ def batch(build: Callable[..., SimpleNamespace]) -> dict[str, Any]:
     task.load_dataset("valid")
     dataset = task.dataset("valid")
     return dataset.collater([dataset[i] for i in range(8)])
+
+
+def with_our_attention(stock: torch.nn.Module) -> torch.nn.Module:
+    """A stock model whose attentions are ours and whose linear layers are whole."""
+    for attention in attentions(stock):
+        PartitionedMultiheadAttention.convert_(attention)
+    return stock

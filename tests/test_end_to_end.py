@@ -100,10 +100,13 @@ def test_generate_decodes_either_network(run_dir: Path, toy_data: Path) -> None:
     assert hypotheses(full) == hypotheses(explicit)
     assert len(hypotheses(core)) == 40
     assert hypotheses(core) != hypotheses(full)
+    overridden = run([*command, "--model-overrides", "{'max_level': 1}"])
+    assert hypotheses(overridden) == hypotheses(core)
+    assert "--max-level is 7; allowed" in run([*command, "--model-overrides", "{'max_level': 7}"], fails=True)
     for output in (full, core):
         assert "BLEU = " in output
 
-    ensemble = run([*command[:-1], "sentencepiece", "--path", f"{checkpoint}:{run_dir / 'checkpoint_best.pt'}"])
+    ensemble = run([*command, "--path", f"{checkpoint}:{run_dir / 'checkpoint_best.pt'}"])
     assert len(hypotheses(ensemble)) == 40
 
 
@@ -199,8 +202,9 @@ def check_mask(directory: Path, updates: int) -> None:
         ["--memory-efficient-fp16", "--fp16-init-scale", "4"],
         ["--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", "4", "--clip-norm", "0.1", "--weight-decay", "0.1"],
         ["--amp"],
+        ["--checkpoint-activations", "--store-ema"],
     ],
-    ids=["clip, decay, accumulate", "memory-efficient fp16", "fp16", "amp"],
+    ids=["clip, decay, accumulate", "memory-efficient fp16", "fp16", "amp", "recomputed activations, EMA"],
 )
 def test_mask_in_a_real_run(toy_data: Path, tmp_path: Path, options: list[str]) -> None:
     options = [*options, "--alternate", "--partitioned-linear-module-name", "PartitionedLinear", *EVERY_UPDATE]
@@ -256,12 +260,13 @@ def test_two_workers_with_zero_filled_gradients(toy_data: Path, tmp_path: Path) 
     """legacy_ddp fills missing gradients with zeros before the step; two real processes."""
     options = ["--alternate", "--distributed-world-size", "2", "--distributed-backend", "gloo", "--ddp-backend"]
     options += ["legacy_ddp", "--distributed-no-spawn", "--weight-decay", "0.1", "--max-tokens", "200", *EVERY_UPDATE]
-    options += ["--distributed-init-method", f"tcp://127.0.0.1:{free_port()}", "--small-ratio", "0.25"]
-    workers = [
-        start(train_command(toy_data, tmp_path, 4, *options, "--distributed-rank", str(rank))) for rank in (0, 1)
-    ]
-    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
+    options += ["--small-ratio", "0.25"]
+    for updates in (3, 4):  # the last one is a core update, and the first after a restart
+        address = ["--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"]
+        command = train_command(toy_data, tmp_path, updates, *options, *address)
+        workers = [start([*command, "--distributed-rank", str(rank)]) for rank in (0, 1)]
+        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+        assert [worker.returncode for worker in workers] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
     check_mask(tmp_path, 4)
 
 
@@ -281,6 +286,8 @@ def test_core_alone(toy_data: Path, tmp_path: Path, module_name: str) -> None:
     assert len(hypotheses(run(command))) == 40
     refused = run([*command, "--max-level", "2"], fails=True)
     assert "ValueError: --max-level is 2 and the checkpoint holds level 1 only" in refused
+    alternating = train(toy_data, tmp_path, 6, "--alternate", fails=True)
+    assert "ValueError: --alternate needs two networks and " in alternating
 
 
 def test_the_core_can_be_the_best_checkpoint_metric(toy_data: Path, tmp_path: Path) -> None:
@@ -291,7 +298,7 @@ def test_the_core_can_be_the_best_checkpoint_metric(toy_data: Path, tmp_path: Pa
     assert (tmp_path / "checkpoint_best_super.pt").is_file()
 
 
-def test_another_structure_is_refused_at_start(run_dir: Path, toy_data: Path) -> None:
+def test_another_partition_is_refused_at_start(run_dir: Path, toy_data: Path) -> None:
     before = (run_dir / "checkpoint_last.pt").stat().st_mtime_ns
     resumed = train(toy_data, run_dir, 20, "--alternate", "--small-ratio", "0.5", fails=True)
     assert "ValueError: --small-ratio is 0.5 and " in resumed
@@ -299,6 +306,8 @@ def test_another_structure_is_refused_at_start(run_dir: Path, toy_data: Path) ->
     command = ["fairseq-generate", str(toy_data), *PLUGIN, "--path", str(run_dir / "checkpoint_last.pt"), "--cpu"]
     decoded = run([*command, "--small-ratio", "0.125"], fails=True)
     assert "ValueError: --small-ratio is 0.125 and the checkpoint was trained with 0.25" in decoded
+    narrowed = train(toy_data, run_dir, 20, "--max-level", "1", fails=True)
+    assert "has the optimizer's state of both networks; take its weights only" in narrowed
     assert (run_dir / "checkpoint_last.pt").stat().st_mtime_ns == before
 
 
@@ -307,14 +316,16 @@ def test_checkpoints_that_cannot_be_used(run_dir: Path, toy_data: Path, tmp_path
     (tmp_path / "checkpoint_last.pt").write_bytes(whole[: len(whole) // 2])
     truncated = train(toy_data, tmp_path, 20, "--alternate", fails=True)
     assert "cannot be read as a checkpoint; it is truncated, damaged" in truncated
+    generate = ["fairseq-generate", str(toy_data), *PLUGIN, "--cpu", "--path"]
+    decoded = run([*generate, str(tmp_path / "checkpoint_last.pt")], fails=True)
+    assert f"{tmp_path / 'checkpoint_last.pt'} ({len(whole) // 2:,} bytes) is truncated or damaged" in decoded
 
     stock = tmp_path / "stock"
     command = train_command(toy_data, stock, 1, "--disable-validation")
     command[command.index("translation_with_partitioned_model")] = "translation"
     run(command)
-    generate = ["fairseq-generate", str(toy_data), *PLUGIN, "--path", str(stock / "checkpoint_last.pt"), "--cpu"]
     message = "was not written by --task translation_with_partitioned_model"
-    assert message in run(generate, fails=True)
+    assert message in run([*generate, str(stock / "checkpoint_last.pt")], fails=True)
     assert message in train(toy_data, stock, 3, "--alternate", fails=True)
 
 

@@ -17,6 +17,7 @@ from fairseq_ats.levels import set_level, use_level
 from fairseq_ats.modules.partitioned_module import PartitionedModule
 from fairseq_ats.partition import Partition
 from fairseq_ats.surgery import partition_model_
+from tests.conftest import with_our_attention
 
 Build = Callable[..., SimpleNamespace]
 Batch = dict[str, Any]
@@ -138,7 +139,7 @@ def test_core_computes_nothing_outside_the_core(build: Build, batch: Batch, modu
     linear = {name: m for name, m in stock.named_modules() if name in rows}
     assert len(linear) == len(rows) == 20
 
-    expected = flops(stock_with_our_attention(stock), batch)
+    expected = flops(with_our_attention(stock), batch)
     for name, module in linear.items():
         expected -= 2 * rows[name] * module.weight.numel()
         if module_name == "PartitionedRankLinear":
@@ -149,15 +150,6 @@ def test_core_computes_nothing_outside_the_core(build: Build, batch: Batch, modu
     if module_name == "PartitionedLinear":  # scores in a quarter of the key dimensions
         expected -= score_flops(batch) * 3 // 4
     assert core == expected
-
-
-def stock_with_our_attention(stock: torch.nn.Module) -> torch.nn.Module:
-    from fairseq_ats.modules import PartitionedMultiheadAttention
-    from fairseq_ats.surgery import attentions
-
-    for attention in attentions(stock):
-        PartitionedMultiheadAttention.convert_(attention)
-    return stock
 
 
 def score_flops(batch: Batch) -> int:

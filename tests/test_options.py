@@ -32,6 +32,12 @@ Build = Callable[..., SimpleNamespace]
             "--ddp-backend is fully_sharded",
         ),
         (
+            ["--alternate", "--distributed-world-size", "2", "--ddp-backend", "slowmo"],
+            "--ddp-backend is slowmo, under which parameters cannot be masked",
+        ),
+        (["--alternate", "--use-bmuf"], "--use-bmuf averages all parameters"),
+        (["--alternate", "--zero-sharding", "os"], "--zero-sharding is os"),
+        (
             ["--alternate", "--distributed-world-size", "2"],
             "--ddp-backend is pytorch_ddp.* add --find-unused-parameters",
         ),

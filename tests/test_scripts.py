@@ -49,7 +49,26 @@ def test_binarise_is_done_once(tmp_path: Path) -> None:
     assert (data / "test.de").read_text() == (raw / "test.de").read_text()
 
 
-@pytest.mark.parametrize("fault", ["missing", "lines", "empty", "vocabulary"])
+def test_binarise_keeps_odd_lines_in_step(tmp_path: Path) -> None:
+    """Carriage returns and Unicode's line separators inside a sentence, and no newline at the end of a file."""
+    raw, data = raw_text(tmp_path / "raw"), tmp_path / "data"
+    odd = "one\rtwo\u2028three\x85four"
+    (raw / "test.en").write_bytes(f"{odd}\nlast".encode())
+    (raw / "test.de").write_bytes(b"eins\r\nletzter\r\n")
+    script("binarise.py", raw, data, "--source", "en", "--target", "de", "--vocabulary", "100")
+    assert (data / "test.de").read_bytes() == b"eins\nletzter\n"
+    log = (data / "preprocess.log").read_text()
+    assert log.count("test.en: 2 sents") == log.count("test.de: 2 sents") == 1
+
+
+def test_binarise_deletes_nothing_that_it_did_not_write(tmp_path: Path) -> None:
+    raw = raw_text(tmp_path / "raw")
+    output = script("binarise.py", raw, raw, "--source", "en", "--target", "de", "--vocabulary", "60", fails=True)
+    assert "holds files that this script did not write" in output
+    assert len(list(raw.iterdir())) == 6
+
+
+@pytest.mark.parametrize("fault", ["missing", "lines", "empty", "vocabulary", "encoding"])
 def test_binarise_refuses(tmp_path: Path, fault: str) -> None:
     raw, data = raw_text(tmp_path / "raw"), tmp_path / "data"
     vocabulary, message = "60", ""
@@ -63,6 +82,9 @@ def test_binarise_refuses(tmp_path: Path, fault: str) -> None:
         for language in ("en", "de"):
             (raw / f"train.{language}").write_text("")
         message = "has 0 lines"
+    elif fault == "encoding":
+        (raw / "train.de").write_bytes("Büsche\n".encode("latin-1") * 200)
+        message = "train.de is not UTF-8"
     else:
         vocabulary, message = "100000", "--vocabulary is 100000, which sentencepiece refuses"
     options = ["--source", "en", "--target", "de", "--vocabulary", vocabulary]
@@ -157,6 +179,7 @@ def test_prepare_multi30k_refuses(tmp_path: Path) -> None:
 
 def test_every_option_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
+    assert not re.search(r"@[A-Z0-9_]+@", readme), "a number that was to be filled in"
     options = ["--partitioned-linear-module-name", "--small-ratio", "--alternate", "--max-level", "--alternate-lr-coef"]
     for option in options:
         row = re.search(rf"^\| `{option}` \|.*\|.*\| `(.*)` \|$", readme, re.MULTILINE)

@@ -13,6 +13,7 @@ from fairseq import optim
 from fairseq_ats.modules.partitioned_module import PartitionedModule
 from fairseq_ats.partition import Partition
 from fairseq_ats.surgery import partition_linears_, partition_model_
+from tests.conftest import with_our_attention
 
 Build = Callable[..., SimpleNamespace]
 UPDATES = 5
@@ -89,7 +90,7 @@ def test_ats_against_two_plain_networks_in_float64(build: Build, batch: Any, upd
     model = built.model.double()
     model.eval()  # no dropout; the criterion is called directly below
     stock = build("--dropout", "0", task="translation", optimizer="adam").model.double().eval()
-    partition_attention_only(stock)
+    with_our_attention(stock)
 
     cfg = built.cfg.optimizer
     adam = optim.OPTIMIZER_REGISTRY["adam_for_partitioned_model"](cfg, list(model.parameters()))
@@ -115,14 +116,6 @@ def test_ats_against_two_plain_networks_in_float64(build: Build, batch: Any, upd
             continue
         # fairseq's loss takes its log-softmax in float32 (fairseq/utils.py, log_softmax).
         torch.testing.assert_close(parameter.detach(), reference[name], rtol=1e-4, atol=1e-6)
-
-
-def partition_attention_only(stock: torch.nn.Module) -> None:
-    from fairseq_ats.modules import PartitionedMultiheadAttention
-    from fairseq_ats.surgery import attentions
-
-    for attention in attentions(stock):
-        PartitionedMultiheadAttention.convert_(attention)
 
 
 def dense_gradients(

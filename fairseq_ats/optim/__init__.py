@@ -1,3 +1,3 @@
-from fairseq_ats.optim.adam_for_partitioned_model import FairseqAdamForPartitionedModel
+from fairseq_ats.optim.adam_for_partitioned_model import OPTIMIZER_NAME, FairseqAdamForPartitionedModel
 
-__all__ = ["FairseqAdamForPartitionedModel"]
+__all__ = ["OPTIMIZER_NAME", "FairseqAdamForPartitionedModel"]

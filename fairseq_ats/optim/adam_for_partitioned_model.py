@@ -15,6 +15,8 @@ from torch import nn
 from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.partition import SUPER_LEVEL
 
+OPTIMIZER_NAME = "adam_for_partitioned_model"
+
 
 @dataclass
 class AdamForPartitionedModelConfig(FairseqAdamConfig):
@@ -39,8 +41,16 @@ class AdamForPartitionedModel(Adam):
     The parameters stay in one group in the model's order, as in stock Adam.
     """
 
-    def __init__(self, params: Any, core_lr_coef: float, **adam_options: Any) -> None:
-        super().__init__(params, **adam_options)
+    def __init__(
+        self,
+        params: Any,
+        core_lr_coef: float,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         self.core_lr_coef = core_lr_coef
         self.level = SUPER_LEVEL
 
@@ -102,7 +112,7 @@ def _hidden_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
             p.grad = gradient
 
 
-@register_optimizer("adam_for_partitioned_model", dataclass=AdamForPartitionedModelConfig)
+@register_optimizer(OPTIMIZER_NAME, dataclass=AdamForPartitionedModelConfig)
 class FairseqAdamForPartitionedModel(FairseqAdam):
     """``--optimizer adam_for_partitioned_model``.
 

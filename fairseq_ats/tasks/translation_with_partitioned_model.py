@@ -19,10 +19,10 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
 from fairseq_ats.best_checkpoints import BestOfOtherNetwork
-from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_partition
+from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
 from fairseq_ats.levels import level_of_update, set_level, use_level
 from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
-from fairseq_ats.option_checks import structure_problems, training_problems
+from fairseq_ats.option_checks import partition_problems, training_problems
 from fairseq_ats.partition import (
     CORE_LEVEL,
     DEFAULT_MODULE_NAME,
@@ -30,6 +30,7 @@ from fairseq_ats.partition import (
     MODULE_NAMES,
     SUPER_LEVEL,
     Partition,
+    reconciled,
 )
 from fairseq_ats.surgery import check_model_options, partition_model_
 
@@ -69,7 +70,8 @@ class PartitionedTranslationConfig(TranslationConfig):
         },
     )
     # Batches made anew from the seed and the epoch number in every epoch, so that a run resumed at the start of an
-    # epoch sees the same batches as one that went on (fairseq/tasks/fairseq_task.py:310).
+    # epoch sees the same batches as one that went on (fairseq/tasks/fairseq_task.py:310); stock fairseq makes them once
+    # for all epochs of a process.
     # Not an option of ours: written as an interpolation, which fairseq does not make an option of.
     rebuild_batches: bool = "${oc.decode:'true'}"
 
@@ -78,7 +80,14 @@ class PartitionedTranslationConfig(TranslationConfig):
     maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
     save_dir: str = II("checkpoint.save_dir")
     restore_file: str = II("checkpoint.restore_file")
+    continue_once: Optional[str] = II("checkpoint.continue_once")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+    reset_optimizer: bool = II("checkpoint.reset_optimizer")
+    reset_meters: bool = II("checkpoint.reset_meters")
+    no_last_checkpoints: bool = II("checkpoint.no_last_checkpoints")
+    path_to_decode: Optional[str] = II("common_eval.path")
+    use_bmuf: bool = II("optimization.use_bmuf")
+    zero_sharding: Any = II("distributed_training.zero_sharding")
     ddp_backend: Any = II("distributed_training.ddp_backend")
     distributed_world_size: int = II("distributed_training.distributed_world_size")
     find_unused_parameters: bool = II("distributed_training.find_unused_parameters")
@@ -104,7 +113,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         Raises:
             ValueError: every problem of the options, in one message.
         """
-        problems = structure_problems(cfg)
+        problems = partition_problems(cfg)
         if not from_checkpoint:
             problems += training_problems(cfg)
         if problems:
@@ -114,9 +123,11 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     def __init__(self, cfg: PartitionedTranslationConfig, src_dict: Any, tgt_dict: Any) -> None:
         super().__init__(cfg, src_dict, tgt_dict)
         self.partition: Partition | None = None
-        self.best_of_other_network = BestOfOtherNetwork(cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric)
+        self.best_of_other_network = BestOfOtherNetwork(
+            cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, keeps_last=not cfg.no_last_checkpoints
+        )
 
-    # Structure: from the options in a new run, from the checkpoint everywhere else.
+    # The partition: from the options in a new run, from the checkpoint everywhere else.
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """fairseq's hook before a model is built from a checkpoint, once for each checkpoint of an ensemble."""
@@ -126,36 +137,27 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         """Build the stock model of ``--arch`` and partition it.
 
         Raises:
-            ValueError: the model cannot be partitioned, or the checkpoint is of another structure.
+            ValueError: the model cannot be partitioned, or the checkpoint has another partition.
         """
         check_model_options(cfg)
         model = super().build_model(cfg, from_checkpoint)
-        source = "the checkpoint" if from_checkpoint else self._checkpoint_to_resume()
-        if source is None:
-            self.partition = Partition(**self._given_structure())
+        given = self._given_partition()
+        source = "the checkpoint" if from_checkpoint else self._checkpoint_to_load()
+        if from_checkpoint:
+            # --model-overrides reaches the model's options; of the task's it changes the saved ones only.
+            given.setdefault("max_level", getattr(cfg, "max_level", None))
+            self.partition = reconciled(given, partition_of(self.state_dict()), source)
+        elif source is None:
+            self.partition = Partition(**given)
         else:
-            saved = partition_of(self.state_dict()) if from_checkpoint else read_partition(source)
-            if saved is None:
-                raise ValueError(
-                    f"{source} was not written by --task translation_with_partitioned_model; use it with the task that "
-                    "trained it"
-                )
-            self.partition = self._reconciled(saved, source)
-        swaps = partition_model_(model, self.partition, initialise=not from_checkpoint)
+            self.partition = self._continue_from(source, given)
+        swaps = partition_model_(model, self.partition, initialise=source is None)
         set_level(model, self.partition.max_level)
         self.state.merge_state_dict({PARTITION_KEY: self.partition.to_dict()})
         logger.info(f"{swaps} linear layers replaced: {self.partition}")
         return model
 
-    def _checkpoint_to_resume(self) -> str | None:
-        """The file that fairseq is going to load (fairseq/checkpoint_utils.py:207), if there is one."""
-        restore_file = self.cfg.restore_file
-        if restore_file == "checkpoint_last.pt":
-            restore_file = os.path.join(self.cfg.save_dir, restore_file)
-        candidates = [restore_file, self.cfg.finetune_from_model]
-        return next((path for path in candidates if path and os.path.isfile(path)), None)
-
-    def _given_structure(self) -> dict[str, Any]:
+    def _given_partition(self) -> dict[str, Any]:
         module_name = self.cfg.partitioned_linear_module_name
         given = {
             "module_name": None if module_name is None else str(module_name),
@@ -164,25 +166,33 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    def _reconciled(self, saved: Partition, source: str) -> Partition:
-        """The checkpoint's structure, at the level that is asked for; options may repeat it and not change it."""
-        given = self._given_structure()
-        problems = [
-            f"{option} is {given[name]} and {source} was trained with {getattr(saved, name)}; leave the option out"
-            for name, option in (
-                ("module_name", "--partitioned-linear-module-name"),
-                ("small_ratio", "--small-ratio"),
+    def _checkpoint_to_load(self) -> str | None:
+        """The file from which fairseq is going to train on (fairseq/checkpoint_utils.py:207), if there is one."""
+        if self.cfg.restore_file != "checkpoint_last.pt":
+            candidates = [self.cfg.restore_file]
+        else:
+            last = os.path.join(self.cfg.save_dir, "checkpoint_last.pt")
+            candidates = [last, self.cfg.continue_once or self.cfg.finetune_from_model]
+        return next((path for path in candidates if path and os.path.isfile(path)), None)
+
+    def _continue_from(self, source: str, given: dict[str, Any]) -> Partition:
+        """The partition to train on with; takes over what the plugin itself remembers of the interrupted run."""
+        header = read_header(source)
+        saved = partition_of(header.get("task_state"))
+        partition = reconciled(given, saved, source)
+        if self.cfg.alternate and partition.max_level == CORE_LEVEL:
+            raise ValueError(f"--alternate needs two networks and {source} holds the core alone")
+        # With --finetune-from-model fairseq resets optimizer, meters and data by itself.
+        resets_all = source == self.cfg.finetune_from_model
+        if partition.max_level < saved.max_level and not (self.cfg.reset_optimizer or resets_all):
+            raise ValueError(
+                f"--max-level is {partition.max_level} and {source} has the optimizer's state of both networks; "
+                "take its weights only: --finetune-from-model instead, or --reset-optimizer"
             )
-            if name in given and given[name] != getattr(saved, name)
-        ]
-        max_level = given.get("max_level", saved.max_level)
-        if max_level > saved.max_level:
-            problems.append(
-                f"--max-level is {max_level} and {source} holds level {CORE_LEVEL} only: it is a core trained alone"
-            )
-        if problems:
-            raise ValueError("; ".join(problems))
-        return Partition(saved.module_name, saved.small_ratio, max_level)
+        # As fairseq does with its own best value (fairseq/checkpoint_utils.py:256).
+        if not (self.cfg.reset_optimizer or self.cfg.reset_meters or resets_all):
+            self.best_of_other_network.load_state(header["extra_state"].get(type(self).__name__, {}))
+        return partition
 
     # One update.
 
@@ -251,9 +261,6 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         if not self.has_two_networks:
             return {}
         return {type(self).__name__: self.best_of_other_network.state_to_save()}
-
-    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
-        self.best_of_other_network.load_state(state)
 
     def post_save(self, checkpoint: str, num_updates: int) -> None:
         self.best_of_other_network.saved(checkpoint)
