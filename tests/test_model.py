@@ -45,26 +45,16 @@ def test_super_network_starts_as_the_stock_model(build: Build, batch: Batch, mod
     torch.testing.assert_close(logits(ours.double(), batch), logits(stock, batch), rtol=1e-4, atol=1e-6)
 
 
-def test_small_width_core_is_the_masked_super_network(build: Build, batch: Batch) -> None:
+def test_core_is_the_masked_super_network(build: Build, batch: Batch, module_name: str) -> None:
     """f(p ⊙ x) of Algorithm 2, computed by zeroing the extension in the full network."""
-    model = with_biases(build("--partitioned-linear-module-name", "PartitionedLinear", "--small-ratio", "0.25").model)
-    model.double()
+    model = with_biases(build("--partitioned-linear-module-name", module_name, "--small-ratio", "0.25").model).double()
     masked = copy.deepcopy(model)
     for name, parameter in masked.named_parameters():
         if "extension_" in name:
             parameter.data.zero_()
     with use_level(model, 1):
         torch.testing.assert_close(logits(model, batch), logits(masked, batch), rtol=1e-8, atol=1e-8)
-
-
-def test_low_rank_core_is_the_masked_super_network(build: Build, batch: Batch) -> None:
-    model = with_biases(build("--small-ratio", "0.25").model).double()
-    masked = copy.deepcopy(model)
-    for name, parameter in masked.named_parameters():
-        if "extension_" in name:
-            parameter.data.zero_()
-    with use_level(model, 1):
-        torch.testing.assert_close(logits(model, batch), logits(masked, batch), rtol=1e-8, atol=1e-8)
+    assert not torch.allclose(logits(model, batch), logits(masked, batch), atol=1e-3)
 
 
 def test_nan_in_extension_stays_out_of_the_core(build: Build, batch: Batch, module_name: str) -> None:
