@@ -1,4 +1,4 @@
-"""Reading checkpoints: what may be unpickled, and the structure a checkpoint was written with."""
+"""Reading checkpoints: what may be unpickled, and the partition in a checkpoint."""
 
 from __future__ import annotations
 

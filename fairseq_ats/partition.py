@@ -22,7 +22,7 @@ DEFAULT_SMALL_RATIO = 0.03125
 
 @dataclass(frozen=True)
 class Partition:
-    """The structure of a partitioned model; saved in its checkpoint, so that decoding need not repeat it.
+    """How a model is partitioned; saved in its checkpoint, so that decoding need not repeat it.
 
     Args:
         module_name: ``PartitionedRankLinear`` (low rank) or ``PartitionedLinear`` (small width).

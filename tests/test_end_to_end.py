@@ -89,7 +89,7 @@ def test_best_checkpoint_of_each_network(run_dir: Path) -> None:
 
 
 def test_generate_decodes_either_network(run_dir: Path, toy_data: Path) -> None:
-    """No structure is repeated on the command line; both networks decode, and they are two networks."""
+    """No partition is repeated on the command line; both networks decode, and they are two networks."""
     checkpoint = str(run_dir / "checkpoint_last.pt")
     command = ["fairseq-generate", str(toy_data), *PLUGIN, "--path", checkpoint, "--beam", "3", "--max-len-b", "12"]
     command += ["--cpu", "--max-tokens", "800", "--scoring", "sacrebleu", "--remove-bpe", "sentencepiece"]
@@ -143,7 +143,7 @@ def test_resume_in_the_middle_is_exact(run_dir: Path, toy_data: Path, tmp_path: 
     interrupted = tmp_path / "resumed"
     interrupted.mkdir()
     shutil.copy(run_dir / "checkpoint_1_5.pt", interrupted / "checkpoint_last.pt")
-    # No structure given: it comes from the checkpoint.
+    # No partition given: it comes from the checkpoint.
     options = ["--alternate", *BLEU, "--validate-interval-updates", "5", "--save-interval-updates", "5"]
     train(toy_data, interrupted, UPDATES, *options, "--clip-norm", "0.5")
     assert_same_state(load(interrupted / "checkpoint_last.pt"), load(run_dir / "checkpoint_last.pt"))
@@ -162,6 +162,27 @@ def assert_same_state(left: dict[str, Any], right: dict[str, Any]) -> None:
         assert adam[0][index]["step"] == entry["step"]
         for moment in ("exp_avg", "exp_avg_sq"):
             assert torch.equal(adam[0][index][moment], entry[moment])
+
+
+@pytest.mark.parametrize("reset", ["--reset-dataloader", "--reset-meters"])
+def test_best_values_of_both_networks_are_reset_together(
+    run_dir: Path, toy_data: Path, tmp_path: Path, reset: str
+) -> None:
+    """fairseq forgets its best value with the meters and not with the data loader; so does the plugin."""
+    shutil.copy(run_dir / "checkpoint_1_5.pt", tmp_path / "checkpoint_last.pt")
+    header = load(run_dir / "checkpoint_1_5.pt")["extra_state"]
+    # A learning rate that spoils both networks: nothing after the restart can be the best.
+    log = train(toy_data, tmp_path, 7, "--alternate", *BLEU, reset, "--lr", "5", "--log-format", "json")
+    assert "did not log a 'loss' value" not in log, "the first update after the restart is a core update"
+    spoilt = events(log, "valid")[-1]
+    state = load(tmp_path / "checkpoint_last.pt")["extra_state"]
+    ours = state["TranslationWithPartitionedModelTask"]["best"]
+    if reset == "--reset-meters":
+        assert (state["best"], ours) == (float(spoilt["valid_loss"]), float(spoilt["valid_core_loss"]))
+    else:
+        assert state["best"] == header["best"] < float(spoilt["valid_loss"])
+        assert ours == header["TranslationWithPartitionedModelTask"]["best"] < float(spoilt["valid_core_loss"])
+    assert (tmp_path / "checkpoint_best_core.pt").exists() == (reset == "--reset-meters")
 
 
 def test_resume_at_an_epoch_boundary_is_exact(toy_data: Path, tmp_path: Path) -> None:
