@@ -26,7 +26,7 @@ from cpu_environment import restart_in_cpu_environment
 from fairseq import checkpoint_utils, utils
 
 import fairseq_ats  # noqa: F401  makes checkpoints readable and registers the task
-from fairseq_ats.checkpoints import read_partition
+from fairseq_ats.checkpoints import read_header, read_partition
 from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
 
 
@@ -60,7 +60,9 @@ def main() -> None:
     networks = networks_of(args.run)
     loaded = [load(network, args.data) for network in networks]
     decode(networks, loaded, args)
-    references = (args.data / f"test.{loaded[0][1].cfg.target_lang}").read_text(encoding="utf-8").split("\n")[:-1]
+    references = (
+        (args.data / f"test.{loaded[0][1].cfg.target_lang}").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    )
     for network in networks:
         hypotheses = [network.hypotheses[i] for i in range(len(references))]
         (args.run / f"test.{network.name}.txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
@@ -120,8 +122,7 @@ def load(network: Network, data: Path) -> tuple[Any, Any]:
     if network.level is not None:
         overrides["max_level"] = network.level
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([network.checkpoint], arg_overrides=overrides)
-    state = torch.load(network.checkpoint, map_location="cpu", mmap=True, weights_only=True)
-    network.updates = state["optimizer_history"][-1]["num_updates"]
+    network.updates = read_header(network.checkpoint)["optimizer_history"][-1]["num_updates"]
     network.parameters = sum(p.numel() for p in model.parameters())
     model.prepare_for_inference_(cfg)
     return model, task

@@ -140,7 +140,6 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             ValueError: the model cannot be partitioned, or the checkpoint has another partition.
         """
         check_model_options(cfg)
-        model = super().build_model(cfg, from_checkpoint)
         given = self._given_partition()
         source = "the checkpoint" if from_checkpoint else self._checkpoint_to_load()
         if from_checkpoint:
@@ -151,6 +150,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             self.partition = Partition(**given)
         else:
             self.partition = self._continue_from(source, given)
+        model = super().build_model(cfg, from_checkpoint)
         swaps = partition_model_(model, self.partition, initialise=source is None)
         set_level(model, self.partition.max_level)
         self.state.merge_state_dict({PARTITION_KEY: self.partition.to_dict()})
