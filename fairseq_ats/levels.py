@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from fairseq_ats.modules.partitioned_module import PartitionedModule
+from fairseq_ats.modules.partitioned_module import PartitionedModule, parameter_level
 from fairseq_ats.partition import CORE_LEVEL
 
 
@@ -62,3 +62,15 @@ def use_level(model: nn.Module, level: int) -> Iterator[None]:
     finally:
         for module, old_level in previous:
             module.level = old_level
+
+
+def freeze_above(model: nn.Module, level: int) -> None:
+    """Have gradients for the parameters of ``level`` and below only, until the next call.
+
+    This is no mask (the optimizer is) but it spares work: fairseq fills the missing gradient of a parameter with zeros
+    before it reduces (fairseq/distributed/legacy_distributed_data_parallel.py:134) and converts it to float32
+    (fairseq/optim/fp16_optimizer.py:143), unless the parameter needs none.
+    """
+    for module in partitioned_modules(model):
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(parameter_level(parameter) <= level)

@@ -26,7 +26,7 @@ def partition_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """One sentence for each combination of options that cannot be trained with."""
     problems = _alternation_problems(cfg) if cfg.alternate else []
-    return problems + _metric_problems(cfg)
+    return problems + _precision_problems(cfg) + _metric_problems(cfg)
 
 
 def _data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
@@ -79,6 +79,16 @@ def _data_parallel_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     return [
         f"--ddp-backend is {backend}, which would apply gradients of core updates without synchronising them; with "
         "--alternate add --find-unused-parameters, or use --ddp-backend legacy_ddp"
+    ]
+
+
+def _precision_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    if cfg.autocast is None:
+        return []
+    return [
+        f"--autocast is {cfg.autocast} and --{name} is another way to lower precision; leave one of them out"
+        for name in ("fp16", "bf16", "amp")
+        if getattr(cfg, name)
     ]
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.models.transformer import TransformerModelBase
-from fairseq.modules import MultiheadAttention
+from fairseq.modules import FairseqDropout, MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 from torch import nn
 
 from fairseq_ats.modules import (
+    FastDropout,
     PartitionedLinear,
     PartitionedMultiheadAttention,
     PartitionedRankLinear,
@@ -49,6 +50,8 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
     swaps = partition_linears_(model, partition, initialise)
     for attention in attentions(model):
         PartitionedMultiheadAttention.convert_(attention)
+    for dropout in [m for m in model.modules() if isinstance(m, FairseqDropout)]:
+        FastDropout.convert_(dropout)
     return swaps
 
 

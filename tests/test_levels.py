@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from fairseq.distributed import LegacyDistributedDataParallel
 from torch import nn
 
-from fairseq_ats import PartitionedLinear
-from fairseq_ats.levels import level_of_update, set_level, use_level
+from fairseq_ats import PartitionedLinear, PartitionedRankLinear
+from fairseq_ats.levels import freeze_above, level_of_update, set_level, use_level
 
 
 def layer(max_level: int = 2) -> PartitionedLinear:
@@ -49,3 +51,24 @@ def test_a_model_without_partitioned_layers_is_refused() -> None:
 
 def test_level_is_not_saved() -> None:
     assert not [key for key in layer().state_dict() if "level" in key]
+
+
+def test_a_core_update_leaves_the_extension_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through fairseq's own reduction, which fills in every missing gradient of what is not frozen."""
+    monkeypatch.setattr("fairseq.distributed.utils.get_world_size", lambda group: 2)
+    monkeypatch.setattr("fairseq.distributed.utils.all_reduce", lambda buffer, group: None)
+    model = PartitionedRankLinear.from_linear(nn.Linear(6, 5), 0.2)
+    workers = LegacyDistributedDataParallel(model, process_group=None)
+
+    def update(level: int) -> torch.Tensor | None:
+        model.zero_grad()
+        with use_level(workers, level):
+            workers(torch.ones(3, 6)).sum().backward()
+        workers.all_reduce_grads()
+        return model.extension_weight.grad
+
+    assert torch.equal(update(1), torch.zeros(5, 6))
+    for level in (2, 1, 2):
+        freeze_above(workers, level)
+        assert (update(level) is None) == (level == 1)
+        assert model.core_u.grad.abs().sum() > 0

@@ -19,6 +19,8 @@ from torch import nn
 from fairseq_ats import FairseqAdamForPartitionedModel, PartitionedLinear, PartitionedRankLinear
 from fairseq_ats.levels import use_level
 from fairseq_ats.modules.partitioned_module import parameter_level
+from fairseq_ats.optim import fused_adam
+from fairseq_ats.optim.fused_adam import FusedAdam
 
 
 def config(**changes: Any) -> Any:
@@ -220,6 +222,47 @@ def test_two_updates_against_a_reference_in_float64() -> None:
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-12, atol=1e-14)
     assert optimizer.get_lr() == lr
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_fused_steps_are_fairseqs_steps(dtype: torch.dtype) -> None:
+    """20 updates with weight decay; one parameter joins later and has a step count of its own."""
+
+    def parameters() -> list[nn.Parameter]:
+        generator = torch.Generator().manual_seed(5)
+        return [nn.Parameter(torch.randn(size, generator=generator).to(dtype)) for size in ((3, 7), (40,), (9, 5))]
+
+    def run(adam: Adam) -> list[torch.Tensor]:
+        held = adam.param_groups[0]["params"]
+        generator = torch.Generator().manual_seed(6)
+        for number in range(20):
+            for p in held:
+                gradient = torch.randn(p.shape, generator=generator).to(dtype) * 1e-6  # of epsilon's size
+                p.grad = None if p is held[2] and number < 7 else gradient
+            adam.step()
+        states = [adam.state[p] for p in held]
+        assert [state["step"] for state in states] == [20, 20, 13]
+        return [p.detach() for p in held] + [s[key] for s in states for key in ("exp_avg", "exp_avg_sq")]
+
+    options = {"lr": 0.05, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.1}
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.0}[dtype]
+    for actual, expected in zip(
+        run(FusedAdam(parameters(), **options)), run(Adam(parameters(), **options)), strict=True
+    ):
+        assert actual.dtype == expected.dtype
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * 1e-6)
+
+
+def test_the_fused_kernel_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each step count among the parameters that move."""
+    calls = []
+    real = fused_adam.adamw
+    monkeypatch.setattr(fused_adam, "adamw", lambda *a, **k: (calls.append(len(a[0])), real(*a, **k)))
+    model = model_of("low rank")
+    optimizer = build_optimizer("fp32", config(), model)
+    for level in (2, 1, 2):
+        update(optimizer, model, level, zero_filled=True, clip=0.5)
+    assert calls == [6, 5, 5, 1]
 
 
 def test_lost_levels_are_noticed() -> None:

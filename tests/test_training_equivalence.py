@@ -48,23 +48,28 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return result
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adam_for_partitioned_model"])
 @pytest.mark.parametrize("replace_attention", [False, True])
-def test_small_width_at_the_super_level_is_stock_training(build: Build, batch: Any, replace_attention: bool) -> None:
-    """Bit for bit with the stock attention; to rounding with ours, which sums in another order."""
-    stock = build(task="translation", optimizer="adam_for_partitioned_model")
-    reference = build(task="translation", optimizer="adam_for_partitioned_model").model
+def test_small_width_at_the_super_level_is_stock_training(
+    build: Build, batch: Any, replace_attention: bool, optimizer: str
+) -> None:
+    """The split layers bit for bit; our attention and the fused Adam, which compute in another order, to rounding."""
+    # A whole partitioned model draws its dropout in another way.
+    options = ("--dropout", "0" if replace_attention else "0.1")
+    stock = build(*options, task="translation", optimizer="adam_for_partitioned_model")
+    reference = build(*options, task="translation", optimizer="adam_for_partitioned_model").model
     train(stock, reference, batch, "adam")
 
     ours = stock.model
     swap = partition_model_ if replace_attention else partition_linears_
     swap(ours, Partition("PartitionedLinear", 0.25))
-    train(stock, ours, batch, "adam_for_partitioned_model")
+    train(stock, ours, batch, optimizer)
     expected, actual = weights(reference), weights(ours)
     assert set(expected) == set(actual)
     for name, value in expected.items():
         if name.endswith(NOISE):
             continue
-        if replace_attention:
+        if replace_attention or optimizer != "adam":
             torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
         else:
             assert torch.equal(actual[name], value), name

@@ -91,16 +91,21 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         mask = self._additive_mask(attn_mask, key_padding_mask, q.dtype)
         if before_softmax:
             return self._scores(q, k, mask).flatten(0, 1), v.flatten(0, 1)
-        if need_weights or need_head_weights:
+        weights = None
+        if need_weights or need_head_weights or not self._has_fused_kernel(q, v):
             # In float32 at least, as the stock module, whatever the model's precision.
             weights = self._scores(q, k, mask).softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32))
             context = self.dropout_module(weights.type_as(q)) @ v
-            weights = weights.transpose(0, 1) if need_head_weights else weights.mean(1)
         else:
-            weights = None
             context = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, dropout_p=self._dropout_p(), scale=self.scaling
             )
+        if need_head_weights:
+            weights = weights.transpose(0, 1)
+        elif need_weights:
+            weights = weights.mean(1)
+        else:
+            weights = None
         context = context.permute(2, 0, 1, 3).reshape(tgt_len, bsz, -1)
         return self.out_proj(context), weights
 
@@ -111,6 +116,17 @@ class PartitionedMultiheadAttention(MultiheadAttention):
     def _scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         scores = (q * self.scaling) @ k.transpose(-2, -1)
         return scores if mask is None else scores + mask
+
+    def _has_fused_kernel(self, q: Tensor, v: Tensor) -> bool:
+        """Whether PyTorch has a fast attention kernel for these.
+
+        On a CPU its fused kernel takes no dropout and no narrower keys (aten/src/ATen/native/transformers/
+        sdp_utils_cpp.cpp), and its backward in bfloat16 took three times as long as the products and the softmax one by
+        one (results/benchmark_cpu.md). Elsewhere PyTorch chooses among kernels by itself.
+        """
+        if q.device.type != "cpu":
+            return True
+        return q.dtype == torch.float32 and q.shape[-1] == v.shape[-1] and self._dropout_p() == 0.0
 
     def _dropout_p(self) -> float:
         module = self.dropout_module

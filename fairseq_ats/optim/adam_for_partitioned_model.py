@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairseq.optim import FairseqOptimizer, register_optimizer
-from fairseq.optim.adam import Adam, FairseqAdam, FairseqAdamConfig
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from torch import nn
 
 from fairseq_ats.modules.partitioned_module import parameter_level
+from fairseq_ats.optim.fused_adam import FusedAdam, hidden_gradients
 from fairseq_ats.partition import SUPER_LEVEL
 
 OPTIMIZER_NAME = "adam_for_partitioned_model"
@@ -30,8 +31,8 @@ class AdamForPartitionedModelConfig(FairseqAdamConfig):
     )
 
 
-class AdamForPartitionedModel(Adam):
-    """fairseq's Adam with a level: parameters above it are not touched by a step.
+class AdamForPartitionedModel(FusedAdam):
+    """Adam with a level: parameters above it are not touched by a step.
 
     "No gradient, so nothing happens" is not a mask: legacy_ddp and FP16Optimizer fill missing gradients with zeros
     (fairseq/distributed/legacy_distributed_data_parallel.py:137, fairseq/optim/fp16_optimizer.py:143), and Adam then
@@ -81,7 +82,7 @@ class AdamForPartitionedModel(Adam):
         masked = self._above(self.level)
         if not masked:
             return super().step(closure)
-        with _hidden_gradients(masked), self._scaled_lr(self.core_lr_coef):
+        with hidden_gradients(masked), self._scaled_lr(self.core_lr_coef):
             return super().step(closure)
 
     def _above(self, level: int) -> list[nn.Parameter]:
@@ -100,18 +101,6 @@ class AdamForPartitionedModel(Adam):
                 group["lr"] = rate
 
 
-@contextmanager
-def _hidden_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
-    gradients = [p.grad for p in parameters]
-    for p in parameters:
-        p.grad = None
-    try:
-        yield
-    finally:
-        for p, gradient in zip(parameters, gradients, strict=True):
-            p.grad = gradient
-
-
 @register_optimizer(OPTIMIZER_NAME, dataclass=AdamForPartitionedModelConfig)
 class FairseqAdamForPartitionedModel(FairseqAdam):
     """``--optimizer adam_for_partitioned_model``.
@@ -123,7 +112,7 @@ class FairseqAdamForPartitionedModel(FairseqAdam):
     """
 
     def __init__(self, cfg: AdamForPartitionedModelConfig, params: Any) -> None:
-        # Past FairseqAdam's own __init__, which may choose a fused Adam that cannot be masked (optim/adam.py:53).
+        # Past FairseqAdam's own __init__, which may choose apex's Adam, which cannot be masked (optim/adam.py:53).
         FairseqOptimizer.__init__(self, cfg)
         self._check()
         self._optimizer = AdamForPartitionedModel(params, core_lr_coef=cfg.alternate_lr_coef, **self.optimizer_config)

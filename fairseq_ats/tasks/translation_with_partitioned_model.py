@@ -20,7 +20,7 @@ from omegaconf import II
 
 from fairseq_ats.best_checkpoints import BestOfOtherNetwork
 from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
-from fairseq_ats.levels import level_of_update, set_level, use_level
+from fairseq_ats.levels import freeze_above, level_of_update, set_level, use_level
 from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
 from fairseq_ats.option_checks import partition_problems, training_problems
 from fairseq_ats.partition import (
@@ -32,6 +32,7 @@ from fairseq_ats.partition import (
     Partition,
     reconciled,
 )
+from fairseq_ats.precision import AUTOCAST_DTYPES, in_autocast
 from fairseq_ats.surgery import check_model_options, partition_model_
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,13 @@ class PartitionedTranslationConfig(TranslationConfig):
             "there is"
         },
     )
+    autocast: Optional[ChoiceEnum(list(AUTOCAST_DTYPES))] = field(
+        default=None,
+        metadata={
+            "help": "matrix products of training in this precision, over float32 weights; for CPUs with bfloat16 "
+            "instructions and for GPUs; default: the weights' precision"
+        },
+    )
     # Batches made anew from the seed and the epoch number in every epoch, so that a run resumed at the start of an
     # epoch sees the same batches as one that went on (fairseq/tasks/fairseq_task.py:310); stock fairseq makes them once
     # for all epochs of a process.
@@ -91,6 +99,9 @@ class PartitionedTranslationConfig(TranslationConfig):
     ddp_backend: Any = II("distributed_training.ddp_backend")
     distributed_world_size: int = II("distributed_training.distributed_world_size")
     find_unused_parameters: bool = II("distributed_training.find_unused_parameters")
+    fp16: bool = II("common.fp16")
+    bf16: bool = II("common.bf16")
+    amp: bool = II("common.amp")
     # While decoding there is no optimizer, and a plain view of it would not resolve.
     optimizer_name: Optional[str] = "${oc.select:optimizer._name,null}"
 
@@ -210,11 +221,17 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Forward and backward of the update's network, on one mini-batch."""
         level = self.level_of_update(update_num)
+        if self.cfg.alternate:
+            freeze_above(model, level)
         with use_level(model, level):
             loss, sample_size, logging_output = super().train_step(
-                sample, model, criterion, optimizer, update_num, ignore_grad
+                sample, model, in_autocast(criterion, self._autocast), optimizer, update_num, ignore_grad
             )
         return loss, sample_size, self._under_own_name(logging_output, level)
+
+    @property
+    def _autocast(self) -> str | None:
+        return None if self.cfg.autocast is None else str(self.cfg.autocast)
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """Move the parameters of the update's network, and nothing else."""

@@ -1,0 +1,36 @@
+"""Dropout whose random numbers cost little on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from fairseq.modules.fairseq_dropout import FairseqDropout
+from torch import Tensor
+
+# Each element is decided by 16 random bits.
+_VALUES = 2**16
+
+
+class FastDropout(FairseqDropout):
+    """fairseq's dropout, which on a CPU draws 64 random bits for four elements at once.
+
+    PyTorch's draws a float64 for each element, and took 15 % of a core update in bfloat16 (results/benchmark_cpu.md).
+    The probability is rounded to a multiple of 2⁻¹⁶, and the scale is that of the rounded one, so that expectations
+    are exact. On other devices PyTorch's own kernel runs.
+    """
+
+    @classmethod
+    def convert_(cls, dropout: FairseqDropout) -> FastDropout:
+        """Turn a stock module into this class in place."""
+        dropout.__class__ = cls
+        return dropout
+
+    def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
+        """Zero elements with probability ``p`` and scale the others by 1 / (1 - p), in training."""
+        dropped = round(self.p * _VALUES)
+        is_active = self.training or self.apply_during_inference
+        if not is_active or x.device.type != "cpu" or not 0 < dropped < _VALUES:
+            return super().forward(x, inplace)
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        keep = (bits >= dropped - _VALUES // 2).to(x.dtype)
+        return x * keep.mul_(_VALUES / (_VALUES - dropped))

@@ -1,0 +1,75 @@
+"""--autocast: products in bfloat16, weights and what is saved in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq import optim
+
+Build = Callable[..., SimpleNamespace]
+
+
+def train(built: SimpleNamespace, batch: dict[str, Any], updates: int) -> list[float]:
+    """Losses per token of a few updates through the task."""
+    adam = optim.OPTIMIZER_REGISTRY["adam_for_partitioned_model"](built.cfg.optimizer, list(built.model.parameters()))
+    losses = []
+    for number in range(updates):
+        adam.zero_grad()
+        loss, size, _ = built.task.train_step(batch, built.model, built.criterion, adam, number)
+        losses.append(loss.item() / size)
+        adam.multiply_grads(1 / size)
+        built.task.optimizer_step(adam, built.model, number)
+    return losses
+
+
+def test_autocast_follows_float32(build: Build, batch: Any, module_name: str) -> None:
+    """20 updates: losses to 2 %, and weights no farther apart than a tenth of the way that they went."""
+    options = (
+        "--alternate",
+        "--dropout",
+        "0",
+        "--small-ratio",
+        "0.25",
+        "--partitioned-linear-module-name",
+        module_name,
+    )
+    plain, lower = build(*options), build(*options, "--autocast", "bfloat16")
+    start = {name: p.detach().clone() for name, p in plain.model.named_parameters()}
+    dtypes = set()
+    lower.model.encoder.layers[0].fc1.register_forward_hook(lambda m, i, output: dtypes.add(output.dtype))
+    expected, actual = train(plain, batch, 20), train(lower, batch, 20)
+    assert dtypes == {torch.bfloat16}
+    assert actual != expected
+    assert actual == pytest.approx(expected, rel=0.02)
+    assert expected[-1] < 0.9 * expected[0]
+
+    moved = apart = 0.0
+    for (name, p), q in zip(plain.model.named_parameters(), lower.model.parameters(), strict=True):
+        assert q.dtype == torch.float32, name
+        if name.endswith("k_proj.bias") or name.endswith("k_proj.core_bias"):
+            continue  # its gradient is rounding alone
+        moved += (p - start[name]).double().square().sum().item()
+        apart += (p - q).double().square().sum().item()
+    assert apart**0.5 < 0.1 * moved**0.5
+
+
+def test_validation_stays_in_float32(build: Build, batch: Any) -> None:
+    plain, lower = build(), build("--autocast", "bfloat16")
+    expected = plain.task.valid_step(batch, plain.model, plain.criterion)[0]
+    assert torch.equal(lower.task.valid_step(batch, lower.model, lower.criterion)[0], expected)
+
+
+@pytest.mark.parametrize("other", ["fp16", "bf16", "amp"])
+def test_one_kind_of_lower_precision(build: Build, other: str) -> None:
+    with pytest.raises(ValueError, match=f"--autocast is bfloat16 and --{other} is another way"):
+        build("--autocast", "bfloat16", f"--{other}")
+
+
+def test_unknown_precision(parse: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--autocast", "float8")
+    assert "argument --autocast: invalid choice: 'float8'" in capsys.readouterr().err
