@@ -82,16 +82,20 @@ class PartitionedRankLinear(PartitionedModule):
         """(*, in) → (*, out). The core never forms VU.
 
         The super-network multiplies by W + VU, folded first, when there are enough rows to pay for the folding:
-        one GEMM, and autograd saves x alone. Folding costs k·in·out, the two thin products cost k·(in + out) a row,
-        so a decoding step with few rows leaves them apart.
+        one GEMM, and autograd saves x alone.
         """
         if self.level == CORE_LEVEL:
             return F.linear(F.linear(x, self.core_u), self.core_v, self.core_bias)
-        rows = x.numel() // self.in_features
-        if rows * (self.in_features + self.out_features) >= self.in_features * self.out_features:
+        if x.numel() // self.in_features >= self.rows_to_fold:
             return F.linear(x, self.weight, self.core_bias)
         thin = F.linear(F.linear(x, self.core_u), self.core_v, self.core_bias)
         return thin + F.linear(x, self.extension_weight)
+
+    @property
+    def rows_to_fold(self) -> int:
+        """Folding costs k·in·out, the two thin products cost k·(in + out) a row; a decoding step has few rows."""
+        size = self.in_features * self.out_features
+        return -(-size // (self.in_features + self.out_features))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}"

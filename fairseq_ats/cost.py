@@ -1,0 +1,238 @@
+"""What each network and each update costs: counted, not timed.
+
+    python -m fairseq_ats.cost RUN/checkpoint_best.pt
+    python -m fairseq_ats.cost --arch transformer_iwslt_de_en --share-decoder-input-output-embed --small-ratio 0.03125
+
+The second form takes fairseq's options. FLOPs are PyTorch's own count (a multiplication and an addition are two) of the
+matrix products of one forward and backward pass; activation bytes are what autograd keeps between the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from fairseq.checkpoint_utils import load_checkpoint_to_cpu
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.data import Dictionary
+from fairseq.tasks import TASK_REGISTRY
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fairseq_ats.checkpoints import read_header
+from fairseq_ats.levels import use_level
+from fairseq_ats.modules import PartitionedRankLinear
+from fairseq_ats.modules.partitioned_module import parameter_level
+from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
+from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
+
+TASK = "translation_with_partitioned_model"
+
+# Weight, gradient and Adam's two moments, float32 each.
+BYTES_OF_A_TRAINED_PARAMETER = 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one network and one mini-batch.
+
+    Args:
+        parameters: that the network computes with; embeddings are counted once where they are shared.
+        embedding_parameters: those of them in embeddings and in the output projection.
+        forward_flops, backward_flops: of the whole mini-batch.
+        activation_bytes: kept from forward to backward, without the weights.
+    """
+
+    parameters: int
+    embedding_parameters: int
+    forward_flops: int
+    backward_flops: int
+    activation_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """Forward and backward: one update, without the optimizer."""
+        return self.forward_flops + self.backward_flops
+
+    @property
+    def state_bytes(self) -> int:
+        """Weights, gradients and Adam's moments in float32, if this network alone is trained."""
+        return self.parameters * BYTES_OF_A_TRAINED_PARAMETER
+
+
+def network_cost(
+    model: nn.Module, dictionary: Dictionary, sentences: int, length: int, level: int | None = None
+) -> Cost:
+    """Count one forward and backward pass of ``model`` at ``level`` in training.
+
+    All counts are a constant and a multiple of the number of sentences, once there are so many that a low-rank
+    super-network puts W + VU together first (:meth:`PartitionedRankLinear.forward_level`). Two small mini-batches
+    therefore tell the counts of any larger one, exactly.
+
+    Args:
+        sentences: pairs in the mini-batch.
+        length: tokens of each sentence, on both sides.
+        level: None for a model that is not partitioned.
+    """
+    few = max([2, *(-(-m.rows_to_fold // length) for m in model.modules() if isinstance(m, PartitionedRankLinear))])
+    sizes = (sentences,) if sentences <= 2 * few else (few, 2 * few)
+    first, *second = (_count(model, random_batch(dictionary, size, length), level) for size in sizes)
+    forward, backward, activations = (
+        first
+        if not second
+        else tuple(a + (b - a) * (sentences - few) // few for a, b in zip(first, *second, strict=True))
+    )
+    parameters = [p for p in model.parameters() if level is None or parameter_level(p) <= level]
+    embeddings = [p for p in _embeddings(model) if any(p is q for q in parameters)]
+    return Cost(
+        parameters=sum(p.numel() for p in parameters),
+        embedding_parameters=sum(p.numel() for p in embeddings),
+        forward_flops=forward,
+        backward_flops=backward,
+        activation_bytes=activations,
+    )
+
+
+def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[int, int, int]:
+    """FLOPs forward, FLOPs backward, and bytes of activations."""
+    # All that the criterion asks of a task is the padding symbol.
+    task = SimpleNamespace(target_dictionary=Dictionary())
+    criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
+    was_training = model.training
+    model.train()
+    with nullcontext() if level is None else use_level(model, level):
+        with _saved_bytes(model) as saved:
+            criterion(model, batch)
+        # The counter has no formula for the fused attention kernel of CPUs.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            loss, _, _ = criterion(model, batch)
+            forward = counter.get_total_flops()
+            loss.backward()
+    model.zero_grad(set_to_none=True)
+    model.train(was_training)
+    return forward, counter.get_total_flops() - forward, sum(saved.values())
+
+
+def update_flops(costs: dict[int, Cost]) -> dict[str, float]:
+    """FLOPs of an average update of each training scheme, from the costs of a model's levels."""
+    result = {}
+    if SUPER_LEVEL in costs:
+        result["standard (super-network only)"] = float(costs[SUPER_LEVEL].flops)
+    result["core only"] = float(costs[CORE_LEVEL].flops)
+    if SUPER_LEVEL in costs:
+        both = costs[SUPER_LEVEL].flops + costs[CORE_LEVEL].flops
+        result["ATS (alternate)"] = both / 2
+        result["slimmable (both in one update)"] = float(both)
+    return result
+
+
+@contextmanager
+def _saved_bytes(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Bytes of the storages that autograd keeps, by address; a storage that is kept twice counts once."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
+
+
+def _embeddings(model: nn.Module) -> list[nn.Parameter]:
+    names = ("embed_tokens.weight", "embed_positions.weight", "output_projection.weight")
+    return [p for name, p in model.named_parameters() if name.endswith(names)]
+
+
+# The command.
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m fairseq_ats.cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s (CHECKPOINT | --arch ARCH [fairseq options]) [--tokens N] [--length N] [--vocabulary N]",
+        epilog="Other options are fairseq's: --arch and what belongs to it, --partitioned-linear-module-name, "
+        "--small-ratio, --max-level.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--tokens", type=int, default=4096, help="target tokens of the mini-batch (default: 4096)")
+    parser.add_argument("--length", type=int, default=25, help="tokens of each sentence, both sides (default: 25)")
+    parser.add_argument("--vocabulary", type=int, default=10000, help="with --arch (default: 10000)")
+    # The rest is parsed by fairseq, so that its values must not be taken for a file here.
+    args, rest = parser.parse_known_args(arguments)
+    warnings.filterwarnings("ignore")  # hydra's, when fairseq parses options
+    torch.set_num_threads(1)  # on a busy machine, two threads can take a hundred times as long for the factorisations
+    checkpoint = rest[0] if len(rest) == 1 and not rest[0].startswith("-") else None
+    if checkpoint is None and not {"--arch", "-a"} & set(rest):
+        parser.error("give a checkpoint, or --arch with fairseq's options")
+    if args.length < 1 or args.tokens < args.length:
+        parser.error(f"--tokens is {args.tokens} and --length is {args.length}; allowed: a sentence or more")
+    try:
+        if checkpoint is None:
+            dictionary = numbered_dictionary(args.vocabulary)
+            built = build(["--task", TASK, *rest], dictionary)
+            task, model, name = built.task, built.model, built.cfg.model._name
+        else:
+            task, model, dictionary = _from_checkpoint(checkpoint)
+            name = checkpoint
+    except ValueError as error:
+        sys.exit(f"cost: {error}")
+    sentences = args.tokens // args.length
+    tokens = sentences * args.length
+    costs = {level: network_cost(model, dictionary, sentences, args.length, level) for level in task.partition.levels}
+    print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
+    print(table(costs, tokens))
+
+
+def _from_checkpoint(path: str) -> tuple[Any, nn.Module, Dictionary]:
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a file")
+    header = read_header(path)
+    if (header.get("task_state") or {}).get("partition") is None:
+        raise ValueError(f"{path} was not written by --task {TASK}; give its --arch and options instead")
+    cfg = load_checkpoint_to_cpu(path).get("cfg")
+    vocabulary = header["model"]["decoder.embed_tokens.weight"].shape[0]
+    dictionary = numbered_dictionary(vocabulary)
+    task = TASK_REGISTRY[TASK](cfg.task, dictionary, dictionary)
+    task.load_state_dict(header["task_state"])
+    return task, task.build_model(cfg.model, from_checkpoint=True), dictionary
+
+
+def table(costs: dict[int, Cost], tokens: int) -> str:
+    """Markdown: the networks, and the updates of each scheme."""
+    names = {CORE_LEVEL: "core", SUPER_LEVEL: "super"}
+    lines = [
+        "| network | parameters | in embeddings | forward MFLOPs/token | backward | activations kB/token "
+        "| weights, gradients, Adam MB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for level, cost in sorted(costs.items(), reverse=True):
+        lines.append(
+            f"| {names[level]} | {cost.parameters:,} | {cost.embedding_parameters:,} "
+            f"| {cost.forward_flops / tokens / 1e6:.1f} | {cost.backward_flops / tokens / 1e6:.1f} "
+            f"| {cost.activation_bytes / tokens / 1e3:.0f} | {cost.state_bytes / 1e6:.0f} |"
+        )
+    updates = update_flops(costs)
+    whole = next(iter(updates.values()))
+    lines += ["", "| update of | GFLOPs | relative |", "|---|---:|---:|"]
+    lines += [f"| {name} | {flops / 1e9:.1f} | {flops / whole:.2f} |" for name, flops in updates.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

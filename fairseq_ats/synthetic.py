@@ -1,0 +1,64 @@
+"""Models and batches without a corpus, to count and to time what real ones would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fairseq import options
+from fairseq.data import Dictionary, LanguagePairDataset
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks import TASK_REGISTRY
+from torch import nn
+
+# What fairseq-train cannot be called without.
+_REQUIRED = ["no-data", "--max-tokens", "1", "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
+
+
+@dataclass
+class Built:
+    """What ``fairseq-train`` builds from its command line."""
+
+    cfg: Any
+    task: Any
+    model: nn.Module
+    criterion: nn.Module
+
+
+def numbered_dictionary(size: int) -> Dictionary:
+    """A vocabulary of ``size`` entries, fairseq's special symbols among them.
+
+    Raises:
+        ValueError: no room for the special symbols.
+    """
+    dictionary = Dictionary()
+    if size <= len(dictionary):
+        raise ValueError(f"--vocabulary is {size}; allowed: more than the {len(dictionary)} special symbols")
+    for number in range(size - len(dictionary)):
+        dictionary.add_symbol(f"w{number}")
+    dictionary.finalize(padding_factor=1)
+    return dictionary
+
+
+def build(arguments: list[str], dictionary: Dictionary, seed: int = 1) -> Built:
+    """Task, model and criterion of ``fairseq-train ARGUMENTS``, with one dictionary for both languages."""
+    parser = options.get_training_parser()
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=_REQUIRED + arguments))
+    torch.manual_seed(seed)
+    task = TASK_REGISTRY[cfg.task._name](cfg.task, dictionary, dictionary)
+    return Built(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+
+
+def random_batch(dictionary: Dictionary, sentences: int, length: int) -> dict[str, Any]:
+    """A mini-batch of ``sentences`` pairs, ``length`` tokens on each side; the same in every call."""
+    generator = torch.Generator().manual_seed(1)
+
+    def side() -> list[torch.Tensor]:
+        tokens = torch.randint(dictionary.nspecial, len(dictionary), (sentences, length), generator=generator)
+        tokens[:, -1] = dictionary.eos()
+        return list(tokens)
+
+    sizes = [length] * sentences
+    dataset = LanguagePairDataset(side(), sizes, dictionary, tgt=side(), tgt_sizes=sizes, tgt_dict=dictionary)
+    return dataset.collater([dataset[i] for i in range(sentences)])

@@ -1,0 +1,158 @@
+"""The cost model against counts by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fairseq_ats import PartitionedRankLinear, cost
+from fairseq_ats.levels import use_level
+from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
+from tests.conftest import ROOT
+
+ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 3 --encoder-embed-dim 24 --decoder-embed-dim 24
+    --encoder-ffn-embed-dim 40 --decoder-ffn-embed-dim 56 --encoder-attention-heads 3 --decoder-attention-heads 3
+    --share-all-embeddings --dropout 0.1""".split()
+VOCABULARY, D, HEADS = 50, 24, 3
+ENCODER, DECODER = (2, 40), (3, 56)  # layers, hidden neurons
+
+
+def model_of(module_name: str, ratio: float) -> torch.nn.Module:
+    options = ["--task", cost.TASK, "--partitioned-linear-module-name", module_name, "--small-ratio", str(ratio)]
+    return build([*ARCH, *options], numbered_dictionary(VOCABULARY)).model
+
+
+def flops_by_hand(module_name: str, ratio: float, level: int, sentences: int, length: int) -> int:
+    """Forward pass: two FLOPs for each weight and token, and the two products of each attention."""
+    tokens = sentences * length
+    low_rank = module_name == "PartitionedRankLinear"
+
+    def linear(inputs: int, outputs: int, partitioned_side: str) -> int:
+        rank = max(1, round(ratio * min(inputs, outputs)))
+        if low_rank and level == 1:
+            return 2 * tokens * rank * (inputs + outputs)
+        if low_rank:
+            return 2 * tokens * inputs * outputs + 2 * rank * inputs * outputs  # the second is V @ U
+        core = level == 1
+        if partitioned_side == "out" and core:
+            outputs = max(1, round(ratio * outputs))
+        if partitioned_side == "in" and core:
+            inputs = max(1, round(ratio * inputs))
+        return 2 * tokens * inputs * outputs
+
+    head = D // HEADS
+    narrow_head = max(1, round(ratio * head)) if not low_rank and level == 1 else head
+    key = 2 * tokens * D * HEADS * narrow_head if not low_rank else linear(D, D, "out")
+    attention = 2 * key + 2 * (2 * tokens * D * D)  # queries and keys; values and output
+    attention += 2 * sentences * HEADS * length * length * (narrow_head + head)
+    total = 2 * tokens * D * VOCABULARY
+    for layers, hidden, attentions in ((*ENCODER, 1), (*DECODER, 2)):
+        total += layers * (attentions * attention + linear(D, hidden, "out") + linear(hidden, D, "in"))
+    return total
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5])
+@pytest.mark.parametrize("level", [1, 2])
+def test_flops_by_hand(module_name: str, ratio: float, level: int) -> None:
+    """Exactly, forward; backward is twice as much, less the input gradients of layers that read no parameter."""
+    model = model_of(module_name, ratio)
+    counted = cost.network_cost(model, numbered_dictionary(VOCABULARY), 40, 6, level)
+    assert counted.forward_flops == flops_by_hand(module_name, ratio, level, 40, 6)
+    assert counted.backward_flops == 2 * counted.forward_flops
+
+
+@pytest.mark.parametrize("sentences", [1, 7, 60])
+def test_extrapolation_is_the_count(module_name: str, sentences: int) -> None:
+    """Against PyTorch's counter over the whole mini-batch; activation bytes against a direct count too."""
+    model, dictionary = model_of(module_name, 0.25), numbered_dictionary(VOCABULARY)
+    counted = cost.network_cost(model, dictionary, sentences, 5, 2)
+    batch = random_batch(dictionary, sentences, 5)
+    model.train()
+    with use_level(model, 2), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(**batch["net_input"])[0].sum().backward()
+    assert counted.flops == counter.get_total_flops()
+    assert counted.activation_bytes == pytest.approx(cost._count(model, batch, 2)[2], rel=0.001)
+
+
+def test_activation_bytes_of_one_layer() -> None:
+    """What autograd keeps: the input of a linear layer; for the core of a low-rank one, also U x."""
+
+    class OneLayer(torch.nn.Module):
+        def __init__(self, layer: torch.nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+    model = OneLayer(PartitionedRankLinear.from_linear(torch.nn.Linear(16, 8), 0.25))
+    for level, expected in ((2, 4 * (100 * 16 + 8 * 16)), (1, 4 * (100 * 16 + 100 * 2))):
+        with use_level(model, level), cost._saved_bytes(model) as saved:
+            model.layer(torch.randn(100, 16, requires_grad=True))
+        assert sum(saved.values()) == expected, level
+
+
+def test_parameters(module_name: str, build: Callable[..., SimpleNamespace]) -> None:
+    """The core's are those of a model that was built as the core alone."""
+    options = ("--partitioned-linear-module-name", module_name, "--small-ratio", "0.25")
+    built = build(*options)
+    dictionary = built.task.source_dictionary
+    for level in (1, 2):
+        alone = build(*options, "--max-level", str(level)).model
+        counted = cost.network_cost(built.model, dictionary, 2, 5, level)
+        assert counted.parameters == sum(p.numel() for p in alone.parameters())
+        assert counted.embedding_parameters == alone.encoder.embed_tokens.weight.numel()
+        assert counted.state_bytes == 16 * counted.parameters
+
+
+def test_counting_leaves_the_model_as_it_was() -> None:
+    model = model_of("PartitionedLinear", 0.5).eval()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    cost.network_cost(model, numbered_dictionary(VOCABULARY), 2, 5, 1)
+    assert not model.training
+    for name, p in model.named_parameters():
+        assert p.grad is None
+        assert torch.equal(p, before[name])
+
+
+def test_schemes() -> None:
+    costs = {1: cost.Cost(1, 1, 10, 20, 1), 2: cost.Cost(1, 1, 30, 60, 1)}
+    assert list(cost.update_flops(costs).values()) == [90, 30, 60, 120]
+    assert cost.update_flops({1: costs[1]}) == {"core only": 30}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fairseq_ats.cost", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_command() -> None:
+    printed = run(*ARCH, "--small-ratio", "0.25", "--vocabulary", "50", "--tokens", "200", "--length", "5").stdout
+    assert "small_ratio=0.25" in printed
+    assert "| ATS (alternate) |" in printed
+    model = model_of("PartitionedRankLinear", 0.25)
+    assert f"| super | {sum(p.numel() for p in model.parameters()):,} |" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a checkpoint, or --arch"),
+        (["nowhere.pt"], "nowhere.pt is not a file"),
+        (["README.md"], "cannot be read as a checkpoint"),
+        (["--arch", "transformer", "--length", "0"], "--length is 0; allowed"),
+        (["--arch", "transformer", "--vocabulary", "3"], "--vocabulary is 3; allowed: more than"),
+        (["--arch", "transformer", "--small-ratio", "2"], "--small-ratio is 2.0; allowed"),
+    ],
+)
+def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(ROOT / a) if Path(a).suffix == ".md" else a for a in arguments]
+    with pytest.raises(SystemExit) as stop:
+        cost.main(arguments)
+    said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err
+    assert message in said
