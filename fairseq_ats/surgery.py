@@ -48,10 +48,7 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
     """
     refuse_unsupported(model)
     swaps = partition_linears_(model, partition, initialise)
-    for attention in attentions(model):
-        PartitionedMultiheadAttention.convert_(attention)
-    for dropout in [m for m in model.modules() if isinstance(m, FairseqDropout)]:
-        FastDropout.convert_(dropout)
+    replace_attention_and_dropout_(model)
     return swaps
 
 
@@ -115,6 +112,18 @@ def partition_linears_(model: nn.Module, partition: Partition, initialise: bool 
         swap(attention, "q_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
         swap(attention, "k_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
     return swaps
+
+
+def replace_attention_and_dropout_(model: nn.Module) -> None:
+    """The rest of :func:`partition_model_`: attention that calls its projections, dropout that is cheap on a CPU.
+
+    Raises:
+        ValueError: a variant of attention that cannot be replaced.
+    """
+    for attention in attentions(model):
+        PartitionedMultiheadAttention.convert_(attention)
+    for dropout in [m for m in model.modules() if isinstance(m, FairseqDropout)]:
+        FastDropout.convert_(dropout)
 
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:

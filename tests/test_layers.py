@@ -172,3 +172,55 @@ def test_core_alone_has_no_extension(any_layer: tuple[nn.Module, int]) -> None:
         with pytest.raises(ValueError, match="level is 2; this model holds level"):
             layer.check_level(2)
     assert [n for n, _ in full.named_parameters() if n.startswith("extension_")]
+
+
+def test_backward_is_that_of_the_forward_pass_whatever_level_is_active_then() -> None:
+    layer = PartitionedLinear.from_linear(linear(4, 6), 0.5, dim=0)
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    with use_level(layer, 2):
+        y = layer(x)
+    with use_level(layer, 1):
+        y.sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(5, 4), rtol=1e-12, atol=1e-12)
+
+
+def test_frozen_parts_and_inputs_get_no_gradient() -> None:
+    layer = PartitionedRankLinear.from_linear(linear(4, 6), 0.5).double()
+    layer.extension_weight.requires_grad_(False)
+    layer(torch.randn(9, 4, dtype=torch.float64)).sum().backward()
+    assert layer.extension_weight.grad is None
+    assert layer.core_u.grad.abs().sum() > 0
+    layer.requires_grad_(False)
+    x = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["low rank", "small width"])
+def test_the_dense_weight_is_not_kept(kind: str) -> None:
+    """Between forward and backward, autograd holds the input and parameters, and nothing of the weight's size."""
+    stock = nn.Linear(64, 48)
+    rank = kind == "low rank"
+    layer = (
+        PartitionedRankLinear.from_linear(stock, 0.25) if rank else PartitionedLinear.from_linear(stock, 0.25, dim=0)
+    )
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        layer(torch.randn(100, 64, requires_grad=True))
+    addresses = {p.data_ptr() for p in layer.parameters()}
+    assert sorted(t.numel() for t in kept if t.data_ptr() not in addresses) == [100 * 64]
+
+
+def test_autocast_rounds_the_sum_and_not_its_parts() -> None:
+    """W + VU is added up in float32: a W that nearly cancels VU leaves the difference, which bfloat16 would lose."""
+    stock = nn.Linear(8, 8, bias=False)
+    layer = PartitionedRankLinear.from_linear(stock, 0.25)
+    with torch.no_grad():
+        layer.extension_weight.copy_(1e-3 * stock.weight - layer.core_v @ layer.core_u)
+    x = torch.randn(100, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), 1e-3 * stock(x), rtol=0.05, atol=2e-5)
+    y.float().sum().backward()
+    assert layer.core_u.grad.dtype == torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fairseq_ats.modules.partitioned_module import PartitionedModule, divide, join
 from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL, core_size
@@ -73,17 +74,21 @@ class PartitionedLinear(PartitionedModule):
         """Split an initialised stock layer; at level 2 the result computes what ``linear`` computed."""
         return cls(linear.weight, linear.bias, small_ratio, dim, groups, max_level)
 
-    @property
-    def weight(self) -> Tensor:
-        if self.level == CORE_LEVEL:
+    def weight_at(self, level: int) -> Tensor:
+        if level == CORE_LEVEL:
             return self.core_weight
         return join(self.core_weight, self.extension_weight, self.dim, self.groups)
 
-    @property
-    def bias(self) -> Tensor | None:
-        if self.level == CORE_LEVEL or self.extension_bias is None:
+    def bias_at(self, level: int) -> Tensor | None:
+        if level == CORE_LEVEL or self.extension_bias is None:
             return self.core_bias
         return join(self.core_bias, self.extension_bias, 0, self.groups)
+
+    def forward_level(self, x: Tensor) -> Tensor:
+        """(*, in) → (*, out); the core's weight is a parameter as it is."""
+        if self.level == CORE_LEVEL:
+            return F.linear(x, self.core_weight, self.core_bias)
+        return super().forward_level(x)
 
     def extra_repr(self) -> str:
         side = "out" if self.dim == OUTPUT_DIM else "in"

@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from fairseq_ats.modules.rebuilt_weight import linear_with_rebuilt_weight
 from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
 
 _LEVEL_TAG = re.compile(r"level(\d+)")
@@ -65,25 +67,37 @@ class PartitionedModule(nn.Module, ABC):
         tag_level(parameter, level)
         self.register_parameter(name, parameter)
 
-    @property
     @abstractmethod
-    def weight(self) -> Tensor:
-        """The weight of the active level as one dense matrix."""
+    def weight_at(self, level: int) -> Tensor:
+        """The weight of ``level`` as one dense matrix (out, in)."""
+
+    @abstractmethod
+    def bias_at(self, level: int) -> Tensor | None:
+        """The bias of ``level``."""
 
     @property
-    @abstractmethod
+    def weight(self) -> Tensor:
+        """The dense weight of the active level."""
+        return self.weight_at(self.level)
+
+    @property
     def bias(self) -> Tensor | None:
         """The bias of the active level."""
+        return self.bias_at(self.level)
 
     def forward(self, x: Tensor) -> Tensor:
         """``weight @ x + bias`` of the active level; (*, in) → (*, out)."""
         if self.level == SUPER_LEVEL and self.folded_weight is not None:
-            return nn.functional.linear(x, self.folded_weight, self.folded_bias)
+            return F.linear(x, self.folded_weight, self.folded_bias)
         return self.forward_level(x)
 
     def forward_level(self, x: Tensor) -> Tensor:
-        """The same from the parameters as they are; a subclass may know a cheaper way than the dense weight."""
-        return nn.functional.linear(x, self.weight, self.bias)
+        """The same from the parameters as they are, by one product with the dense weight.
+
+        A subclass may know a cheaper way for a level.
+        """
+        level = self.level  # as it is now; backward may come when another level is active
+        return linear_with_rebuilt_weight(x, lambda: self.weight_at(level), self.bias)
 
     def make_generation_fast_(self, **_options_of_other_modules: object) -> None:
         """fairseq's hook before decoding: put the super-network's weight together once, and not in every step.

@@ -68,26 +68,24 @@ class PartitionedRankLinear(PartitionedModule):
         weight = None if max_level == CORE_LEVEL else full - v @ u
         return cls(u, v, weight, linear.bias, max_level)
 
-    @property
-    def weight(self) -> Tensor:
-        if self.level == CORE_LEVEL:
+    def weight_at(self, level: int) -> Tensor:
+        if level == CORE_LEVEL:
             return self.core_v @ self.core_u
         return torch.addmm(self.extension_weight, self.core_v, self.core_u)
 
-    @property
-    def bias(self) -> Tensor | None:
+    def bias_at(self, level: int) -> Tensor | None:
         return self.core_bias
 
     def forward_level(self, x: Tensor) -> Tensor:
         """(*, in) → (*, out). The core never forms VU.
 
         The super-network multiplies by W + VU, folded first, when there are enough rows to pay for the folding:
-        one GEMM, and autograd saves x alone.
+        one GEMM, and autograd keeps x alone.
         """
         if self.level == CORE_LEVEL:
             return F.linear(F.linear(x, self.core_u), self.core_v, self.core_bias)
         if x.numel() // self.in_features >= self.rows_to_fold:
-            return F.linear(x, self.weight, self.core_bias)
+            return super().forward_level(x)
         thin = F.linear(F.linear(x, self.core_u), self.core_v, self.core_bias)
         return thin + F.linear(x, self.extension_weight)
 

@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Time and memory of one training update, side by side with stock fairseq.
+
+    python scripts/benchmark_training.py [--precision bfloat16] [--device cuda] [--tokens 4096] [--rounds 5]
+
+All models live in one process and take turns: in each round every model makes its updates on the same batch, through
+fairseq's own Trainer (forward, backward, clipping, Adam, logging). A round's times are divided by the stock update's
+time of that round, so that a busy machine disturbs both sides alike; the table shows the median and the quartiles of
+those ratios, and beside them the ratio of the FLOPs: the difference is overhead. Warm-up rounds are not counted.
+
+In bfloat16, stock fairseq keeps a bfloat16 model and float32 copies (``common.bf16``, which on a CPU only
+fairseq-hydra-train can ask for); the others use ``--autocast bfloat16``. Peak memory is what PyTorch holds at most in
+an update: weights, optimizer state, gradients, activations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from cpu_environment import restart_in_cpu_environment
+from fairseq.data import Dictionary
+from fairseq.tasks.translation import TranslationTask
+from fairseq.trainer import Trainer
+from interleaved import hardware, quartiles, ratio_column, rotated, seconds_of
+from torch.profiler import ProfilerActivity, profile
+
+from fairseq_ats.cost import network_cost
+from fairseq_ats.precision import in_autocast
+from fairseq_ats.surgery import replace_attention_and_dropout_
+from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
+
+STOCK = "stock fairseq"
+STANDARD = "standard (our attention, dropout and Adam; no partition)"
+OURS = "--optimizer adam_for_partitioned_model --task"
+PARTITIONED = f"{OURS} translation_with_partitioned_model"
+
+
+def main() -> None:
+    args = parse_args()
+    restart_in_cpu_environment(args.threads)
+    warnings.filterwarnings("ignore")  # fairseq's and hydra's, on this stack
+    torch.set_num_threads(args.threads)
+    dictionary = numbered_dictionary(args.vocabulary)
+    batch = random_batch(dictionary, args.tokens // args.length, args.length)
+    contestants = contestants_of(args, dictionary)
+    flops = {kind: count for c in contestants for kind, count in c.flops.items()}
+    seconds: dict[str, list[float]] = {kind: [] for c in contestants for kind in c.kinds}
+    for number in range(args.warm_up + args.rounds):
+        for contestant in rotated(contestants, number):
+            for _ in contestant.kinds:
+                kind, duration = contestant.update(batch)
+                if number >= args.warm_up:
+                    seconds[kind].append(duration)
+        print(f"round {number + 1} of {args.warm_up + args.rounds}", flush=True)
+    memory = {kind: peak for c in contestants for kind, peak in c.peak_bytes(batch).items()}
+    print(report(seconds, flops, memory, batch["ntokens"], args))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="transformer_iwslt_de_en", help="a stock fairseq arch")
+    parser.add_argument("--arch-options", default="", help="fairseq options that change the arch, in one string")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tokens", type=int, default=4096, help="target tokens of the batch")
+    parser.add_argument("--length", type=int, default=25, help="tokens of each sentence, both sides")
+    parser.add_argument("--vocabulary", type=int, default=10000)
+    parser.add_argument("--ratio", type=float, default=0.03125, help="--small-ratio of the partitioned models")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=2, help="rounds that are not counted")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: cuda is not there")
+    if args.tokens < args.length:
+        parser.error(f"argument --tokens: {args.tokens} is not allowed; allowed: --length ({args.length}) or more")
+    return args
+
+
+class StandardTask(TranslationTask):
+    """Stock training, with the plugin's autocast."""
+
+    autocast: str | None = None
+
+    def train_step(
+        self, sample: dict, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False
+    ) -> tuple[Any, Any, dict]:
+        criterion = in_autocast(criterion, self.autocast)
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+
+class Contestant:
+    """One model with its trainer.
+
+    Args:
+        name: of its rows.
+        options: fairseq's, for task, optimizer and partition.
+        levels: what its updates are called, in the order in which they alternate, and the level of each.
+    """
+
+    def __init__(
+        self, name: str, options: str, levels: dict[str, int | None], args: argparse.Namespace, dictionary: Dictionary
+    ) -> None:
+        self.levels = {f"{name}{kind}": level for kind, level in levels.items()}
+        self.device = args.device
+        low = args.precision == "bfloat16"
+        command = f"{options} --arch {args.arch} {args.arch_options} --lr 1e-4 --seed 1 --share-all-embeddings"
+        if args.device == "cpu":
+            command += " --cpu"
+        if low and PARTITIONED in options:
+            command += " --autocast bfloat16"
+        built = build(command.split(), dictionary)
+        if name == STANDARD:
+            replace_attention_and_dropout_(built.model)
+            built.task.__class__ = StandardTask
+            built.task.autocast = "bfloat16" if low else None
+        if name == STOCK:
+            built.cfg.common.bf16 = low
+        # Before the trainer puts the model into half precision, or on a GPU.
+        sentences = args.tokens // args.length
+        self.flops = {
+            kind: network_cost(built.model, dictionary, sentences, args.length, level).flops
+            for kind, level in self.levels.items()
+        }
+        self.trainer = Trainer(built.cfg, built.task, built.model, built.criterion)
+
+    @property
+    def kinds(self) -> list[str]:
+        return list(self.levels)
+
+    def update(self, batch: dict[str, Any]) -> tuple[str, float]:
+        """One update; its kind and its seconds."""
+        kind = self.kinds[self.trainer.get_num_updates() % len(self.kinds)]
+        return kind, seconds_of(lambda: self.trainer.train_step([batch]), self.device)
+
+    def peak_bytes(self, batch: dict[str, Any]) -> dict[str, int]:
+        """Of each kind of update: what is kept from update to update, and the most that is added to it."""
+        result = {}
+        for _ in self.kinds:
+            self.trainer.zero_grad()
+            kept = self._kept_bytes()
+            with peak_of_allocations(self.device) as peak:
+                kind, _ = self.update(batch)
+            result[kind] = kept + peak[0]
+        return result
+
+    def _kept_bytes(self) -> int:
+        inner = self.trainer.optimizer.optimizer
+        tensors = [*self.trainer.model.parameters(), *self.trainer.model.buffers()]
+        for group in inner.param_groups:
+            for p in group["params"]:
+                tensors += [p, *(p.grad for _ in range(p.grad is not None))]
+                tensors += [value for value in inner.state[p].values() if torch.is_tensor(value)]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+@contextlib.contextmanager
+def peak_of_allocations(device: str) -> Iterator[list[int]]:
+    """Bytes above what was allocated on entry, at the worst moment; written to the list on exit."""
+    peak = [0]
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated() - before
+        return
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        yield peak
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak[0] = max(peak[0], now)
+
+
+def contestants_of(args: argparse.Namespace, dictionary: Dictionary) -> list[Contestant]:
+    low_rank = f"{PARTITIONED} --partitioned-linear-module-name PartitionedRankLinear --small-ratio {args.ratio}"
+    small_width = low_rank.replace("PartitionedRankLinear", "PartitionedLinear")
+    both = {": super update": 2, ": core update": 1}
+    rows = [
+        (STOCK, "--task translation --optimizer adam --adam-betas (0.9,0.98)", {"": None}),
+        (STANDARD, f"{OURS} translation", {"": None}),
+        ("low rank", f"{low_rank} --alternate", both),
+        ("small width", f"{small_width} --alternate", both),
+        ("low-rank core alone", f"{low_rank} --max-level 1", {"": 1}),
+        ("small-width core alone", f"{small_width} --max-level 1", {"": 1}),
+    ]
+    return [Contestant(*row, args, dictionary) for row in rows]
+
+
+def report(
+    seconds: dict[str, list[float]],
+    flops: dict[str, int],
+    memory: dict[str, int],
+    tokens: int,
+    args: argparse.Namespace,
+) -> str:
+    """Markdown: seconds, and ratios of time, FLOPs and memory to the stock update."""
+    for name in ("low rank", "small width"):
+        kinds = [f"{name}: {kind} update" for kind in ("super", "core")]
+        average = f"{name}: ATS average"
+        seconds[average] = [statistics.mean(pair) for pair in zip(*(seconds[kind] for kind in kinds), strict=True)]
+        flops[average] = sum(flops[kind] for kind in kinds) // 2
+        memory[average] = max(memory[kind] for kind in kinds)
+    standard = seconds[STANDARD]
+    lines = [
+        f"{args.arch} {args.arch_options}, {args.precision}, {tokens:,} tokens in sentences of {args.length}, "
+        f"vocabulary {args.vocabulary:,}, r = {args.ratio}; {args.rounds} rounds; "
+        f"{hardware(args.device, args.threads)}",
+        "",
+        "| update | median s | tokens/s | time / stock (quartiles) | FLOPs / stock | time / standard | peak MB "
+        "| / stock |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for kind, values in seconds.items():
+        median = quartiles(values)[1]
+        lines.append(
+            f"| {kind} | {median:.3f} | {tokens / median:,.0f} | {ratio_column(values, seconds[STOCK])} "
+            f"| {flops[kind] / flops[STOCK]:.2f} | {ratio_column(values, standard).split()[0]} "
+            f"| {memory[kind] / 1e6:,.0f} | {memory[kind] / memory[STOCK]:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
