@@ -16,10 +16,8 @@ an update: weights, optimizer state, gradients, activations.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import statistics
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,8 +25,7 @@ from cpu_environment import restart_in_cpu_environment
 from fairseq.data import Dictionary
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
-from interleaved import hardware, quartiles, ratio_column, rotated, seconds_of
-from torch.profiler import ProfilerActivity, profile
+from measuring import hardware, peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
 
 from fairseq_ats.cost import network_cost
 from fairseq_ats.precision import in_autocast
@@ -158,25 +155,6 @@ class Contestant:
                 tensors += [p, *(p.grad for _ in range(p.grad is not None))]
                 tensors += [value for value in inner.state[p].values() if torch.is_tensor(value)]
         return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
-
-
-@contextlib.contextmanager
-def peak_of_allocations(device: str) -> Iterator[list[int]]:
-    """Bytes above what was allocated on entry, at the worst moment; written to the list on exit."""
-    peak = [0]
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield peak
-        peak[0] = torch.cuda.max_memory_allocated() - before
-        return
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        yield peak
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        peak[0] = max(peak[0], now)
 
 
 def contestants_of(args: argparse.Namespace, dictionary: Dictionary) -> list[Contestant]:

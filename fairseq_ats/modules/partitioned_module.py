@@ -102,12 +102,17 @@ class PartitionedModule(nn.Module, ABC):
     def make_generation_fast_(self, **_options_of_other_modules: object) -> None:
         """fairseq's hook before decoding: put the super-network's weight together once, and not in every step.
 
-        The model cannot be trained afterwards (fairseq/models/fairseq_model.py, ``make_generation_fast_``). The core
-        stays as it is. Costs one dense weight of memory for each layer.
+        The extension is let go: the layer needs no more memory than a stock one and the core, which stays. It cannot be
+        trained or saved afterwards (fairseq/models/fairseq_model.py, ``make_generation_fast_``).
         """
-        if self.level == SUPER_LEVEL:
-            self.folded_weight = self.weight.detach().clone()
-            self.folded_bias = None if self.bias is None else self.bias.detach().clone()
+        if self.level != SUPER_LEVEL or self.folded_weight is not None:
+            return
+        bias = self.bias
+        self.folded_weight = self.weight.detach().clone()
+        self.folded_bias = None if bias is None else bias.detach().clone()
+        for name in [name for name, _ in self.named_parameters(recurse=False) if name.startswith("extension_")]:
+            delattr(self, name)
+            setattr(self, name, None)
 
     def check_level(self, level: int) -> None:
         """Raises ValueError if this layer does not hold ``level``."""
@@ -123,7 +128,6 @@ class PartitionedModule(nn.Module, ABC):
         Raises:
             ValueError: the checkpoint's layer has another partition.
         """
-        self.folded_weight = self.folded_bias = None
         own = dict(self.named_parameters(recurse=False))
         for key in [k for k in state_dict if k.startswith(f"{name}.extension_")]:
             if self.max_level == CORE_LEVEL:

@@ -1,14 +1,16 @@
-"""Fair timing on a busy machine: contestants take turns, and only ratios within a round count."""
+"""Time and memory on a busy machine: contestants take turns, and only ratios within a round count."""
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 def seconds_of(action: Callable[[], object], device: str) -> float:
@@ -43,6 +45,25 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4)
     return low, middle, high
+
+
+@contextlib.contextmanager
+def peak_of_allocations(device: str) -> Iterator[list[int]]:
+    """Bytes above what was allocated on entry, at the worst moment; written to the list on exit."""
+    peak = [0]
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated() - before
+        return
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        yield peak
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak[0] = max(peak[0], now)
 
 
 def hardware(device: str, threads: int) -> str:
