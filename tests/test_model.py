@@ -88,7 +88,7 @@ def test_prepared_for_inference(build: Build, batch: Batch, module_name: str) ->
         with use_level(model, level):
             plain[level] = logits(model, batch)
     model.prepare_for_inference_(built.cfg)
-    model.prepare_for_inference_(built.cfg)  # again: BLEU while training prepares an ensemble's models more than once
+    model.prepare_for_inference_(built.cfg)  # a second time changes nothing
     torch.testing.assert_close(model(**batch["net_input"])[0], plain[2], rtol=1e-8, atol=1e-8)
     with use_level(model, 1):
         torch.testing.assert_close(model(**batch["net_input"])[0], plain[1], rtol=1e-8, atol=1e-8)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.command_line import train
-from tests.conftest import ROOT
+from tests.conftest import OUR_TASK, ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -103,8 +104,10 @@ def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., 
     assert " fairseq-train " in command
     options = yaml.safe_load(config.read_text())
     cfg = parse(arch=command.split(" fairseq-train ")[1].split()[1:])
-    assert cfg.task.small_ratio == options["small_ratio"]
-    assert cfg.task.alternate == options["alternate"]
+    assert cfg.task._name == options["task"]
+    if options["task"] == OUR_TASK:
+        assert cfg.task.small_ratio == options["small_ratio"]
+        assert cfg.task.alternate == options["alternate"]
     assert cfg.optimization.lr == [options["lr"]]
     assert cfg.model.encoder_layers == options["encoder_layers"]
 
@@ -142,17 +145,43 @@ def test_evaluate_scores_both_networks(toy_data: Path, tmp_path: Path) -> None:
     assert "has no checkpoint_best.pt" in script("evaluate.py", toy_data, tmp_path / "none", fails=True)
 
 
-def test_benchmark_prints_every_update(tmp_path: Path) -> None:
-    arch = "--encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 16 --decoder-embed-dim 16"
-    arch += " --encoder-ffn-embed-dim 32 --decoder-ffn-embed-dim 32 --encoder-attention-heads 2"
-    options = ["--arch", "transformer", "--arch-options", arch + " --decoder-attention-heads 2", "--tokens", "40"]
-    table = script("benchmark.py", *options, "--length", "8", "--vocabulary", "50", "--rounds", "2", "--warm-up", "1")
-    rows = re.findall(r"^\| (.+?) \| [\d.]+ \| [\d.]+ \([\d.]+-[\d.]+\) \| ([\d.]+) \|$", table, re.MULTILINE)
-    flops = {name: float(ratio) for name, ratio in rows}
-    assert flops["stock fairseq"] == 1.0
+TINY_BENCHMARK = [
+    *("--arch", "transformer", "--length", "8", "--vocabulary", "50", "--rounds", "2", "--warm-up", "1"),
+    "--arch-options",
+    "--encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 16 --decoder-embed-dim 16 --encoder-ffn-embed-dim 32 "
+    "--decoder-ffn-embed-dim 32 --encoder-attention-heads 2 --decoder-attention-heads 2",
+]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_benchmark_of_training(precision: str) -> None:
+    table = script("benchmark_training.py", *TINY_BENCHMARK, "--tokens", "40", "--precision", precision)
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if re.match(r"\| .* \| [\d.]+ \|$", line)]
+    flops = {row[0]: float(row[4]) for row in rows}
+    memory = {row[0]: float(row[7]) for row in rows}
+    assert flops["stock fairseq"] == memory["stock fairseq"] == 1.0
     assert flops["low rank: core update"] == flops["low-rank core alone"] < 1
     assert flops["small width: core update"] == flops["small-width core alone"] < 1
-    assert len(flops) == 9
+    assert memory["small-width core alone"] < memory["small width: super update"]
+    assert len(flops) == 10
+
+
+def test_benchmark_of_decoding() -> None:
+    table = script("benchmark_decoding.py", *TINY_BENCHMARK, "--beams", "2", "--batch-sizes", "1", "3")
+    rows = re.findall(r"^\| (\d) \| 2 \| (.+?) \|.*\| ([\d.]+) \| [\d,]+ \|$", table, re.MULTILINE)
+    assert [batch for batch, _, _ in rows] == ["1"] * 5 + ["3"] * 5
+    flops = {name: float(ratio) for _, name, ratio in rows}
+    assert flops["stock fairseq"] == 1.0 > flops["low rank: core"]
+    assert flops["small width: core"] < 1.0
+
+
+def test_benchmarks_refuse() -> None:
+    if not torch.cuda.is_available():
+        assert "cuda is not there" in script("benchmark_training.py", "--device", "cuda", fails=True)
+    assert "--tokens: 3 is not allowed" in script("benchmark_training.py", "--tokens", "3", fails=True)
+    done = subprocess.run(["bash", str(ROOT / "scripts/benchmark.sh"), "x", "tpu"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "usage:" in done.stderr
 
 
 MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Every benchmark table, in one Markdown file: training in float32 and bfloat16, and decoding.
+#
+#   scripts/benchmark.sh OUTPUT.md [cpu|cuda]     about 20 minutes on one CPU core; nothing else should run meanwhile
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+if [[ $# -lt 1 || $# -gt 2 || ! ${2:-cpu} =~ ^(cpu|cuda)$ ]]; then
+  echo "usage: scripts/benchmark.sh OUTPUT.md [cpu|cuda]" >&2
+  exit 2
+fi
+output=$1
+device=${2:-cpu}
+python=$root/.venv/bin/python
+[[ -x $python ]] || python=python3
+
+partial=$output.partial
+log=$(mktemp)
+trap 'rm -f "$partial" "$log"' EXIT
+
+table() {
+  printf '## %s\n\n```\npython scripts/%s\n```\n\n' "$1" "$2"
+  # The contestants' logs go to standard error; progress is not part of a table.
+  # shellcheck disable=SC2086
+  if ! "$python" "$root"/scripts/$2 2>"$log" | grep -v '^round '; then
+    tail -n 25 "$log" >&2
+    return 1
+  fi
+  echo
+}
+
+{
+  printf '# Benchmark\n\n`scripts/benchmark.sh %s %s` on %s\n\n' "$output" "$device" "$(date -u +%F)"
+  table "Training, float32" "benchmark_training.py --device $device"
+  table "Training, bfloat16" "benchmark_training.py --device $device --precision bfloat16"
+  table "Decoding, float32" "benchmark_decoding.py --device $device"
+} >"$partial"
+mv "$partial" "$output"
+echo "benchmark: wrote $output"
