@@ -40,6 +40,7 @@ setup(
         "pyyaml",
         "numpy",
     ],
+    entry_points={"console_scripts": ["fairseq-ats-convert = fairseq_ats.convert.command_line:main"]},
     extras_require={
         "test": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
         "plot": ["matplotlib"],
