@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_ats.convert.conversion import convert
+from fairseq_ats.convert.core_checkpoint import CoreCheckpoint
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.stock_checkpoint import StockCheckpoint
 from fairseq_ats.convert.verification import VerificationError
@@ -20,10 +21,12 @@ PROGRAM = "fairseq-ats-convert"
 
 FORMATS: dict[str, type[OutputFormat]] = {
     "fairseq": StockCheckpoint,
+    "core": CoreCheckpoint,
 }
 
 EPILOG = """formats:
   fairseq      a checkpoint that plain fairseq-generate loads without this plugin
+  core         a checkpoint of this plugin that holds the core alone, as --max-level 1 would have trained it
 """
 
 
@@ -76,6 +79,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--beam", type=positive, default=5, help="beam width of --verify-on; default: %(default)s")
     parser.add_argument("--dense", action="store_true", default=None, help="fairseq: multiply a low-rank core out")
+    parser.add_argument(
+        "--keep-optimizer-state",
+        action="store_true",
+        default=None,
+        help="core: keep the core's, so that training goes on from the file with --max-level 1",
+    )
     return parser
 
 
@@ -105,7 +114,7 @@ def output_format_of(args: argparse.Namespace) -> OutputFormat:
         ValueError: an option that the format does not have.
     """
     made = FORMATS[args.to]
-    given = {name: getattr(args, name) for name in ("dense",)}
+    given = {name: getattr(args, name) for name in ("dense", "keep_optimizer_state")}
     given = {name: value for name, value in given.items() if value is not None}
     unknown = given.keys() - {f.name for f in dataclasses.fields(made)}
     if unknown:
