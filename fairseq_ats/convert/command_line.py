@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fairseq_ats.convert.conversion import convert
 from fairseq_ats.convert.core_checkpoint import CoreCheckpoint
+from fairseq_ats.convert.ctranslate2_model import EXACT, TOLERANCES, CTranslate2Model
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.stock_checkpoint import StockCheckpoint
 from fairseq_ats.convert.verification import VerificationError
@@ -22,11 +23,13 @@ PROGRAM = "fairseq-ats-convert"
 FORMATS: dict[str, type[OutputFormat]] = {
     "fairseq": StockCheckpoint,
     "core": CoreCheckpoint,
+    "ctranslate2": CTranslate2Model,
 }
 
 EPILOG = """formats:
   fairseq      a checkpoint that plain fairseq-generate loads without this plugin
   core         a checkpoint of this plugin that holds the core alone, as --max-level 1 would have trained it
+  ctranslate2  a folder that CTranslate2 reads, with everything that translating text needs
 """
 
 
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             beam=args.beam,
             overwrite=args.overwrite,
         )
-    except (ValueError, VerificationError) as error:
+    except (ValueError, OSError, VerificationError) as error:
         sys.exit(f"{PROGRAM}: {error}")
 
 
@@ -78,12 +81,20 @@ def make_parser() -> argparse.ArgumentParser:
         "sentencepiece model: tokens with spaces between them",
     )
     parser.add_argument("--beam", type=positive, default=5, help="beam width of --verify-on; default: %(default)s")
-    parser.add_argument("--dense", action="store_true", default=None, help="fairseq: multiply a low-rank core out")
+    parser.add_argument(
+        "--dense", action="store_true", default=None, help="fairseq, ctranslate2: multiply a low-rank core out"
+    )
     parser.add_argument(
         "--keep-optimizer-state",
         action="store_true",
         default=None,
         help="core: keep the core's, so that training goes on from the file with --max-level 1",
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=list(TOLERANCES),
+        metavar="TYPE",
+        help=f"ctranslate2: type of the stored weights: {', '.join(TOLERANCES)}; default: {EXACT}",
     )
     return parser
 
@@ -114,7 +125,7 @@ def output_format_of(args: argparse.Namespace) -> OutputFormat:
         ValueError: an option that the format does not have.
     """
     made = FORMATS[args.to]
-    given = {name: getattr(args, name) for name in ("dense", "keep_optimizer_state")}
+    given = {name: getattr(args, name) for name in ("dense", "keep_optimizer_state", "quantization")}
     given = {name: value for name, value in given.items() if value is not None}
     unknown = given.keys() - {f.name for f in dataclasses.fields(made)}
     if unknown:

@@ -30,7 +30,7 @@ def convert(
         level: 1 is the core.
         data, sentencepiece_model: see :func:`~fairseq_ats.convert.source_network.read_source`.
         verify_on: text file whose beams must be the source's; raw if there is a sentencepiece model, otherwise tokens.
-        beam: width of these beams, and default of the written folder.
+        beam: width of these beams.
         overwrite: replace an existing output.
 
     Raises:

@@ -6,6 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from fairseq_ats.convert.source_network import SourceNetwork
 
@@ -13,8 +14,8 @@ from fairseq_ats.convert.source_network import SourceNetwork
 class OutputFormat(ABC):
     """A format that a network is converted to; its attributes are the options of that conversion."""
 
-    is_folder: bool = False
-    packages: Sequence[str] = ()
+    is_folder: ClassVar[bool] = False
+    packages: ClassVar[Sequence[str]] = ()
 
     def require_packages(self) -> None:
         """Raises ValueError, with what to install, if a package of this format is missing."""
