@@ -42,7 +42,8 @@ setup(
     ],
     entry_points={"console_scripts": ["fairseq-ats-convert = fairseq_ats.convert.command_line:main"]},
     extras_require={
-        "deploy": ["ctranslate2>=4.8"],  # what fairseq-ats-convert writes, and fairseq-ats-translate reads
+        # what fairseq-ats-convert writes, and fairseq-ats-translate reads
+        "deploy": ["ctranslate2>=4.8", "onnx", "onnxscript", "onnxruntime"],
         "test": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
         "plot": ["matplotlib"],
     },

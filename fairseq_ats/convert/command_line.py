@@ -13,6 +13,7 @@ from pathlib import Path
 from fairseq_ats.convert.conversion import convert
 from fairseq_ats.convert.core_checkpoint import CoreCheckpoint
 from fairseq_ats.convert.ctranslate2_model import EXACT, TOLERANCES, CTranslate2Model
+from fairseq_ats.convert.onnx_model import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.stock_checkpoint import StockCheckpoint
 from fairseq_ats.convert.verification import VerificationError
@@ -24,12 +25,14 @@ FORMATS: dict[str, type[OutputFormat]] = {
     "fairseq": StockCheckpoint,
     "core": CoreCheckpoint,
     "ctranslate2": CTranslate2Model,
+    "onnx": OnnxModel,
 }
 
 EPILOG = """formats:
   fairseq      a checkpoint that plain fairseq-generate loads without this plugin
   core         a checkpoint of this plugin that holds the core alone, as --max-level 1 would have trained it
   ctranslate2  a folder that CTranslate2 reads, with everything that translating text needs
+  onnx         the same for ONNX Runtime; keeps the layers of a low-rank core thin
 """
 
 
@@ -39,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore")  # fairseq's, hydra's and torch's, on this stack
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING, stream=sys.stdout, force=True)
     logging.getLogger("fairseq_ats.convert").setLevel(logging.INFO)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns of a missing torchvision
     try:
         convert(
             args.checkpoint,

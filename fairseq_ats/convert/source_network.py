@@ -89,8 +89,10 @@ def read_source(
 
 def load_to_decode(path: Path, overrides: dict[str, Any]) -> tuple[TransformerModelBase, TranslationTask]:
     """Model and task of a checkpoint, as ``fairseq-generate`` builds and prepares them."""
-    # BLEU in validation would build one more generator, from further options of the checkpoint.
-    overrides = {"eval_bleu": False} | overrides
+    # BLEU in validation would build one more generator, from further options of the checkpoint; recomputed activations
+    # are for training, and cannot be traced.
+    for_training = {"eval_bleu": False, "checkpoint_activations": False, "offload_activations": False}
+    overrides = for_training | overrides
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], arg_overrides=overrides)
     model.eval()
     model.make_generation_fast_(need_attn=False)
