@@ -1,4 +1,4 @@
-"""Checkpoints of models that were built in this process, as fairseq's trainer would save them."""
+"""Checkpoints of models that were built in this process, as fairseq's trainer would save them; and reading them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from fairseq.hub_utils import GeneratorHubInterface
+from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
+
+from tests.conftest import ROOT
 
 
 def save_checkpoint(built: SimpleNamespace, path: Path, noise: float = 0.3) -> Path:
@@ -34,3 +38,16 @@ def save_checkpoint(built: SimpleNamespace, path: Path, noise: float = 0.3) -> P
     }
     torch.save(state, path)
     return path
+
+
+def python_interface(checkpoint: Path, data: Path, level: int) -> GeneratorHubInterface:
+    """fairseq's Python interface to one network of a checkpoint of this plugin."""
+    return TransformerModel.from_pretrained(
+        str(checkpoint.parent),
+        checkpoint.name,
+        str(data),
+        user_dir=str(ROOT / "fairseq_ats"),
+        max_level=level,
+        bpe="sentencepiece",
+        sentencepiece_model=str(data / "sentencepiece.model"),
+    )

@@ -11,13 +11,12 @@ import ctranslate2
 import pytest
 import sentencepiece
 import torch
-from fairseq.models.transformer import TransformerModel
 
 from fairseq_ats.convert import ctranslate2_model
 from fairseq_ats.deployed_folder import DeployedFolder
 from fairseq_ats.partition import Partition
-from tests.checkpoint_files import save_checkpoint
-from tests.conftest import ROOT, TINY_ARCH
+from tests.checkpoint_files import python_interface, save_checkpoint
+from tests.conftest import TINY_ARCH
 from tests.test_convert_fairseq import CORE, SUPER, VARIANTS, convert, load
 
 SENTENCES = 20
@@ -56,15 +55,7 @@ def test_the_folder_translates_text_as_fairseq_does(
     assert (description.source_language, description.target_language) == ("en", "de")
     assert description.sentencepiece_model is not None
 
-    hub = TransformerModel.from_pretrained(
-        str(two_trained_networks),
-        "checkpoint_last.pt",
-        str(toy_data),
-        user_dir=str(ROOT / "fairseq_ats"),
-        max_level=level,
-        bpe="sentencepiece",
-        sentencepiece_model=str(toy_data / "sentencepiece.model"),
-    )
+    hub = python_interface(two_trained_networks / "checkpoint_last.pt", toy_data, level)
     text = (toy_data / "test.en").read_text().splitlines()[:SENTENCES]
     expected = [hub.translate(line, beam=3) for line in text]
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / description.sentencepiece_model))
@@ -75,7 +66,15 @@ def test_the_folder_translates_text_as_fairseq_does(
     assert len(set(expected)) > SENTENCES / 2, "the network says the same of everything"
 
 
-@pytest.mark.parametrize("variant", ["post-norm", "pre-norm", "embeddings", "unequal depths"])
+@pytest.mark.parametrize(
+    ("module_name", "variant"),
+    [
+        ("PartitionedLinear", "pre-norm"),
+        ("PartitionedLinear", "unequal depths"),
+        ("PartitionedRankLinear", "post-norm"),
+        ("PartitionedRankLinear", "embeddings"),
+    ],
+)
 def test_same_probabilities(
     build: Callable[..., SimpleNamespace], toy_data: Path, tmp_path: Path, module_name: str, variant: str
 ) -> None:

@@ -18,7 +18,7 @@ from fairseq.modules import MultiheadAttention
 from fairseq_ats.convert import folding, stock_checkpoint
 from fairseq_ats.convert.command_line import main
 from fairseq_ats.modules import PartitionedRankLinear
-from tests.checkpoint_files import save_checkpoint
+from tests.checkpoint_files import python_interface, save_checkpoint
 from tests.command_line import hypotheses, run
 from tests.conftest import ROOT
 from tests.test_checkpoints import Code
@@ -56,8 +56,17 @@ def source(build: Callable[..., SimpleNamespace], tmp_path: Path, module_name: s
     return save_checkpoint(built, tmp_path / "source.pt")
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("level", [CORE, SUPER])
+@pytest.mark.parametrize(
+    ("module_name", "variant"),
+    [
+        ("PartitionedLinear", "post-norm"),
+        ("PartitionedLinear", "pre-norm"),
+        ("PartitionedLinear", "unequal"),
+        ("PartitionedRankLinear", "post-norm"),
+        ("PartitionedRankLinear", "pre-norm"),
+        ("PartitionedRankLinear", "embeddings"),
+    ],
+)
 def test_same_logits(
     build: Callable[..., SimpleNamespace],
     toy_data: Path,
@@ -65,19 +74,18 @@ def test_same_logits(
     batch: dict[str, Any],
     module_name: str,
     variant: str,
-    level: int,
 ) -> None:
     """Partitioned attention and stock attention are different code; the difference is float32's rounding."""
     built = build("--partitioned-linear-module-name", module_name, "--small-ratio", "0.25", *VARIANTS[variant])
     source = save_checkpoint(built, tmp_path / "source.pt")
-    dense = ["--dense"] if level == CORE and module_name == "PartitionedRankLinear" else []
-    converted = load(convert(source, level, tmp_path / "stock.pt", *dense), toy_data)
-    assert not [m for m in converted.modules() if type(m).__module__.startswith("fairseq_ats")]
-
-    expected = logits(load(source, toy_data, max_level=level), batch)
-    assert (logits(converted, batch) - expected).abs().max() < 1e-5 * expected.abs().max()
-    other = logits(load(source, toy_data, max_level=3 - level), batch)
-    assert (other - expected).abs().max() > 1e-2, "the networks are alike, and the test could not fail"
+    expected = {level: logits(load(source, toy_data, max_level=level), batch) for level in (CORE, SUPER)}
+    assert (expected[CORE] - expected[SUPER]).abs().max() > 1e-2, "the networks are alike, and the test could not fail"
+    for level in (CORE, SUPER):
+        dense = ["--dense"] if level == CORE and module_name == "PartitionedRankLinear" else []
+        converted = load(convert(source, level, tmp_path / f"{level}.pt", *dense), toy_data)
+        assert not [m for m in converted.modules() if type(m).__module__.startswith("fairseq_ats")]
+        difference = (logits(converted, batch) - expected[level]).abs().max()
+        assert difference < 1e-5 * expected[level].abs().max()
 
 
 def test_the_small_width_core_is_narrow_and_its_heads_are_filled_up(
@@ -152,14 +160,12 @@ def test_plain_fairseq_generate_without_the_plugin(
     """Beams of both networks of a real training, from a command that cannot import the plugin."""
     source = two_trained_networks / "checkpoint_last.pt"
     path = convert(source, level, tmp_path / "stock.pt", "--verify-on", str(toy_data / "test.en"), "--beam", "3")
-    decoding = ["--beam", "3", "--max-len-b", "30", "--batch-size", "16"]
-    found = generate_without_plugin(tmp_path, toy_data, path, *decoding)
-    command = ["fairseq-generate", str(toy_data), "--user-dir", "fairseq_ats", "--task"]
-    command += ["translation_with_partitioned_model", "--path", str(source), "--max-level", str(level), "--cpu"]
-    expected = hypotheses(run([*command, "--required-batch-size-multiple", "1", *decoding]))
-    assert len(expected) == 40
-    assert len(set(expected.values())) > 20, "the network says the same of everything"
-    assert found == expected
+    found = generate_without_plugin(tmp_path, toy_data, path, "--beam", "3", "--batch-size", "16")
+    hub = python_interface(source, toy_data, level)
+    sentences = [hub.encode(line) for line in (toy_data / "test.en").read_text().splitlines()]
+    expected = [hub.string(beams[0]["tokens"]) for beams in hub.generate(sentences, beam=3)]
+    assert len(set(expected)) > 20, "the network says the same of everything"
+    assert found == dict(enumerate(expected))
 
 
 def test_a_checkpoint_of_hydra_train(toy_data: Path, tmp_path: Path) -> None:
@@ -192,7 +198,6 @@ checkpoint: {{save_dir: {tmp_path}/run}}
     model = load(path, toy_data)
     # The arch's own 1024 in the decoder, which the configuration does not repeat.
     assert [model.encoder.layers[0].fc1.out_features, model.decoder.layers[0].fc1.out_features] == [16, 256]
-    assert len(generate_without_plugin(tmp_path, toy_data, path, "--max-len-b", "3")) == 40
 
 
 def test_a_low_rank_core_becomes_dense_on_request_only(
@@ -262,6 +267,8 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
         assert not (tmp_path / "out.pt").exists()
 
     refuses("there is no checkpoint", tmp_path / "none.pt", SUPER)
+    with pytest.raises(SystemExit, match="the checkpoint itself"):
+        convert(source, SUPER, source, "--overwrite")
     refuses(r"--level is 3 and .* holds level\(s\) 1, 2", source, 3)
     refuses("--data is .* which is not a folder of binarised data", source, SUPER, "--data", str(tmp_path))
     refuses("--sentencepiece-model is .*, which is no file", source, SUPER, "--sentencepiece-model", str(tmp_path))

@@ -12,14 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 from fairseq.data import Dictionary
-from fairseq.models.transformer import TransformerModel
 
 from fairseq_ats.convert import onnx_model
 from fairseq_ats.deployed_folder import DeployedFolder
 from fairseq_ats.onnx_transformer import OnnxTransformer
 from fairseq_ats.partition import Partition
-from tests.checkpoint_files import save_checkpoint
-from tests.conftest import ROOT
+from tests.checkpoint_files import python_interface, save_checkpoint
 from tests.test_convert_fairseq import CORE, SUPER, VARIANTS, convert, load, logits
 
 UNEQUAL, EMBEDDINGS = VARIANTS["unequal"], VARIANTS["embeddings"]
@@ -51,15 +49,7 @@ def test_beams_are_those_of_the_checkpoint(two_trained_networks: Path, toy_data:
     folder = to_onnx(two_trained_networks / "checkpoint_last.pt", "core", tmp_path / "folder", *checked)
     description = DeployedFolder.read(folder)
     assert (description.format, description.network, description.weights) == ("onnx", "core", "float32")
-    hub = TransformerModel.from_pretrained(
-        str(two_trained_networks),
-        "checkpoint_last.pt",
-        str(toy_data),
-        user_dir=str(ROOT / "fairseq_ats"),
-        max_level=1,
-        bpe="sentencepiece",
-        sentencepiece_model=str(folder / str(description.sentencepiece_model)),
-    )
+    hub = python_interface(two_trained_networks / "checkpoint_last.pt", toy_data, CORE)
     dictionary = Dictionary.load(str(folder / description.target_dictionary))
     sources = [hub.encode(line) for line in (toy_data / "test.en").read_text().splitlines()[:10]]
     expected = [hub.generate(tokens, beam=1)[0]["tokens"].tolist()[:-1] for tokens in sources]

@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of fairseq-train with this plugin's task")
-    parser.add_argument("--level", type=level, required=True, help="the network: 1 or core, 2 or super")
+    parser.add_argument("--level", type=parse_level, required=True, help="the network: 1 or core, 2 or super")
     parser.add_argument("--to", choices=list(FORMATS), required=True, metavar="FORMAT", help=", ".join(FORMATS))
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="file or folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
@@ -84,7 +84,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="text in the source language, one sentence a line, on which the beams must be equal, too; without a "
         "sentencepiece model: tokens with spaces between them",
     )
-    parser.add_argument("--beam", type=positive, default=5, help="beam width of --verify-on; default: %(default)s")
+    parser.add_argument(
+        "--beam", type=parse_positive, default=5, help="beam width of --verify-on; default: %(default)s"
+    )
     parser.add_argument(
         "--dense", action="store_true", default=None, help="fairseq, ctranslate2: multiply a low-rank core out"
     )
@@ -103,7 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def level(text: str) -> int:
+def parse_level(text: str) -> int:
     """``1`` or ``core``, ``2`` or ``super``."""
     if text in NETWORK_LEVELS:
         return NETWORK_LEVELS[text]
@@ -115,7 +117,7 @@ def level(text: str) -> int:
         ) from None
 
 
-def positive(text: str) -> int:
+def parse_positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")

@@ -38,7 +38,9 @@ def convert(
         VerificationError: the result computes something else than its source.
     """
     output_format.require_packages()
-    check_output(output, output_format.is_folder, overwrite)
+    if not checkpoint.is_file():
+        raise ValueError(f"there is no checkpoint {checkpoint}")
+    check_output(output, checkpoint, output_format.is_folder, overwrite)
     source = read_source(checkpoint, level, data, sentencepiece_model)
     output_format.check(source)
     sentences = []

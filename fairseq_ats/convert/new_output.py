@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 from fairseq_ats.deployed_folder import DESCRIPTION_FILE
 
 
-def check_output(output: Path, is_folder: bool, overwrite: bool) -> None:
+def check_output(output: Path, checkpoint: Path, is_folder: bool, overwrite: bool) -> None:
     """Before any work.
 
     Raises:
@@ -22,6 +21,8 @@ def check_output(output: Path, is_folder: bool, overwrite: bool) -> None:
         raise ValueError(f"--output is {output}, and there is no folder {output.parent}")
     if not output.exists():
         return
+    if output.samefile(checkpoint):
+        raise ValueError(f"--output is {output}, the checkpoint itself")
     if not overwrite:
         raise ValueError(f"--output is {output}, which exists; --overwrite replaces it")
     if output.is_dir() != is_folder:
@@ -35,13 +36,13 @@ def check_output(output: Path, is_folder: bool, overwrite: bool) -> None:
 def new_output(output: Path, is_folder: bool) -> Iterator[Path]:
     """A path to write to; when the context ends well it becomes ``output``, otherwise it is removed.
 
-    An existing ``output`` is replaced.
+    An existing ``output`` is replaced, and stays what it was until then.
     """
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
-        new = Path(scratch) / output.name
+        new = Path(scratch) / "new"
         if is_folder:
             new.mkdir()
         yield new
         if is_folder and output.exists():
-            shutil.rmtree(output)  # a folder takes the place of an empty one only
+            os.replace(output, Path(scratch) / "old")  # a folder takes the place of an empty one only
         os.replace(new, output)

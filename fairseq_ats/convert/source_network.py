@@ -66,11 +66,9 @@ def read_source(
         sentencepiece_model: None is the one in ``data``, if there is one.
 
     Raises:
-        ValueError: no checkpoint, one that carries code, one of another task, a level that it does not hold, or no
+        ValueError: a file that carries code, a checkpoint one of another task, a level that it does not hold, or no
             dictionaries.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}")
     checkpoint = read_header(str(path))
     partition = partition_of(checkpoint.get("task_state"))
     if partition is None or checkpoint["cfg"]["task"]["_name"] != OUR_TASK:

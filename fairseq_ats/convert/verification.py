@@ -174,13 +174,6 @@ def best_hypotheses(
     return [found[i] for i in range(len(sentences))]
 
 
-def compare_beams(expected: Sequence[Hypothesis], found: Sequence[Hypothesis]) -> tuple[int, int]:
-    """(identical hypotheses, ties within ``TIE``) of two decoders on the same sentences."""
-    identical = [a.tokens == b.tokens for a, b in zip(expected, found, strict=True)]
-    ties = [not same and abs(a.score - b.score) <= TIE for same, a, b in zip(identical, expected, found, strict=True)]
-    return sum(identical), sum(ties)
-
-
 def check_same_beams(expected: Sequence[Hypothesis], found: Sequence[Hypothesis], exact: bool = True) -> str:
     """The best hypothesis of every sentence.
 
@@ -193,7 +186,9 @@ def check_same_beams(expected: Sequence[Hypothesis], found: Sequence[Hypothesis]
     Raises:
         VerificationError: a hypothesis differs, and not by a tie.
     """
-    identical, ties = compare_beams(expected, found)
+    pairs = list(zip(expected, found, strict=True))
+    identical = sum(a.tokens == b.tokens for a, b in pairs)
+    ties = sum(a.tokens != b.tokens and abs(a.score - b.score) <= TIE for a, b in pairs)
     report = f"beams: {identical} of {len(expected)} sentences identical"
     if ties:
         report += f", {ties} with another hypothesis of the same score (within {TIE:g})"
