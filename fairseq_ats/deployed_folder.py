@@ -80,6 +80,11 @@ class DeployedFolder:
             if name is not None and (Path(name).name != name or name in ("", ".", "..")):
                 raise ValueError(f"{name!r} is not the name of a file that lies directly in the folder")
 
+        for number in ("max_source_positions", "max_target_positions", "beam", "max_len_b"):
+            value = getattr(self, number)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{number} is {value!r}; allowed: a positive number")
+
     @property
     def level(self) -> int:
         return NETWORK_LEVELS[self.network]

@@ -12,9 +12,8 @@ import torch
 
 from fairseq_ats.checkpoints import read_partition
 from fairseq_ats.partition import Partition
-from tests.checkpoint_files import save_checkpoint
 from tests.command_line import train
-from tests.test_convert_fairseq import convert, load, logits
+from tests.conversions import convert, load, logits, save_checkpoint
 
 
 def to_core(checkpoint: Path, output: Path, *options: str) -> Path:

@@ -15,9 +15,8 @@ import torch
 from fairseq_ats.convert import ctranslate2_model
 from fairseq_ats.deployed_folder import DeployedFolder
 from fairseq_ats.partition import Partition
-from tests.checkpoint_files import python_interface, save_checkpoint
 from tests.conftest import TINY_ARCH
-from tests.test_convert_fairseq import CORE, SUPER, VARIANTS, convert, load
+from tests.conversions import CORE, SUPER, VARIANTS, convert, load, python_interface, save_checkpoint
 
 SENTENCES = 20
 

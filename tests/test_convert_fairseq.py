@@ -12,42 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from fairseq import checkpoint_utils
 from fairseq.modules import MultiheadAttention
 
 from fairseq_ats.convert import folding, stock_checkpoint
-from fairseq_ats.convert.command_line import main
 from fairseq_ats.modules import PartitionedRankLinear
-from tests.checkpoint_files import python_interface, save_checkpoint
 from tests.command_line import hypotheses, run
 from tests.conftest import ROOT
+from tests.conversions import CORE, SUPER, VARIANTS, convert, load, logits, python_interface, save_checkpoint
 from tests.test_checkpoints import Code
-
-CORE, SUPER = 1, 2
-
-# Each changes what a stock file must say of the model: sizes, depths, norms, positions, activation, sharing.
-VARIANTS = {
-    "post-norm": [],
-    "pre-norm": ["--encoder-normalize-before", "--decoder-normalize-before", "--activation-fn", "gelu"],
-    "unequal": ["--encoder-layers", "1", "--decoder-attention-heads", "2", "--decoder-normalize-before"],
-    "embeddings": ["--decoder-learned-pos", "--layernorm-embedding", "--no-scale-embedding"],
-}
-
-
-def load(path: Path, data: Path, **overrides: Any) -> torch.nn.Module:
-    """The model of a checkpoint through fairseq's own function."""
-    overrides |= {"data": str(data)}
-    return checkpoint_utils.load_model_ensemble([str(path)], arg_overrides=overrides)[0][0].eval()
-
-
-@torch.no_grad()
-def logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    return model(**batch["net_input"])[0]
-
-
-def convert(checkpoint: Path, level: int | str, output: Path, *options: str, to: str = "fairseq") -> Path:
-    main([str(checkpoint), "--level", str(level), "--to", to, "--output", str(output), *options])
-    return output
 
 
 @pytest.fixture
@@ -277,6 +249,12 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
     refuses("--verify-on is .*, which holds no sentence", source, SUPER, "--verify-on", str(tmp_path / "empty"))
     (tmp_path / "long").write_text("▁ba " * 2000)
     refuses("which has a sentence of more than 1023 tokens", source, SUPER, "--verify-on", str(tmp_path / "long"))
+
+    (tmp_path / "data").mkdir()
+    for language in ("en", "de"):
+        (tmp_path / "data" / f"dict.{language}.txt").write_text("one 1\n")
+    (tmp_path / "data" / "train.en-de.en.idx").touch()
+    refuses("does not fit the dictionaries in", source, SUPER, "--data", str(tmp_path / "data"))
 
     stock = save_checkpoint(build(task="translation", optimizer="adam"), tmp_path / "stock.pt")
     refuses("was not written by --task translation_with_partitioned_model", stock, SUPER)

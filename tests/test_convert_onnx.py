@@ -17,8 +17,7 @@ from fairseq_ats.convert import onnx_model
 from fairseq_ats.deployed_folder import DeployedFolder
 from fairseq_ats.onnx_transformer import OnnxTransformer
 from fairseq_ats.partition import Partition
-from tests.checkpoint_files import python_interface, save_checkpoint
-from tests.test_convert_fairseq import CORE, SUPER, VARIANTS, convert, load, logits
+from tests.conversions import CORE, SUPER, VARIANTS, convert, load, logits, python_interface, save_checkpoint
 
 UNEQUAL, EMBEDDINGS = VARIANTS["unequal"], VARIANTS["embeddings"]
 

@@ -57,6 +57,8 @@ def test_a_description_is_read_back(folder: Path) -> None:
         ({"target_dictionary": ".."}, "'..' is not the name of a file"),
         ({"sentencepiece_model": "gone.model"}, "names gone.model, which is not in"),
         ({"partition": {"small_ratio": 2}}, "--small-ratio is 2; allowed"),
+        ({"beam": 0}, "beam is 0; allowed: a positive number"),
+        ({"max_len_b": "200"}, "max_len_b is '200'; allowed: a positive number"),
         ({"partition": 3}, "does not describe a folder"),
     ],
 )

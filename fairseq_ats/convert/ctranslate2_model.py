@@ -27,6 +27,7 @@ from fairseq_ats.convert.verification import (
     check_difference,
     check_same_beams,
     log_probabilities,
+    numbered,
     random_pairs,
 )
 
@@ -161,9 +162,6 @@ def _checkpoint_for_ctranslate2(source: SourceNetwork) -> dict[str, Any]:
 
 def _of_targets(source: SourceNetwork, pairs: Sequence[tuple[list[str], list[str]]]) -> list[Tensor]:
     """The source network's log-probability of each target token and of end-of-sentence."""
-    dictionary = source.task.target_dictionary
-    found = []
-    for every, (_, target) in zip(log_probabilities(source.model, source.task, pairs), pairs, strict=True):
-        numbers = torch.tensor([dictionary.index(token) for token in target] + [dictionary.eos()])
-        found.append(every.gather(1, numbers[:, None])[:, 0])
-    return found
+    every = log_probabilities(source.model, source.task, pairs)
+    targets = [numbered(target, source.task.target_dictionary) for _, target in pairs]
+    return [of.gather(1, target[:, None])[:, 0] for of, target in zip(every, targets, strict=True)]

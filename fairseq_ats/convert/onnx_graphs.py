@@ -1,7 +1,7 @@
 """A Transformer as two modules that can be traced: its encoder, and one step of its decoder.
 
 fairseq's own forward methods ask tensors for values ("is there a pad?", fairseq/models/transformer/
-transformer_encoder.py:198 and transformer_decoder.py:332), on which a traced graph cannot depend. Its layers do not;
+transformer_encoder.py:231 and transformer_decoder.py:328), on which a traced graph cannot depend. Its layers do not;
 they are called as they are, so that the thin layers of a low-rank core stay thin.
 """
 

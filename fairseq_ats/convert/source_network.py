@@ -81,7 +81,10 @@ def read_source(
         sentencepiece_model = data / SENTENCEPIECE_MODEL
     elif sentencepiece_model is not None and not sentencepiece_model.is_file():
         raise ValueError(f"--sentencepiece-model is {sentencepiece_model}, which is no file")
-    model, task = load_to_decode(path, {"data": str(data), "max_level": level})
+    try:
+        model, task = load_to_decode(path, {"data": str(data), "max_level": level})
+    except RuntimeError as error:  # of torch, for parameters of other sizes
+        raise ValueError(f"{path} does not fit the dictionaries in {data}: {error}") from error
     return SourceNetwork(path, checkpoint, partition, level, model, task, sentencepiece_model)
 
 

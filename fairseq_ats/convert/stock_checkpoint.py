@@ -78,14 +78,15 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
     """fairseq's configuration with its groups, as stock training of the folded network would have saved it."""
     stock = {group: _values(options) for group, options in cfg.items()}
     own = _own_options(stock)
-    stock["task"] = {name: stock["task"][name] for name in _names(TranslationConfig)} | {"_name": STOCK_TASK}
+    stock["task"] = {name: value for name, value in stock["task"].items() if name in _names(TranslationConfig)}
+    stock["task"]["_name"] = STOCK_TASK
     if stock["optimizer"]["_name"] == OPTIMIZER_NAME:
         stock["optimizer"] = {name: value for name, value in stock["optimizer"].items() if name not in own}
         stock["optimizer"]["_name"] = STOCK_OPTIMIZER
 
     model = {name: value for name, value in stock["model"].items() if name not in own}
     for side, size in feed_forward.items():
-        # fairseq reads the nested form where there is one (fairseq/models/transformer/transformer_config.py:267).
+        # fairseq reads the nested form where there is one (fairseq/models/transformer/transformer_config.py:305).
         if side in model:
             model[side] = _values(model[side]) | {"ffn_embed_dim": size}
         model[f"{side}_ffn_embed_dim"] = size
@@ -95,7 +96,7 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
     for group in (stock["common"], stock["checkpoint"], model):
         if "user_dir" in group:
             group["user_dir"] = None
-        if "best_checkpoint_metric" in group:
+        if group.get("best_checkpoint_metric"):
             group["best_checkpoint_metric"] = group["best_checkpoint_metric"].removeprefix(core_name(""))
     for option, value in (("task", STOCK_TASK), ("optimizer", stock["optimizer"]["_name"])):
         if option in model:

@@ -69,11 +69,14 @@ def read_sentences(path: Path, sentencepiece_model: Path | None, longest: int) -
     return sentences
 
 
+def numbered(tokens: Sequence[str], dictionary: Dictionary) -> Tensor:
+    """Numbers of the tokens and of end-of-sentence, (length + 1,)."""
+    return torch.tensor([dictionary.index(token) for token in tokens] + [dictionary.eos()])
+
+
 def as_batch(sentences: Sequence[Sequence[str]], dictionary: Dictionary) -> tuple[Tensor, Tensor]:
-    """Tokens (batch, time), ended by end-of-sentence and padded on the left as fairseq pads sources, and lengths."""
-    rows = [
-        dictionary.encode_line(list(tokens), line_tokenizer=list, add_if_not_exist=False).long() for tokens in sentences
-    ]
+    """Sources (batch, time), padded on the left as fairseq pads them, and their lengths."""
+    rows = [numbered(tokens, dictionary) for tokens in sentences]
     batch = collate_tokens(rows, dictionary.pad(), left_pad=True)
     return batch, torch.tensor([len(row) for row in rows])
 
@@ -97,9 +100,7 @@ def log_probabilities(
     """For each pair, of each target token and end-of-sentence: (length + 1, vocabulary), in nats."""
     source, lengths = as_batch([source for source, _ in pairs], task.source_dictionary)
     targets = task.target_dictionary
-    rows = [
-        targets.encode_line(list(tokens), line_tokenizer=list, add_if_not_exist=False).long() for _, tokens in pairs
-    ]
+    rows = [numbered(tokens, targets) for _, tokens in pairs]
     previous = collate_tokens(rows, targets.pad(), move_eos_to_beginning=True)
     output = model(source, lengths, previous)
     every = model.get_normalized_probs(output, log_probs=True)

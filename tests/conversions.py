@@ -1,4 +1,4 @@
-"""Checkpoints of models that were built in this process, as fairseq's trainer would save them; and reading them."""
+"""For tests of fairseq-ats-convert: checkpoints to convert, and what fairseq itself makes of checkpoints."""
 
 from __future__ import annotations
 
@@ -7,11 +7,39 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from fairseq import checkpoint_utils
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
 
+from fairseq_ats.convert.command_line import main
 from tests.conftest import ROOT
+
+CORE, SUPER = 1, 2
+
+# Each changes what a stock file must say of the model: sizes, depths, norms, positions, activation, sharing.
+VARIANTS = {
+    "post-norm": [],
+    "pre-norm": ["--encoder-normalize-before", "--decoder-normalize-before", "--activation-fn", "gelu"],
+    "unequal": ["--encoder-layers", "1", "--decoder-attention-heads", "2", "--decoder-normalize-before"],
+    "embeddings": ["--decoder-learned-pos", "--layernorm-embedding", "--no-scale-embedding"],
+}
+
+
+def load(path: Path, data: Path, **overrides: Any) -> torch.nn.Module:
+    """The model of a checkpoint through fairseq's own function."""
+    overrides |= {"data": str(data)}
+    return checkpoint_utils.load_model_ensemble([str(path)], arg_overrides=overrides)[0][0].eval()
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    return model(**batch["net_input"])[0]
+
+
+def convert(checkpoint: Path, level: int | str, output: Path, *options: str, to: str = "fairseq") -> Path:
+    main([str(checkpoint), "--level", str(level), "--to", to, "--output", str(output), *options])
+    return output
 
 
 def save_checkpoint(built: SimpleNamespace, path: Path, noise: float = 0.3) -> Path:
