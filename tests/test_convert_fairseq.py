@@ -17,7 +17,7 @@ from fairseq.modules import MultiheadAttention
 from fairseq_ats.convert import folding, stock_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from tests.command_line import hypotheses, run
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY_ARCH
 from tests.conversions import CORE, SUPER, VARIANTS, convert, load, logits, python_interface, save_checkpoint
 from tests.test_checkpoints import Code
 
@@ -249,6 +249,9 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
     refuses("--verify-on is .*, which holds no sentence", source, SUPER, "--verify-on", str(tmp_path / "empty"))
     (tmp_path / "long").write_text("▁ba " * 2000)
     refuses("which has a sentence of more than 1023 tokens", source, SUPER, "--verify-on", str(tmp_path / "long"))
+
+    bart = build("--partitioned-linear-module-name", "PartitionedLinear", arch=["--arch", "bart_base", *TINY_ARCH[2:]])
+    refuses("--to fairseq is not for BART", save_checkpoint(bart, tmp_path / "bart.pt"), SUPER)
 
     (tmp_path / "data").mkdir()
     for language in ("en", "de"):

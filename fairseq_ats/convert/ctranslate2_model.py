@@ -69,7 +69,7 @@ class CTranslate2Model(OutputFormat):
         check_dense(source, self.dense, "ctranslate2")
         problems = unsupported_options(source.model.cfg)
         if problems:
-            raise ValueError(f"CTranslate2 cannot hold this model: {'; '.join(problems)}. --to onnx can")
+            raise ValueError(f"CTranslate2 cannot hold this model: {'; '.join(problems)}. --to onnx can hold more")
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
         from ctranslate2.converters import FairseqConverter  # optional package
@@ -151,6 +151,9 @@ def _checkpoint_for_ctranslate2(source: SourceNetwork) -> dict[str, Any]:
     arch = args.arch if "arch" in args else args._name
     ARCH_CONFIG_REGISTRY[arch](args)
     args.arch, args.task = arch, stock["cfg"]["task"]["_name"]
+    for option in ("alignment_layer", "alignment_heads"):
+        if option in args:
+            delattr(args, option)  # of transformer_align; CTranslate2 ends the process if there is no such layer
     for side, size in feed_forward_sizes(stock["model"]).items():
         if side in args:
             delattr(args, side)  # the nested form of the options that are set here

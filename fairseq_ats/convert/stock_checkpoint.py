@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq.models.bart import BARTModel
 from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.tasks.translation import TranslationConfig
 from torch import Tensor
@@ -41,6 +42,9 @@ class StockCheckpoint(OutputFormat):
 
     def check(self, source: SourceNetwork) -> None:
         check_dense(source, self.dense, "fairseq")
+        if isinstance(source.model, BARTModel):
+            # It looks for its task among its options (fairseq/models/bart/model.py:234), which works in a Namespace only.
+            raise ValueError("--to fairseq is not for BART, whose options stock fairseq cannot read from plain values")
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
         yield from dense_cost(source)
