@@ -43,7 +43,7 @@ class StockCheckpoint(OutputFormat):
     def check(self, source: SourceNetwork) -> None:
         check_dense(source, self.dense, "fairseq")
         if isinstance(source.model, BARTModel):
-            # It looks for its task among its options (fairseq/models/bart/model.py:234), which works in a Namespace only.
+            # It looks for its task among its options (fairseq/models/bart/model.py:234): a Namespace has it.
             raise ValueError("--to fairseq is not for BART, whose options stock fairseq cannot read from plain values")
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
