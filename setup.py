@@ -40,7 +40,10 @@ setup(
         "pyyaml",
         "numpy",
     ],
+    entry_points={"console_scripts": ["fairseq-ats-convert = fairseq_ats.convert.command_line:main"]},
     extras_require={
+        # what fairseq-ats-convert writes, and fairseq-ats-translate reads
+        "deploy": ["ctranslate2>=4.8", "onnx", "onnxscript", "onnxruntime"],
         "test": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
         "plot": ["matplotlib"],
     },

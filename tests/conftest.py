@@ -88,6 +88,18 @@ def build(parse: Callable[..., Any]) -> Callable[..., SimpleNamespace]:
     return build
 
 
+@pytest.fixture(scope="session")
+def two_trained_networks(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an alternating run whose networks, with small-width cores, translate some of the toy corpus."""
+    from tests.command_line import train  # which imports this module
+
+    folder = tmp_path_factory.mktemp("trained")
+    options = ["--alternate", "--partitioned-linear-module-name", "PartitionedLinear", "--small-ratio", "0.25"]
+    options += ["--disable-validation", "--save-interval-updates", "121", "--max-tokens", "800", "--log-interval", "50"]
+    train(toy_data, folder, 122, *options)
+    return folder
+
+
 @pytest.fixture(params=["PartitionedRankLinear", "PartitionedLinear"])
 def module_name(request: pytest.FixtureRequest) -> str:
     return request.param

@@ -1,0 +1,60 @@
+"""One conversion: refuse what cannot be, read, write, verify, and only then let the result appear."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from fairseq_ats.convert.new_output import check_output, new_output
+from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.convert.source_network import read_source
+from fairseq_ats.convert.verification import read_sentences
+
+logger = logging.getLogger(__name__)
+
+
+def convert(
+    checkpoint: Path,
+    level: int,
+    output_format: OutputFormat,
+    output: Path,
+    data: Path | None = None,
+    sentencepiece_model: Path | None = None,
+    verify_on: Path | None = None,
+    beam: int = 5,
+    overwrite: bool = False,
+) -> None:
+    """Convert one network of a checkpoint; nothing is left behind if that fails.
+
+    Args:
+        level: 1 is the core.
+        data, sentencepiece_model: see :func:`~fairseq_ats.convert.source_network.read_source`.
+        verify_on: text file whose beams must be the source's; raw if there is a sentencepiece model, otherwise tokens.
+        beam: width of these beams.
+        overwrite: replace an existing output.
+
+    Raises:
+        ValueError: the checkpoint, or an option, is not allowed.
+        VerificationError: the result computes something else than its source.
+    """
+    output_format.require_packages()
+    if not checkpoint.is_file():
+        raise ValueError(f"there is no checkpoint {checkpoint}")
+    check_output(output, checkpoint, output_format.is_folder, overwrite)
+    source = read_source(checkpoint, level, data, sentencepiece_model)
+    output_format.check(source)
+    sentences = []
+    if verify_on is not None:
+        sentences = read_sentences(verify_on, source.sentencepiece_model, source.model.encoder.max_positions())
+    logger.info(f"{source.name} network of {checkpoint}, {source.parameters:,} parameters")
+    with new_output(output, output_format.is_folder) as new:
+        for line in output_format.write(source, new):
+            logger.info(line)
+        for line in output_format.verify(source, new, sentences, beam):
+            logger.info(line)
+    logger.info(f"wrote {output} ({size_on_disk(output):,} bytes)")
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

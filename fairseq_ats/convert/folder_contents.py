@@ -1,0 +1,51 @@
+"""What makes a folder translate text by itself: dictionaries, sentencepiece model, description."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import fairseq_ats
+from fairseq_ats.convert.source_network import SENTENCEPIECE_MODEL, SourceNetwork
+from fairseq_ats.deployed_folder import DeployedFolder
+
+
+def write_dictionaries(source: SourceNetwork, folder: Path) -> tuple[str, str]:
+    """``dict.LANGUAGE.txt`` of both languages, under fairseq's names; returns the file names."""
+    names = tuple(f"dict.{language}.txt" for language in (source.task.cfg.source_lang, source.task.cfg.target_lang))
+    source.task.source_dictionary.save(str(folder / names[0]))
+    source.task.target_dictionary.save(str(folder / names[1]))
+    return names
+
+
+def complete_folder(source: SourceNetwork, folder: Path, output_format: str, weights: str, package: str) -> None:
+    """Put everything beside the network in ``folder`` that translating text needs.
+
+    Args:
+        output_format, weights: as in :mod:`fairseq_ats.deployed_folder`.
+        package: the one that reads the network; its version is noted.
+    """
+    dictionaries = write_dictionaries(source, folder)
+    if source.sentencepiece_model is not None:
+        shutil.copyfile(source.sentencepiece_model, folder / SENTENCEPIECE_MODEL)
+    DeployedFolder(
+        format=output_format,
+        network=source.name,
+        partition=source.partition,
+        source_language=source.task.cfg.source_lang,
+        target_language=source.task.cfg.target_lang,
+        source_dictionary=dictionaries[0],
+        target_dictionary=dictionaries[1],
+        sentencepiece_model=None if source.sentencepiece_model is None else SENTENCEPIECE_MODEL,
+        weights=weights,
+        max_source_positions=source.model.max_positions()[0],
+        max_target_positions=source.model.max_positions()[1],
+        versions={
+            "fairseq_ats": fairseq_ats.__version__,
+            "torch": torch.__version__,
+            package: version(package),
+        },
+    ).write(folder)

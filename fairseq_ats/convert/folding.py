@@ -1,0 +1,82 @@
+"""A partitioned model → the parameters of a stock fairseq Transformer that computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fairseq.models.transformer import TransformerModelBase
+from torch import Tensor
+
+from fairseq_ats.convert.source_network import SourceNetwork
+from fairseq_ats.modules.partitioned_linear import OUTPUT_DIM
+from fairseq_ats.modules.partitioned_module import PartitionedModule, join
+from fairseq_ats.surgery import attentions
+
+
+def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:
+    r"""The model at its level as a stock state dict.
+
+    Each partitioned layer becomes one dense weight: :math:`W + VU` or the blocks side by side in the super-network,
+    :math:`VU` or the core's block in the core. The feed-forward layers of a small-width core stay narrow; see
+    :func:`feed_forward_sizes`.
+
+    Its keys and queries do not, because stock fairseq gives every head ``embed_dim / heads`` dimensions: rows of zeros
+    fill each head up. That leaves every score as it was: the new terms of a head's :math:`q \cdot k` are zero, and the
+    scale is :math:`head\_dim^{-1/2}` of the full head dimension in the partitioned attention, too.
+    """
+    parameters = {name: value.detach() for name, value in model.state_dict().items()}
+    widened = {id(projection) for attention in attentions(model) for projection in (attention.q_proj, attention.k_proj)}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, PartitionedModule):
+            continue
+        for own, _ in layer.named_parameters(recurse=False):
+            del parameters[f"{name}.{own}"]
+        weight, bias = layer.weight, layer.bias
+        if id(layer) in widened and weight.shape[0] < layer.out_features:
+            weight, bias = (t if t is None else _fill_up(t, layer.out_features, layer.groups) for t in (weight, bias))
+        parameters[f"{name}.weight"] = weight.detach()
+        if bias is not None:
+            parameters[f"{name}.bias"] = bias.detach()
+    return parameters
+
+
+def _fill_up(rows: Tensor, size: int, groups: int) -> Tensor:
+    """Zeros after the rows of each group, until there are ``size`` rows in all."""
+    return join(rows, rows.new_zeros(size - rows.shape[0], *rows.shape[1:]), OUTPUT_DIM, groups)
+
+
+def feed_forward_sizes(parameters: dict[str, Tensor]) -> dict[str, int]:
+    """``{"encoder": ..., "decoder": ...}``: hidden neurons of the first layer's feed-forward module."""
+    return {side: parameters[f"{side}.layers.0.fc1.weight"].shape[0] for side in ("encoder", "decoder")}
+
+
+def check_dense(source: SourceNetwork, dense: bool, output_format: str) -> None:
+    """A low-rank core loses what it was trained for when its thin layers become dense; that is done on request only.
+
+    Raises:
+        ValueError: it was not requested, or there is nothing to request it for.
+    """
+    if source.is_low_rank_core and not dense:
+        raise ValueError(
+            f"--to {output_format} has dense layers only, and this core is of low rank; --to onnx and --to core keep "
+            "its layers thin, --dense multiplies them out, which makes the core as large as the super-network"
+        )
+    if dense and not source.is_low_rank_core:
+        raise ValueError(f"--dense is for a low-rank core; this is the {source.name} network of {source.partition}")
+
+
+def dense_cost(source: SourceNetwork) -> Iterator[str]:
+    """One line on what multiplying out a low-rank core costs; none for other networks."""
+    if source.is_low_rank_core:
+        thin, dense = source.parameters, _parameters_when_dense(source.model)
+        bytes_more = 4 * (dense - thin)  # float32
+        yield f"dense: {thin:,} parameters become {dense:,} ({dense / thin:.2f} times; {bytes_more:,} bytes more)"
+
+
+def _parameters_when_dense(model: TransformerModelBase) -> int:
+    total = sum(p.numel() for p in model.parameters())
+    for layer in model.modules():
+        if isinstance(layer, PartitionedModule):
+            thin = sum(p.numel() for p in layer.parameters(recurse=False))
+            total += layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel()) - thin
+    return total

@@ -1,0 +1,109 @@
+"""The network that is converted: read from a checkpoint, built, and ready to decode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq import checkpoint_utils
+from fairseq.models.transformer import TransformerModelBase
+from fairseq.tasks.translation import TranslationTask
+from fairseq.utils import split_paths
+
+from fairseq_ats.checkpoints import partition_of, read_header
+from fairseq_ats.deployed_folder import NETWORK_LEVELS
+from fairseq_ats.partition import CORE_LEVEL, Partition
+
+OUR_TASK = "translation_with_partitioned_model"
+SENTENCEPIECE_MODEL = "sentencepiece.model"
+
+
+@dataclass(frozen=True)
+class SourceNetwork:
+    """One network of a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        checkpoint: what is in it.
+        partition: the checkpoint's, with its highest level and not this network's.
+        level: of this network.
+        model: the partitioned model at that level; a core has no extension parameters. It can decode, and not
+            be trained.
+        task: fairseq's task, with both dictionaries.
+        sentencepiece_model: which makes tokens of text; None if the network reads tokens.
+    """
+
+    path: Path
+    checkpoint: dict[str, Any]
+    partition: Partition
+    level: int
+    model: TransformerModelBase
+    task: TranslationTask
+    sentencepiece_model: Path | None
+
+    @property
+    def name(self) -> str:
+        """ "core" or "super"."""
+        return next(name for name, level in NETWORK_LEVELS.items() if level == self.level)
+
+    @property
+    def is_low_rank_core(self) -> bool:
+        return self.level == CORE_LEVEL and self.partition.module_name == "PartitionedRankLinear"
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def read_source(
+    path: Path, level: int, data: Path | None = None, sentencepiece_model: Path | None = None
+) -> SourceNetwork:
+    """Read one network of the checkpoint at ``path``.
+
+    Args:
+        data: folder with the dictionaries of both languages; None is the one that the checkpoint was trained with.
+        sentencepiece_model: None is the one in ``data``, if there is one.
+
+    Raises:
+        ValueError: a file that carries code, a checkpoint one of another task, a level that it does not hold, or no
+            dictionaries.
+    """
+    checkpoint = read_header(str(path))
+    partition = partition_of(checkpoint.get("task_state"))
+    if partition is None or checkpoint["cfg"]["task"]["_name"] != OUR_TASK:
+        raise ValueError(f"{path} was not written by --task {OUR_TASK}")
+    if level not in partition.levels:
+        held = ", ".join(str(n) for n in partition.levels)
+        raise ValueError(f"--level is {level} and {path} holds level(s) {held}")
+    data = _data_folder(data, checkpoint)
+    if sentencepiece_model is None and (data / SENTENCEPIECE_MODEL).is_file():
+        sentencepiece_model = data / SENTENCEPIECE_MODEL
+    elif sentencepiece_model is not None and not sentencepiece_model.is_file():
+        raise ValueError(f"--sentencepiece-model is {sentencepiece_model}, which is no file")
+    try:
+        model, task = load_to_decode(path, {"data": str(data), "max_level": level})
+    except RuntimeError as error:  # of torch, for parameters of other sizes
+        raise ValueError(f"{path} does not fit the dictionaries in {data}: {error}") from error
+    return SourceNetwork(path, checkpoint, partition, level, model, task, sentencepiece_model)
+
+
+def load_to_decode(path: Path, overrides: dict[str, Any]) -> tuple[TransformerModelBase, TranslationTask]:
+    """Model and task of a checkpoint, as ``fairseq-generate`` builds and prepares them."""
+    # BLEU in validation would build one more generator, from further options of the checkpoint; recomputed activations
+    # are for training, and cannot be traced.
+    for_training = {"eval_bleu": False, "checkpoint_activations": False, "offload_activations": False}
+    overrides = for_training | overrides
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], arg_overrides=overrides)
+    model.eval()
+    model.make_generation_fast_(need_attn=False)
+    return model, task
+
+
+def _data_folder(given: Path | None, checkpoint: dict[str, Any]) -> Path:
+    data = given or Path(split_paths(checkpoint["cfg"]["task"]["data"])[0])
+    if any(data.glob("dict.*.txt")):
+        return data
+    if given is None:
+        raise ValueError(f"the checkpoint was trained with {data}, which is not here; --data says where it is")
+    raise ValueError(f"--data is {data}, which is not a folder of binarised data: it has no dict.LANGUAGE.txt")

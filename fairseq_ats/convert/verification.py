@@ -1,0 +1,203 @@
+"""Does a converted network compute what its source computes?"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+import torch
+from fairseq.data import Dictionary
+from fairseq.data.data_utils import collate_tokens
+from fairseq.models import FairseqEncoderDecoderModel
+from fairseq.tasks.translation import TranslationTask
+from torch import Tensor
+
+from fairseq_ats.convert.source_network import SourceNetwork
+
+# Decoding is compared with fairseq-generate's defaults of these.
+MAX_LEN_B = 200
+BATCH_SIZE = 32
+
+# Two hypotheses whose scores differ by less are a tie that rounding decides.
+TIE = 1e-3
+
+_RANDOM_PAIRS = 8
+_LONGEST_RANDOM = 24
+_SEED = 1
+
+
+class VerificationError(RuntimeError):
+    """The converted network computes something else than its source."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """The best of a beam: tokens without end-of-sentence, and log-probability / length."""
+
+    tokens: tuple[str, ...]
+    score: float
+
+
+def read_sentences(path: Path, sentencepiece_model: Path | None, longest: int) -> list[list[str]]:
+    """Tokens of the sentences of a text file; lines without a token are left out.
+
+    With a sentencepiece model the file is raw text, without one its lines are tokens with spaces between them.
+
+    Args:
+        longest: the most tokens that the network takes, with end-of-sentence.
+
+    Raises:
+        ValueError: the file cannot be read, holds no sentence, or holds one that is too long.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--verify-on is {path}, which cannot be read: {error}") from error
+    if sentencepiece_model is None:
+        sentences = [line.split() for line in lines]
+    else:
+        encoder = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_model))
+        sentences = [encoder.encode(line.replace("\r", " ").strip(), out_type=str) for line in lines]
+    sentences = [tokens for tokens in sentences if tokens]
+    if not sentences:
+        raise ValueError(f"--verify-on is {path}, which holds no sentence")
+    if max(map(len, sentences)) >= longest:
+        raise ValueError(f"--verify-on is {path}, which has a sentence of more than {longest - 1} tokens")
+    return sentences
+
+
+def numbered(tokens: Sequence[str], dictionary: Dictionary) -> Tensor:
+    """Numbers of the tokens and of end-of-sentence, (length + 1,)."""
+    return torch.tensor([dictionary.index(token) for token in tokens] + [dictionary.eos()])
+
+
+def as_batch(sentences: Sequence[Sequence[str]], dictionary: Dictionary) -> tuple[Tensor, Tensor]:
+    """Sources (batch, time), padded on the left as fairseq pads them, and their lengths."""
+    rows = [numbered(tokens, dictionary) for tokens in sentences]
+    batch = collate_tokens(rows, dictionary.pad(), left_pad=True)
+    return batch, torch.tensor([len(row) for row in rows])
+
+
+def random_pairs(task: TranslationTask) -> list[tuple[list[str], list[str]]]:
+    """Source and target tokens at random, of different lengths, from everything that the dictionaries hold."""
+    generator = torch.Generator().manual_seed(_SEED)
+
+    def draw(dictionary: Dictionary) -> list[str]:
+        length = int(torch.randint(1, _LONGEST_RANDOM, (), generator=generator))
+        numbers = torch.randint(dictionary.nspecial, len(dictionary), (length,), generator=generator)
+        return [dictionary[n] for n in numbers.tolist()]
+
+    return [(draw(task.source_dictionary), draw(task.target_dictionary)) for _ in range(_RANDOM_PAIRS)]
+
+
+@torch.no_grad()
+def log_probabilities(
+    model: FairseqEncoderDecoderModel, task: TranslationTask, pairs: Sequence[tuple[list[str], list[str]]]
+) -> list[Tensor]:
+    """For each pair, of each target token and end-of-sentence: (length + 1, vocabulary), in nats."""
+    source, lengths = as_batch([source for source, _ in pairs], task.source_dictionary)
+    targets = task.target_dictionary
+    rows = [numbered(tokens, targets) for _, tokens in pairs]
+    previous = collate_tokens(rows, targets.pad(), move_eos_to_beginning=True)
+    output = model(source, lengths, previous)
+    every = model.get_normalized_probs(output, log_probs=True)
+    return [every[i, : len(row)] for i, row in enumerate(rows)]
+
+
+def check_same_network(
+    source: SourceNetwork,
+    converted: FairseqEncoderDecoderModel,
+    task: TranslationTask,
+    sentences: Sequence[Sequence[str]],
+    beam: int,
+    tolerance: float,
+) -> Iterator[str]:
+    """Log-probabilities of the whole vocabulary on random sentence pairs, and beams on ``sentences``.
+
+    Args:
+        task: of the converted model.
+        tolerance: largest allowed difference of log-probabilities, in nats.
+
+    Yields:
+        A line on what was found.
+
+    Raises:
+        VerificationError: more than rounding differs.
+    """
+    pairs = random_pairs(source.task)
+    expected = torch.cat(log_probabilities(source.model, source.task, pairs))
+    yield check_difference("logits", expected, torch.cat(log_probabilities(converted, task, pairs)), tolerance)
+    if sentences:
+        expected_beams = best_hypotheses(source.model, source.task, sentences, beam)
+        yield check_same_beams(expected_beams, best_hypotheses(converted, task, sentences, beam))
+
+
+def check_difference(what: str, expected: Tensor, found: Tensor, tolerance: float, on_average: bool = False) -> str:
+    """Two tensors of log-probabilities on random pairs.
+
+    Args:
+        on_average: hold the mean difference against the tolerance and not the largest.
+
+    Returns:
+        One line on what was found.
+
+    Raises:
+        VerificationError: they differ by more, or are no numbers.
+    """
+    differences = (found.double() - expected.double()).abs()
+    difference = float(differences.mean() if on_average else differences.max())
+    size = f"{difference:.2g} nats{' on average' if on_average else ''}"
+    if not difference <= tolerance:  # NaN, too
+        raise VerificationError(f"{what} differ from the source's by {size} on random input; allowed: {tolerance:g}")
+    by = "by" if on_average else "by at most"
+    return f"{what}: differ {by} {size} on {_RANDOM_PAIRS} random pairs (allowed: {tolerance:g})"
+
+
+@torch.no_grad()
+def best_hypotheses(
+    model: FairseqEncoderDecoderModel, task: TranslationTask, sentences: Sequence[Sequence[str]], beam: int
+) -> list[Hypothesis]:
+    """What ``fairseq-generate`` finds best, for sentences in any order."""
+    generator = task.build_generator([model], Namespace(beam=beam, max_len_b=MAX_LEN_B))
+    dictionary = task.target_dictionary
+    found: dict[int, Hypothesis] = {}
+    by_length = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
+    for start in range(0, len(sentences), BATCH_SIZE):
+        numbers = by_length[start : start + BATCH_SIZE]
+        tokens, lengths = as_batch([sentences[i] for i in numbers], task.source_dictionary)
+        sample = {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+        for i, beams in zip(numbers, task.inference_step(generator, [model], sample), strict=True):
+            best = [n for n in beams[0]["tokens"].tolist() if n != dictionary.eos()]
+            found[i] = Hypothesis(tuple(dictionary[n] for n in best), float(beams[0]["score"]))
+    return [found[i] for i in range(len(sentences))]
+
+
+def check_same_beams(expected: Sequence[Hypothesis], found: Sequence[Hypothesis], exact: bool = True) -> str:
+    """The best hypothesis of every sentence.
+
+    Two differences are none of the network: a tie, and a hypothesis that never ends. At the longest length fairseq
+    scores the end-of-sentence that it puts there, and CTranslate2 ranks the hypotheses without it.
+
+    Args:
+        exact: False counts only, for weights that were rounded on purpose.
+
+    Returns:
+        One line on what was found.
+
+    Raises:
+        VerificationError: a hypothesis differs otherwise.
+    """
+    different = [(a, b) for a, b in zip(expected, found, strict=True) if a.tokens != b.tokens]
+    endless = [(a, b) for a, b in different if min(len(a.tokens), len(b.tokens)) >= MAX_LEN_B]
+    ties = [(a, b) for a, b in different if abs(a.score - b.score) <= TIE and (a, b) not in endless]
+    report = f"beams: {len(expected) - len(different)} of {len(expected)} sentences identical"
+    if ties:
+        report += f", {len(ties)} with another hypothesis of the same score (within {TIE:g})"
+    if endless:
+        report += f", {len(endless)} without an end after {MAX_LEN_B} tokens"
+    if exact and len(different) > len(ties) + len(endless):
+        raise VerificationError(f"{report}; the others differ")
+    return report
