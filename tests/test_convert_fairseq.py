@@ -200,7 +200,8 @@ def test_a_conversion_that_fails_leaves_no_file(
 
     def wrong(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         parameters = folding.stock_parameters(model)
-        parameters["decoder.layers.0.encoder_attn.q_proj.weight"] *= 1.01
+        name = "decoder.layers.0.encoder_attn.q_proj.weight"
+        parameters[name] = parameters[name] * 1.01  # not in place: the source has the same tensor
         return parameters
 
     monkeypatch.setattr(stock_checkpoint, "stock_parameters", wrong)

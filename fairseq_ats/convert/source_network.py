@@ -28,8 +28,9 @@ class SourceNetwork:
         checkpoint: what is in it.
         partition: the checkpoint's, with its highest level and not this network's.
         level: of this network.
-        model: the partitioned model at that level; a core has no extension parameters. It can decode, and not
-            be trained.
+        model: the partitioned model at that level, prepared for decoding: a core has no extension parameters, and a
+            super-network has dense weights in their place.
+        parameters: of the network before it was prepared.
         task: fairseq's task, with both dictionaries.
         sentencepiece_model: which makes tokens of text; None if the network reads tokens.
     """
@@ -39,6 +40,7 @@ class SourceNetwork:
     partition: Partition
     level: int
     model: TransformerModelBase
+    parameters: int
     task: TranslationTask
     sentencepiece_model: Path | None
 
@@ -50,10 +52,6 @@ class SourceNetwork:
     @property
     def is_low_rank_core(self) -> bool:
         return self.level == CORE_LEVEL and self.partition.module_name == "PartitionedRankLinear"
-
-    @property
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
 
 
 def read_source(
@@ -82,22 +80,34 @@ def read_source(
     elif sentencepiece_model is not None and not sentencepiece_model.is_file():
         raise ValueError(f"--sentencepiece-model is {sentencepiece_model}, which is no file")
     try:
-        model, task = load_to_decode(path, {"data": str(data), "max_level": level})
+        model, task = load(path, {"data": str(data), "max_level": level})
     except RuntimeError as error:  # of torch, for parameters of other sizes
         raise ValueError(f"{path} does not fit the dictionaries in {data}: {error}") from error
-    return SourceNetwork(path, checkpoint, partition, level, model, task, sentencepiece_model)
+    parameters = sum(p.numel() for p in model.parameters())
+    prepare_to_decode(model)
+    return SourceNetwork(path, checkpoint, partition, level, model, parameters, task, sentencepiece_model)
 
 
 def load_to_decode(path: Path, overrides: dict[str, Any]) -> tuple[TransformerModelBase, TranslationTask]:
     """Model and task of a checkpoint, as ``fairseq-generate`` builds and prepares them."""
+    model, task = load(path, overrides)
+    prepare_to_decode(model)
+    return model, task
+
+
+def prepare_to_decode(model: TransformerModelBase) -> None:
+    """fairseq's own preparation; the model cannot be trained or saved afterwards."""
+    model.make_generation_fast_(need_attn=False)
+
+
+def load(path: Path, overrides: dict[str, Any]) -> tuple[TransformerModelBase, TranslationTask]:
+    """Model and task of a checkpoint, with every parameter of the level."""
     # BLEU in validation would build one more generator, from further options of the checkpoint; recomputed activations
     # are for training, and cannot be traced.
     for_training = {"eval_bleu": False, "checkpoint_activations": False, "offload_activations": False}
     overrides = for_training | overrides
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], arg_overrides=overrides)
-    model.eval()
-    model.make_generation_fast_(need_attn=False)
-    return model, task
+    return model.eval(), task
 
 
 def _data_folder(given: Path | None, checkpoint: dict[str, Any]) -> Path:

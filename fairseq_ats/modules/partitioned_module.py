@@ -78,16 +78,20 @@ class PartitionedModule(nn.Module, ABC):
     @property
     def weight(self) -> Tensor:
         """The dense weight of the active level."""
-        return self.weight_at(self.level)
+        return self.folded_weight if self._is_folded else self.weight_at(self.level)
 
     @property
     def bias(self) -> Tensor | None:
         """The bias of the active level."""
-        return self.bias_at(self.level)
+        return self.folded_bias if self._is_folded else self.bias_at(self.level)
+
+    @property
+    def _is_folded(self) -> bool:
+        return self.level == SUPER_LEVEL and self.folded_weight is not None
 
     def forward(self, x: Tensor) -> Tensor:
         """``weight @ x + bias`` of the active level; (*, in) → (*, out)."""
-        if self.level == SUPER_LEVEL and self.folded_weight is not None:
+        if self._is_folded:
             return F.linear(x, self.folded_weight, self.folded_bias)
         return self.forward_level(x)
 
