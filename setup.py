@@ -32,6 +32,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["fairseq_ats*"]),
+    entry_points={
+        "console_scripts": [
+            "fairseq-ats-average = fairseq_ats.average:main",
+        ]
+    },
     install_requires=[
         "torch>=2.6",  # the first that reads checkpoints weights-only by default
         "fairseq-fixed==0.12.3.1",  # the fairseq whose internals the plugin was checked against

@@ -31,16 +31,13 @@ def saved_options(checkpoint: Mapping[str, Any], group: str) -> dict[str, Any]:
     return dict(options or {})
 
 
-def differing_options(saved: Mapping[str, Any], own: Any) -> list[str]:
-    """One sentence for each option of ``UNSEEN_IN_WEIGHTS`` with another value in ``own``.
+def differing_options(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """One sentence for each option of ``UNSEEN_IN_WEIGHTS`` that has two values.
 
-    Options that ``saved`` does not name are not compared: hydra saves those that were given only.
-
-    Args:
-        own: an object with the options as attributes, such as a model's ``cfg``.
+    An option that either does not name is not compared: hydra saves those that were given only.
     """
     return [
-        f"--{name.replace('_', '-')} was {saved[name]} there and is {getattr(own, name)} here"
+        f"--{name.replace('_', '-')} is {theirs[name]} there and {ours[name]} here"
         for name in UNSEEN_IN_WEIGHTS
-        if name in saved and saved[name] != getattr(own, name)
+        if name in theirs and name in ours and theirs[name] != ours[name]
     ]

@@ -179,9 +179,9 @@ def test_a_checkpoint_in_half_precision(build: Build, batch: dict[str, Any], tmp
         (["--init-from", "{stock}", "--decoder-ffn-embed-dim", "40"], r"another --arch.*size mismatch for decoder"),
         (
             ["--init-from", "{stock}", "--decoder-attention-heads", "2"],
-            "other options: --decoder-attention-heads was 4 there and is 2 here",
+            "other options: --decoder-attention-heads is 4 there and 2 here",
         ),
-        (["--init-from", "{stock}", "--activation-fn", "gelu"], "--activation-fn was relu there and is gelu here"),
+        (["--init-from", "{stock}", "--activation-fn", "gelu"], "--activation-fn is relu there and gelu here"),
         (["--init-from", "{untied}"], r"untied\.pt, in which .*embed_tokens\.weight has weights of its own"),
         (["--init-from", "{stock}", "--init-order", "importance"], "--init-order is importance and .*RankLinear"),
         (["--init-order", "importance"], "--init-order is importance, which needs --init-from"),
