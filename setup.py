@@ -35,6 +35,7 @@ setup(
     entry_points={
         "console_scripts": [
             "fairseq-ats-average = fairseq_ats.average:main",
+            "fairseq-ats-translate = fairseq_ats.translate.__main__:main",
         ]
     },
     install_requires=[
@@ -44,6 +45,7 @@ setup(
         "sacrebleu>=2.4",
         "pyyaml",
         "numpy",
+        "tqdm",
     ],
     extras_require={
         "test": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
