@@ -134,7 +134,7 @@ def _chosen(args: argparse.Namespace) -> list[str]:
     """The checkpoints to average, oldest first where the run says so."""
     if args.network is not None and args.best is None:
         raise ValueError(f"--network is {args.network}, which needs --best")
-    if args.last_epochs is args.last_updates is args.best is None:
+    if not (args.last_epochs or args.last_updates or args.best):
         folders = [path for path in args.inputs if path.is_dir()]
         if folders:
             raise ValueError(f"{folders[0]} is a folder; add --last-epochs N, --last-updates N or --best N")

@@ -12,14 +12,18 @@ from contextlib import contextmanager, suppress
 def written_whole(path: str) -> Iterator[str]:
     """A temporary name beside ``path`` to write to; it becomes ``path`` at the end, or goes away after an exception.
 
+    A symbolic link stays one: what it points to is written.
+
     Raises:
-        ValueError: the folder of ``path`` does not exist, or ``path`` is a folder.
+        ValueError: the folder of ``path`` does not exist, or ``path`` is something else than a file: a folder, or a
+            device, which a file must not replace.
     """
-    folder = os.path.dirname(os.path.abspath(path))
+    path = os.path.realpath(path)
+    folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise ValueError(f"{path} cannot be written: {folder} is not a folder")
-    if os.path.isdir(path):
-        raise ValueError(f"{path} cannot be written: it is a folder")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} cannot be written: it is there already and not a file")
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(path)}.")
     os.close(descriptor)
     try:

@@ -121,7 +121,7 @@ def _run(args: argparse.Namespace) -> None:
             unit=" lines",
             delay=PROGRESS_AFTER,
             mininterval=1 if sys.stderr.isatty() else 30,  # a log file gets a line for each
-            disable=args.quiet,
+            disable=args.quiet or source.isatty() or output.isatty(),  # there the lines themselves show it
             file=sys.stderr,
         )
         for number, translation in enumerate(progress, start=1):

@@ -85,9 +85,9 @@ class Translator:
     def __call__(self, text: str) -> str: ...
 
     @overload
-    def __call__(self, text: Sequence[str]) -> list[str]: ...
+    def __call__(self, text: Iterable[str]) -> list[str]: ...
 
-    def __call__(self, text: str | Sequence[str]) -> str | list[str]:
+    def __call__(self, text: str | Iterable[str]) -> str | list[str]:
         """Translate one line, or several; a string is one line, whatever it contains."""
         if isinstance(text, str):
             return self._translate([text])[0]
