@@ -349,6 +349,15 @@ def test_a_core_alone_has_no_super_network(build: Build, tmp_path: Path) -> None
     assert Translator(path, level="core", **SHORT)("ba be") == Translator(path, **SHORT)("ba be")
 
 
+def test_dictionaries_of_another_size(stock: Path, toy_data: Path, tmp_path: Path) -> None:
+    for language in ("en", "de"):
+        words = (toy_data / f"dict.{language}.txt").read_text()
+        (tmp_path / f"dict.{language}.txt").write_text(words + "".join(f"more{i} 1\n" for i in range(8)))
+    (tmp_path / "binarised.json").write_text(json.dumps({"source": "en", "target": "de"}))
+    with pytest.raises(ValueError, match="does not fit the dictionaries in"):
+        Translator(stock, data=tmp_path)
+
+
 def test_data_folder(tmp_path: Path) -> None:
     """Dictionaries and a stamp are enough; the checkpoint's languages come first."""
     with pytest.raises(ValueError, match="does not tell its languages"):

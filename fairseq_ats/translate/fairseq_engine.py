@@ -35,7 +35,8 @@ class FairseqEngine(Engine):
         machine: its threads are torch's, which the whole process shares; it has one worker.
 
     Raises:
-        ValueError: the checkpoint does not hold the level, or a model that cannot be built.
+        ValueError: the checkpoint does not hold the level, does not fit the data's dictionaries, or has a model that
+            cannot be built.
     """
 
     def __init__(
@@ -65,9 +66,14 @@ class FairseqEngine(Engine):
         }
         task = _StockTask.setup_task(TranslationConfig(**options)) if partition is None else None
         overrides = options if level is None else options | {"max_level": level}
-        (self._model,), cfg, self._task = checkpoint_utils.load_model_ensemble_and_task(
-            [str(path)], arg_overrides=overrides, task=task
-        )
+        try:
+            (self._model,), cfg, self._task = checkpoint_utils.load_model_ensemble_and_task(
+                [str(path)], arg_overrides=overrides, task=task
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} does not fit the dictionaries in {data.path}, or its own options: {error}"
+            ) from error
         self._model.prepare_for_inference_(cfg)
         self._model.to(self._device)
         decoding = Namespace(
