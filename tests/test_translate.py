@@ -249,30 +249,42 @@ def test_a_stock_checkpoints_options_are_not_run(stock: Path, tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def converted(stock: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of format ctranslate2 with the same network."""
-    converters = pytest.importorskip("ctranslate2.converters")
-    folder = tmp_path_factory.mktemp("converted") / "folder"
-    converters.FairseqConverter(str(stock), str(toy_data)).convert(str(folder))
-    for name in ("dict.en.txt", "dict.de.txt", "sentencepiece.model"):
-        (folder / name).write_bytes((toy_data / name).read_bytes())
-    description = DeployedFolder(
-        format="ctranslate2",
-        network="super",
-        partition=Partition("PartitionedLinear", 0.25, 2),
-        source_language="en",
-        target_language="de",
-        source_dictionary="dict.en.txt",
-        target_dictionary="dict.de.txt",
-        sentencepiece_model="sentencepiece.model",
-        weights="float32",
-        max_source_positions=1024,
-        max_target_positions=1024,
-        beam=3,
-        max_len_b=20,
-    )
-    description.write(folder)
+def folder(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``folder("ctranslate2")`` → what ``fairseq-ats-convert`` writes, but for the network itself."""
+
+    def folder(kind: str, network: str = "super") -> Path:
+        path = tmp_path_factory.mktemp(kind)
+        for name in ("dict.en.txt", "dict.de.txt", "sentencepiece.model"):
+            (path / name).write_bytes((toy_data / name).read_bytes())
+        DeployedFolder(
+            format=kind,
+            network=network,
+            partition=Partition("PartitionedLinear", 0.25, 2),
+            source_language="en",
+            target_language="de",
+            source_dictionary="dict.en.txt",
+            target_dictionary="dict.de.txt",
+            sentencepiece_model="sentencepiece.model",
+            weights="float32",
+            max_source_positions=1024,
+            max_target_positions=1024,
+            beam=3,
+            max_len_b=20,
+        ).write(path)
+        return path
+
     return folder
+
+
+@pytest.fixture(scope="module")
+def converted(folder: Callable[..., Path], stock: Path, toy_data: Path, tmp_path_factory: Any) -> Path:
+    """A folder of format ctranslate2 with the super-network of ``checkpoint``."""
+    converters = pytest.importorskip("ctranslate2.converters")
+    path, network = folder("ctranslate2"), tmp_path_factory.mktemp("network") / "network"
+    converters.FairseqConverter(str(stock), str(toy_data)).convert(str(network))
+    for file in network.iterdir():
+        file.rename(path / file.name)
+    return path
 
 
 def test_ctranslate2_folder(converted: Path, checkpoint: Path, lines: list[str]) -> None:
@@ -285,6 +297,23 @@ def test_ctranslate2_folder(converted: Path, checkpoint: Path, lines: list[str])
     assert greedy == Translator(checkpoint, beam=1, **SHORT)(text)
     assert greedy != expected
     assert translate([]) == []
+
+
+def test_onnx_folder(checkpoint: Path, lines: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    convert = pytest.importorskip("fairseq_ats.convert.command_line")
+    convert.main([str(checkpoint), "--level", "1", "--to", "onnx", "--output", str(tmp_path / "folder")])
+    text = [*lines, "", "☃ ba"]
+    assert Translator(tmp_path / "folder", level="core", **SHORT)(text) == Translator(checkpoint, "core", **SHORT)(text)
+
+
+def test_refused_onnx_folders(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder("onnx", "core")
+    with pytest.raises(ValueError, match=r"--device is cuda and .* is of format onnx; allowed: cpu, auto"):
+        Translator(path, device="cuda")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"needs the package onnxruntime \(pip install onnxruntime\)"):
+        Translator(path)
 
 
 def test_refused_folders(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +348,7 @@ def test_refused_folders(converted: Path, tmp_path: Path, monkeypatch: pytest.Mo
         (["{stock}", "--sentencepiece-model", "no.model"], r"--sentencepiece-model is no\.model, which is not a file"),
         (["{stock}", "--sentencepiece-model", "{stock}"], "cannot be read as a sentencepiece model"),
         (["{stock}", "--batch-size", "0"], "--batch-size is 0; allowed: 1 or more"),
-        (["{stock}", "--workers", "2"], "--workers is 2; allowed with a checkpoint: 1"),
+        (["{stock}", "--workers", "2"], "--workers is 2; allowed without CTranslate2: 1"),
         (["{stock}", "--threads", "0"], "--threads is 0"),
         (["{stock}", "--beam", "0"], "--beam is 0"),
         (["{stock}", "--max-len-b", "0"], "--max-len-b is 0"),

@@ -9,13 +9,16 @@ from itertools import islice
 from pathlib import Path
 from typing import overload
 
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
 from fairseq_ats.checkpoints import partition_of, read_header
 from fairseq_ats.deployed_folder import NETWORK_LEVELS, DeployedFolder
 from fairseq_ats.saved_options import saved_options
+from fairseq_ats.translate.checkpoint_model import load_checkpoint
 from fairseq_ats.translate.ctranslate2_engine import CTranslate2Engine
 from fairseq_ats.translate.data_folder import DataFolder
 from fairseq_ats.translate.engine import Engine, Machine, Search
-from fairseq_ats.translate.fairseq_engine import FairseqEngine
+from fairseq_ats.translate.fairseq_engine import FairseqEngine, use_torch_on
 from fairseq_ats.translate.text import Text, parts
 
 logger = logging.getLogger(__name__)
@@ -134,10 +137,24 @@ def _open_folder(path: Path, level: int | None, given: dict[str, float], machine
         raise ValueError(f"--level is {level} and {path} holds the {folder.network} (level {folder.level}) only")
     defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
     search = Search(**(defaults | given))
-    if folder.format != "ctranslate2":
-        raise ValueError(f"{path} is of format {folder.format}; allowed: ctranslate2")
-    model = None if folder.sentencepiece_model is None else path / folder.sentencepiece_model
-    return CTranslate2Engine(path, folder, search, machine), Text(model)
+    text = Text(None if folder.sentencepiece_model is None else path / folder.sentencepiece_model)
+    if folder.format == "ctranslate2":
+        return CTranslate2Engine(path, folder, search, machine), text
+    return _open_onnx(path, search, machine), text
+
+
+def _open_onnx(path: Path, search: Search, machine: Machine) -> Engine:
+    if machine.device == "cuda":
+        raise ValueError(f"--device is cuda and {path} is of format onnx; allowed: cpu, auto")
+    use_torch_on(machine)  # first: ONNX Runtime takes over the number of threads
+    try:
+        from fairseq_ats.onnx_transformer import OnnxTransformer
+
+        model = OnnxTransformer.from_folder(path)
+    except ImportError as error:
+        raise ValueError(f"{path} needs the package onnxruntime (pip install onnxruntime): {error}") from error
+    task = TranslationTask(TranslationConfig(), model.encoder.dictionary, model.decoder.dictionary)
+    return FairseqEngine(model, task, search, machine.batch_size, "cpu")
 
 
 def _open_checkpoint(
@@ -158,4 +175,6 @@ def _open_checkpoint(
     elif not model.is_file():
         raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
     text = Text(model, folder.lowercase)
-    return FairseqEngine(path, partition, level, folder, search, machine), text
+    device = use_torch_on(machine)
+    network, fairseq_task = load_checkpoint(path, partition, level, folder)
+    return FairseqEngine(network, fairseq_task, search, machine.batch_size, device), text
