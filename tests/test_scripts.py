@@ -102,7 +102,7 @@ def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., 
     command = script("train.py", config, toy_data, "--save-dir", "run", "--dry-run")
     assert " fairseq-train " in command
     options = yaml.safe_load(config.read_text())
-    cfg = parse(arch=command.split(" fairseq-train ")[1].split()[1:])
+    cfg = parse(arch=command.split(" fairseq-train ")[1].split()[1:], training=[])
     assert cfg.task.small_ratio == options["small_ratio"]
     assert cfg.task.alternate == options["alternate"]
     assert cfg.optimization.lr == [options["lr"]]
