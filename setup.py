@@ -32,6 +32,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["fairseq_ats*"]),
+    entry_points={
+        "console_scripts": [
+            "fairseq-ats-average = fairseq_ats.average:main",
+            "fairseq-ats-translate = fairseq_ats.translate.__main__:main",
+        ]
+    },
     install_requires=[
         "torch>=2.6",  # the first that reads checkpoints weights-only by default
         "fairseq-fixed==0.12.3.1",  # the fairseq whose internals the plugin was checked against
@@ -39,6 +45,7 @@ setup(
         "sacrebleu>=2.4",
         "pyyaml",
         "numpy",
+        "tqdm",
     ],
     entry_points={"console_scripts": ["fairseq-ats-convert = fairseq_ats.convert.command_line:main"]},
     extras_require={

@@ -57,15 +57,18 @@ class BestOfOtherNetwork:
         else:
             self._validated = float(stats[self.metric])
 
-    def state_to_save(self) -> dict[str, float | str]:
-        """Before the checkpoint is written: settle whether it is the best, so that it says so itself."""
+    def state_to_save(self) -> dict[str, float | str | None]:
+        """Before the checkpoint is written: settle whether it is the best, so that it says so itself.
+
+        ``value`` is of this checkpoint, as fairseq's ``val_loss`` is for its metric: None without a validation.
+        """
         value = self._validated
         self._is_best = value is not None and (value >= self.best if self.maximize else value <= self.best)
         if self._is_best:
             self.best = value
-        return {"metric": self.metric, "best": self.best}
+        return {"metric": self.metric, "best": self.best, "value": value}
 
-    def load_state(self, state: dict[str, float | str]) -> None:
+    def load_state(self, state: dict[str, float | str | None]) -> None:
         """On resume. A best value of another metric means nothing."""
         if state.get("metric") == self.metric:
             self.best = state["best"]

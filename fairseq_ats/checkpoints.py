@@ -76,7 +76,8 @@ def read_header(path: str) -> dict[str, Any]:
         ValueError: the file is not a whole checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        # Files written by torch before 1.6, as many published models are, are not archives and cannot be mapped.
+        state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         size = os.path.getsize(path)
         raise ValueError(

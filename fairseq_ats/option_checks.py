@@ -26,7 +26,7 @@ def partition_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """One sentence for each combination of options that cannot be trained with."""
     problems = _alternation_problems(cfg) if cfg.alternate else []
-    return problems + _precision_problems(cfg) + _metric_problems(cfg)
+    return problems + _precision_problems(cfg) + _metric_problems(cfg) + _warm_start_problems(cfg)
 
 
 def _data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
@@ -104,3 +104,16 @@ def _metric_problems(cfg: PartitionedTranslationConfig) -> list[str]:
             f"{metric.removeprefix(core_name(''))}"
         )
     return problems
+
+
+def _warm_start_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    if cfg.init_from is None:
+        if str(cfg.init_order) == "unchanged":
+            return []
+        return [f"--init-order is {cfg.init_order}, which needs --init-from"]
+    others = {"--finetune-from-model": cfg.finetune_from_model, "--continue-once": cfg.continue_once}
+    return [
+        f"--init-from is {cfg.init_from} and {option} is {value}: a new run begins from one of them; leave one out"
+        for option, value in others.items()
+        if value is not None
+    ]

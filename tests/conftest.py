@@ -64,9 +64,13 @@ def parse(toy_data: Path) -> Callable[..., Any]:
     """``parse("--alternate", ...)`` → fairseq's configuration, through fairseq's own option parser."""
 
     def parse(
-        *extra: str, task: str = OUR_TASK, optimizer: str = OUR_OPTIMIZER, arch: Sequence[str] = TINY_ARCH
+        *extra: str,
+        task: str = OUR_TASK,
+        optimizer: str = OUR_OPTIMIZER,
+        arch: Sequence[str] = TINY_ARCH,
+        training: Sequence[str] = TRAINING,
     ) -> Any:
-        arguments = [str(toy_data), "--task", task, "--optimizer", optimizer, *TRAINING, *arch, *extra]
+        arguments = [str(toy_data), "--task", task, "--optimizer", optimizer, *training, *arch, *extra]
         parser = options.get_training_parser()
         return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=arguments))
 

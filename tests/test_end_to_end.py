@@ -359,7 +359,7 @@ def test_missing_data_is_said_as_such(tmp_path: Path) -> None:
 
 
 def test_installed_package(tmp_path: Path) -> None:
-    """``pip install .`` gives an importable package that registers itself."""
+    """``pip install .`` gives an importable package that registers itself, and its commands."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns(".git", ".venv", "runs", "results", "*.pt")
@@ -376,3 +376,5 @@ def test_installed_package(tmp_path: Path) -> None:
     )
     assert str(tmp_path / "site") in done.stdout
     assert "translation_with_partitioned_model" in done.stdout
+    commands = {path.name for path in (tmp_path / "site" / "bin").iterdir()}
+    assert {"fairseq-ats-average", "fairseq-ats-translate"} <= commands

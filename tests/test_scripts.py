@@ -104,7 +104,7 @@ def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., 
     command = script("train.py", config, toy_data, "--save-dir", "run", "--dry-run")
     assert " fairseq-train " in command
     options = yaml.safe_load(config.read_text())
-    cfg = parse(arch=shlex.split(command.split(" fairseq-train ")[1])[1:])
+    cfg = parse(arch=shlex.split(command.split(" fairseq-train ")[1])[1:], training=[])
     assert cfg.task._name == options["task"]
     if options["task"] == OUR_TASK:
         assert cfg.task.small_ratio == options["small_ratio"]

@@ -20,6 +20,7 @@ from omegaconf import II
 
 from fairseq_ats.best_checkpoints import BestOfOtherNetwork
 from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
+from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, level_of_update, set_level, use_level
 from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
 from fairseq_ats.option_checks import partition_problems, training_problems
@@ -34,8 +35,11 @@ from fairseq_ats.partition import (
 )
 from fairseq_ats.precision import AUTOCAST_DTYPES, in_autocast
 from fairseq_ats.surgery import check_model_options, partition_model_
+from fairseq_ats.warm_start import load_stock_weights_
 
 logger = logging.getLogger(__name__)
+
+INIT_ORDERS = ("unchanged", "importance")
 
 
 @dataclass
@@ -75,6 +79,20 @@ class PartitionedTranslationConfig(TranslationConfig):
         metadata={
             "help": "matrix products of training in this precision, over float32 weights; for CPUs with bfloat16 "
             "instructions and for GPUs; default: the weights' precision"
+        },
+    )
+    init_from: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoint of a trained stock Transformer of the same --arch, with whose weights a new run "
+            "begins; a resumed run goes on from its own"
+        },
+    )
+    init_order: ChoiceEnum(list(INIT_ORDERS)) = field(
+        default=INIT_ORDERS[0],
+        metadata={
+            "help": "with --init-from and a small-width core: put the important hidden neurons and key/query "
+            "dimensions first, into the core (importance), or leave them as they are (unchanged)"
         },
     )
     # Batches made anew from the seed and the epoch number in every epoch, so that a run resumed at the start of an
@@ -162,11 +180,29 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         else:
             self.partition = self._continue_from(source, given)
         model = super().build_model(cfg, from_checkpoint)
+        if self.cfg.init_from and not from_checkpoint:
+            self._warm_start_(model, source)
         swaps = partition_model_(model, self.partition, initialise=source is None)
         set_level(model, self.partition.max_level)
         self.state.merge_state_dict({PARTITION_KEY: self.partition.to_dict()})
         logger.info(f"{swaps} linear layers replaced: {self.partition}")
         return model
+
+    def _warm_start_(self, stock_model: Any, source: str | None) -> None:
+        """``--init-from``: in a new run only, which ``source``, the checkpoint to train on from, tells apart."""
+        if source is not None:
+            logger.info(f"--init-from {self.cfg.init_from} is left alone: training goes on from {source}")
+            return
+        by_importance = str(self.cfg.init_order) == "importance"
+        if by_importance and self.partition.module_name != "PartitionedLinear":
+            raise ValueError(
+                f"--init-order is importance and --partitioned-linear-module-name is {self.partition.module_name}, "
+                "whose core does not depend on an order; allowed: unchanged, or PartitionedLinear"
+            )
+        dictionaries = {self.cfg.source_lang: self.source_dictionary, self.cfg.target_lang: self.target_dictionary}
+        load_stock_weights_(stock_model, self.cfg.init_from, dictionaries)
+        if by_importance:
+            order_by_importance_(stock_model)
 
     def _given_partition(self) -> dict[str, Any]:
         module_name = self.cfg.partitioned_linear_module_name

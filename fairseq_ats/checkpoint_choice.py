@@ -1,0 +1,129 @@
+"""Choose among the checkpoints that a run kept: the last, or the best of one network."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq_ats.checkpoints import partition_of, read_header
+from fairseq_ats.metrics import CORE, core_name
+from fairseq_ats.partition import CORE_LEVEL
+from fairseq_ats.saved_options import saved_options
+from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
+
+SUPER = "super"
+
+# fairseq's names (fairseq/checkpoint_utils.py, save_checkpoint); the number counts epochs, or updates.
+_OF_EPOCH = re.compile(r"checkpoint(\d+)\.pt")
+_OF_UPDATE = re.compile(r"checkpoint_\d+_(\d+)\.pt")
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A checkpoint, and what its validation said of one network."""
+
+    path: str
+    updates: int
+    metric: str
+    value: float
+    maximize: bool
+
+
+def last_epochs(run: Path, count: int) -> list[str]:
+    """The last ``count`` checkpoints that were written at the end of an epoch, oldest first.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    found = _numbered(run, _OF_EPOCH)
+    if len(found) < count:
+        raise ValueError(
+            f"--last-epochs is {count} and {run} has {len(found)} checkpoint(s) of an epoch; fairseq-train keeps them "
+            "without --no-epoch-checkpoints"
+        )
+    return found[-count:]
+
+
+def last_updates(run: Path, count: int) -> list[str]:
+    """The last ``count`` checkpoints that were written between epochs, oldest first.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    found = _numbered(run, _OF_UPDATE)
+    if len(found) < count:
+        raise ValueError(
+            f"--last-updates is {count} and {run} has {len(found)} checkpoint(s) within an epoch; fairseq-train keeps "
+            "them with --save-interval-updates"
+        )
+    return found[-count:]
+
+
+def _numbered(run: Path, pattern: re.Pattern[str]) -> list[str]:
+    matches = [(pattern.fullmatch(path.name), path) for path in run.iterdir()]
+    return [str(path) for _, path in sorted((int(match.group(1)), path) for match, path in matches if match)]
+
+
+def best(run: Path, count: int, network: str | None = None) -> list[Validated]:
+    """The ``count`` best checkpoints of one network among all of a run, the best first; files of one update count once.
+
+    Best by the run's ``--best-checkpoint-metric``, or by the same metric of the other network.
+
+    Args:
+        network: "core" or "super"; None is the highest that the run trained.
+
+    Raises:
+        ValueError: fewer were validated, or the run has no such network.
+    """
+    by_update: dict[int, Validated] = {}
+    for path in sorted(run.glob("checkpoint*.pt")):
+        found = _validation_of(str(path), network)
+        if found is not None:
+            by_update.setdefault(found.updates, found)
+    latest_first = sorted(by_update.values(), key=lambda found: found.updates, reverse=True)
+    # A resumed run may have changed its metric; values of different ones do not compare.
+    comparable = [found for found in latest_first if found.metric == latest_first[0].metric]
+    if len(comparable) < count:
+        raise ValueError(
+            f"--best is {count} and {run} has {len(comparable)} checkpoint(s) that were validated; fairseq-train keeps "
+            "one of each epoch without --no-epoch-checkpoints, and the best of the network that "
+            "--best-checkpoint-metric names with --keep-best-checkpoints"
+        )
+    return sorted(comparable, key=lambda found: -found.value if found.maximize else found.value)[:count]
+
+
+def read_training_checkpoint(path: str) -> dict[str, Any]:
+    """As :func:`read_header`; raises ValueError also for a file that no training wrote."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a file")
+    checkpoint = read_header(path)
+    missing = {"cfg", "optimizer_history", "extra_state"} - checkpoint.keys()
+    if missing:
+        raise ValueError(f"{path} was not written by fairseq-train: it has no {', '.join(sorted(missing))}")
+    return checkpoint
+
+
+def _validation_of(path: str, network: str | None) -> Validated | None:
+    """None for a checkpoint that was not validated, and for an average."""
+    checkpoint = read_training_checkpoint(path)
+    extra_state = checkpoint["extra_state"]
+    options = saved_options(checkpoint, "checkpoint")
+    metric = options["best_checkpoint_metric"]
+    partition = partition_of(checkpoint.get("task_state"))
+    if partition is None or partition.max_level == CORE_LEVEL:
+        only = SUPER if partition is None else CORE
+        if network not in (None, only):
+            raise ValueError(f"--network is {network} and {path} holds one network; allowed: {only}")
+        value = extra_state.get("val_loss")
+    elif (network or SUPER) == (CORE if metric.startswith(core_name("")) else SUPER):
+        value = extra_state.get("val_loss")  # fairseq's, whatever the metric is
+    else:
+        ours = extra_state.get(TranslationWithPartitionedModelTask.__name__, {})
+        metric, value = ours.get("metric"), ours.get("value")
+    if value is None:
+        return None
+    updates = checkpoint["optimizer_history"][-1]["num_updates"]
+    return Validated(path, updates, metric, value, options["maximize_best_checkpoint_metric"])

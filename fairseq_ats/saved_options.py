@@ -1,0 +1,43 @@
+"""The options that a checkpoint was trained with, read as plain values: nothing is built from them."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+# They change what a Transformer computes, and leave no trace in the names and shapes of its parameters.
+UNSEEN_IN_WEIGHTS = (
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+    "encoder_normalize_before",
+    "decoder_normalize_before",
+    "activation_fn",
+    "no_scale_embedding",
+    "no_token_positional_embeddings",
+)
+
+
+def saved_options(checkpoint: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """One group ("model", "task", "checkpoint", ...) of a checkpoint's options.
+
+    ``fairseq-train`` saves ``cfg`` with a Namespace as its model, ``fairseq-hydra-train`` plain dictionaries, and
+    fairseq before 0.10.1 one flat Namespace ``args`` for all groups.
+    """
+    cfg = checkpoint.get("cfg")
+    options = checkpoint.get("args") if cfg is None else cfg.get(group)
+    if isinstance(options, Namespace):
+        return dict(vars(options))
+    return dict(options or {})
+
+
+def differing_options(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """One sentence for each option of ``UNSEEN_IN_WEIGHTS`` that has two values.
+
+    An option that either does not name is not compared: hydra saves those that were given only.
+    """
+    return [
+        f"--{name.replace('_', '-')} is {theirs[name]} there and {ours[name]} here"
+        for name in UNSEEN_IN_WEIGHTS
+        if name in theirs and name in ours and theirs[name] != ours[name]
+    ]

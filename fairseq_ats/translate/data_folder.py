@@ -1,0 +1,72 @@
+"""What a folder of binarised data says about the text that a checkpoint translates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq.data.data_utils import infer_language_pair
+from fairseq.utils import split_paths
+
+SENTENCEPIECE_MODEL = "sentencepiece.model"
+STAMP = "binarised.json"  # of scripts/binarise.py
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """Dictionaries, language pair, and how text was cut.
+
+    Args:
+        path: holds ``dict.LANGUAGE.txt`` of both languages.
+        sentencepiece_model: None if the folder has none.
+        lowercase: the text was lower-cased before it was cut.
+    """
+
+    path: Path
+    source_language: str
+    target_language: str
+    sentencepiece_model: Path | None
+    lowercase: bool
+
+    @classmethod
+    def find(cls, given: Path | None, task_options: Mapping[str, Any]) -> DataFolder:
+        """The folder of ``--data``, or that which the checkpoint was trained with.
+
+        Args:
+            task_options: the checkpoint's options of the task.
+
+        Raises:
+            ValueError: there is no such folder, or it lacks a dictionary or the language pair.
+        """
+        path = given or Path(split_paths(task_options["data"])[0])
+        if not path.is_dir():
+            said = "--data is" if given else "the checkpoint was trained with"
+            raise ValueError(f"{said} {path}, which is not a folder; --data names the folder of its binarised data")
+        stamp = _read_stamp(path / STAMP)
+        # fairseq saves the languages only if they were given; otherwise it reads them off the names of the data files.
+        languages = (task_options.get("source_lang"), task_options.get("target_lang"))
+        if None in languages:
+            languages = (stamp.get("source"), stamp.get("target"))
+        if None in languages:
+            languages = tuple(infer_language_pair(str(path)))
+        if None in languages:
+            raise ValueError(
+                f"{path} does not tell its languages: it has no file like train.en-de.en.idx, and no {STAMP}"
+            )
+        for language in languages:
+            if not (path / f"dict.{language}.txt").is_file():
+                raise ValueError(f"{path} is not a folder of binarised {language} data: it has no dict.{language}.txt")
+        model = path / SENTENCEPIECE_MODEL
+        return cls(path, *languages, model if model.is_file() else None, stamp.get("lowercase", False))
+
+
+def _read_stamp(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error

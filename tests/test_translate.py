@@ -1,0 +1,411 @@
+"""``fairseq-ats-translate``: the translations are fairseq's, and every line of text gives one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from fairseq_ats.deployed_folder import DeployedFolder
+from fairseq_ats.modules.partitioned_module import PartitionedModule
+from fairseq_ats.partition import Partition
+from fairseq_ats.translate import Translator
+from fairseq_ats.translate import __main__ as command
+from fairseq_ats.translate.data_folder import DataFolder
+from fairseq_ats.translate.engine import Search
+from fairseq_ats.translate.text import parts
+from tests.command_line import PLUGIN, run, train
+from tests.conftest import ROOT
+from tests.test_checkpoints import Code
+
+Build = Callable[..., SimpleNamespace]
+
+SMALL_WIDTH = ["--partitioned-linear-module-name", "PartitionedLinear", "--small-ratio", "0.25"]
+SHORT = {"max_len_b": 20}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two networks that have begun to learn the toy corpus, with different results."""
+    folder = tmp_path_factory.mktemp("run")
+    options = [*SMALL_WIDTH, "--alternate", "--disable-validation", "--max-tokens", "800", "--log-interval", "50"]
+    train(toy_data, folder, 80, *options)
+    return folder / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="module")
+def lines(toy_data: Path) -> list[str]:
+    return (toy_data / "test.en").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def core(checkpoint: Path) -> Translator:
+    return Translator(checkpoint, level="core", **SHORT)
+
+
+def write(path: Path, built: SimpleNamespace, **changes: Any) -> Path:
+    """A checkpoint as ``fairseq-train`` writes it."""
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 1}
+    state = {
+        "args": None,
+        "cfg": OmegaConf.to_container(built.cfg, resolve=True, enum_to_str=True),
+        "model": built.model.state_dict(),
+        "optimizer_history": [history],
+        "task_state": built.task.state_dict(),
+        "extra_state": {"train_iterator": {"epoch": 1}},
+    }
+    torch.save(state | changes, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stock(checkpoint: Path, build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The super-network of ``checkpoint`` as stock fairseq would have written it."""
+    weights = torch.load(checkpoint, weights_only=True)["model"]
+    partitioned = build(*SMALL_WIDTH).model
+    partitioned.load_state_dict(weights)
+    for name, layer in partitioned.named_modules():
+        if isinstance(layer, PartitionedModule):
+            weights = {key: value for key, value in weights.items() if not key.startswith(f"{name}.")}
+            weights |= {f"{name}.weight": layer.weight.detach(), f"{name}.bias": layer.bias.detach()}
+    built = build(task="translation", optimizer="adam")
+    built.model.load_state_dict(weights)
+    return write(tmp_path_factory.mktemp("stock") / "stock.pt", built)
+
+
+@pytest.mark.parametrize("level", ["core", "super"])
+def test_the_same_as_fairseq_interactive(checkpoint: Path, toy_data: Path, lines: list[str], level: str) -> None:
+    interactive = ["fairseq-interactive", str(toy_data), *PLUGIN, "--path", str(checkpoint), "--cpu", "--bpe"]
+    interactive += [
+        "sentencepiece",
+        "--sentencepiece-model",
+        str(toy_data / "sentencepiece.model"),
+        "--max-len-b",
+        "20",
+    ]
+    interactive += ["--buffer-size", "50", "--batch-size", "8", "--max-level", {"core": "1", "super": "2"}[level]]
+    text = [*lines, "ba 漢字 be", "Zx"]
+    output = run(interactive, stdin="".join(line + "\n" for line in text))
+    expected = {int(n): line for n, line in re.findall(r"^D-(\d+)\t[-\d.]+\t(.*)$", output, re.MULTILINE)}
+    assert len(set(expected.values())) > 10, "too few different translations to compare"
+    translations = Translator(checkpoint, level=level, batch_size=8, **SHORT)(text)
+    assert translations == [expected[n] for n in range(len(text))]
+
+
+def test_the_networks_differ_and_the_highest_is_the_default(
+    checkpoint: Path, core: Translator, lines: list[str]
+) -> None:
+    full = Translator(str(checkpoint), **SHORT)(lines)
+    assert full == Translator(checkpoint, level=2, **SHORT)(lines)
+    assert full != core(lines)
+
+
+def test_every_line_gives_one_line(core: Translator, lines: list[str]) -> None:
+    alone = {line: core(line) for line in lines[:3]}
+    text = ["", lines[2], " \t ", "☃", lines[0], "\u200b", lines[1], "a\u2028b\rc", "\ud800", "\0", ""]
+    translated = list(core.translate(text, buffer_size=4))
+    assert len(translated) == len(text)
+    for line, translation in zip(text, translated, strict=True):
+        assert "\n" not in translation
+        if line in alone:
+            assert translation == alone[line]
+        if not line.strip():
+            assert translation == ""
+    assert len(set(alone.values())) == 3
+
+
+def test_a_long_line_is_translated_in_parts(core: Translator, lines: list[str]) -> None:
+    """Longer than a translation may be, here 20 pieces: nothing is cut off."""
+    words = [f"{line}." for line in lines]
+    line = " ".join(words)
+    pieces = core._text.encode(line)
+    assert len(pieces) > 200
+    expected = [core._text.decode(p) for part in parts(pieces, 20) for p in core._engine.translate([part])]
+    assert len(expected) > 10
+    assert core(line) == " ".join(expected)
+
+
+@given(st.lists(st.sampled_from(["▁a", "b", "▁c.", "!"])), st.integers(1, 8))
+def test_parts(pieces: list[str], limit: int) -> None:
+    found = list(parts(pieces, limit))
+    assert [piece for part in found for piece in part] == pieces
+    assert all(1 <= len(part) <= limit for part in found)
+    for part, following in pairwise(found):
+        whole_words = following[0].startswith("▁") or part[-1].endswith((".", "!"))
+        assert whole_words or not any(piece.startswith("▁") for piece in [*part, *following][1 : limit + 1])
+
+
+def test_parts_end_with_sentences() -> None:
+    pieces = "▁a b ▁c d . ▁e ▁f g ▁h".split()
+    assert list(parts(pieces, 8)) == [pieces[:5], pieces[5:]]
+    assert list(parts(pieces, 4)) == [pieces[:2], pieces[2:5], pieces[5:]]
+
+
+def test_longest_source() -> None:
+    assert Search().longest_source(1023) == 200
+    assert Search(max_len_a=1.2, max_len_b=10).longest_source(1023) == 1023
+    search = Search(max_len_a=0.5, max_len_b=10)
+    assert search.longest_source(1023) == max(n for n in range(1024) if search.longest(n) >= n)
+
+
+class Terminal:
+    """Standard streams of a command that is called in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stdin: bytes) -> None:
+        self.out = io.BytesIO()
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=self.out))
+
+
+def test_bytes_in_bytes_out(
+    checkpoint: Path, core: Translator, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not UTF-8, Windows' line ends, no newline at the end; a file may be replaced by its translation."""
+    text = f"{lines[0]}\r\n\n{lines[1]}\n".encode() + b"b\xff\n" + lines[2].encode()
+    expected = [core(lines[0]), "", core(lines[1]), core("b\ufffd"), core(lines[2])]
+    options = [str(checkpoint), "--level", "1", "--max-len-b", "20", "--quiet"]
+    terminal = Terminal(monkeypatch, text)
+    command.main(options)
+    assert terminal.out.getvalue().decode() == "".join(f"{line}\n" for line in expected)
+
+    file = tmp_path / "text"
+    file.write_bytes(text)
+    terminal = Terminal(monkeypatch, b"")
+    command.main([*options, "--input", str(file), "--output", str(file), "--buffer-size", "2"])
+    assert file.read_text() == "".join(f"{line}\n" for line in expected)
+    assert list(tmp_path.iterdir()) == [file]
+    assert terminal.out.getvalue() == b""
+    command.main(options)
+    assert terminal.out.getvalue() == b"", "nothing in, nothing out"
+
+
+def test_an_interrupted_translation_leaves_no_file(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Translator, "translate", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        command.main([str(checkpoint), "--output", str(tmp_path / "out")])
+    assert stopped.value.code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_of_long_input(
+    checkpoint: Path, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "text").write_text("".join(f"{line}\n" for line in lines))
+    options = [str(checkpoint), "--level", "core", "--input", str(tmp_path / "text"), "--output", str(tmp_path / "out")]
+    options += ["--max-len-b", "10", "--beam", "1"]
+    command.main(options)
+    assert capsys.readouterr().err == "", "it did not take long"
+    monkeypatch.setattr(command, "PROGRESS_AFTER", 0)
+    command.main(options)
+    assert "40/40" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away(checkpoint: Path, core: Translator, lines: list[str]) -> None:
+    tool = [sys.executable, "-m", "fairseq_ats.translate", str(checkpoint), "--level", "core", "--max-len-b", "20"]
+    process = subprocess.Popen(
+        [*tool, "--buffer-size", "1"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdin.write("".join(f"{line}\n" for line in lines).encode())
+    process.stdin.close()
+    assert process.stdout.readline().decode() == f"{core(lines[0])}\n"
+    process.stdout.close()
+    assert process.wait(timeout=120) == 1
+    assert process.stderr.read() == b""
+
+
+def test_stock_checkpoint(checkpoint: Path, stock: Path, lines: list[str]) -> None:
+    assert Translator(stock, **SHORT)(lines) == Translator(checkpoint, level="super", **SHORT)(lines)
+
+
+def test_a_stock_checkpoints_options_are_not_run(stock: Path, tmp_path: Path) -> None:
+    """fairseq passes this option to ``eval``."""
+    state = torch.load(stock, weights_only=True)
+    state["cfg"]["model"].adaptive_softmax_cutoff = "pytest.fail('ran code')"
+    torch.save(state, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="--adaptive-softmax-cutoff is"):
+        Translator(tmp_path / "evil.pt")
+
+
+@pytest.fixture(scope="module")
+def folder(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``folder("ctranslate2")`` → what ``fairseq-ats-convert`` writes, but for the network itself."""
+
+    def folder(kind: str, network: str = "super") -> Path:
+        path = tmp_path_factory.mktemp(kind)
+        for name in ("dict.en.txt", "dict.de.txt", "sentencepiece.model"):
+            (path / name).write_bytes((toy_data / name).read_bytes())
+        DeployedFolder(
+            format=kind,
+            network=network,
+            partition=Partition("PartitionedLinear", 0.25, 2),
+            source_language="en",
+            target_language="de",
+            source_dictionary="dict.en.txt",
+            target_dictionary="dict.de.txt",
+            sentencepiece_model="sentencepiece.model",
+            weights="float32",
+            max_source_positions=1024,
+            max_target_positions=1024,
+            beam=3,
+            max_len_b=20,
+        ).write(path)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(folder: Callable[..., Path], stock: Path, toy_data: Path, tmp_path_factory: Any) -> Path:
+    """A folder of format ctranslate2 with the super-network of ``checkpoint``."""
+    converters = pytest.importorskip("ctranslate2.converters")
+    path, network = folder("ctranslate2"), tmp_path_factory.mktemp("network") / "network"
+    converters.FairseqConverter(str(stock), str(toy_data)).convert(str(network))
+    for file in network.iterdir():
+        file.rename(path / file.name)
+    return path
+
+
+def test_ctranslate2_folder(converted: Path, checkpoint: Path, lines: list[str]) -> None:
+    text = [*lines, "", " ".join(lines[:5]), "☃ ba", "Zx"]
+    expected = Translator(checkpoint, beam=3, **SHORT)(text)
+    translate = Translator(converted, level="super", threads=1)
+    assert translate(text) == expected
+    assert translate._engine.search == Search(beam=3, max_len_b=20), "the folder's"
+    greedy = Translator(converted, beam=1, threads=1, workers=2)(text)
+    assert greedy == Translator(checkpoint, beam=1, **SHORT)(text)
+    assert greedy != expected
+    assert translate([]) == []
+
+
+def test_onnx_folder(checkpoint: Path, lines: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    convert = pytest.importorskip("fairseq_ats.convert.command_line")
+    convert.main([str(checkpoint), "--level", "1", "--to", "onnx", "--output", str(tmp_path / "folder")])
+    text = [*lines, "", "☃ ba"]
+    assert Translator(tmp_path / "folder", level="core", **SHORT)(text) == Translator(checkpoint, "core", **SHORT)(text)
+
+
+def test_refused_onnx_folders(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder("onnx", "core")
+    with pytest.raises(ValueError, match=r"--device is cuda and .* is of format onnx; allowed: cpu, auto"):
+        Translator(path, device="cuda")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"needs the package onnxruntime \(pip install onnxruntime\)"):
+        Translator(path)
+
+
+def test_refused_folders(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"--level is 1 and .* holds the super \(level 2\) only"):
+        Translator(converted, level="core")
+    with pytest.raises(ValueError, match=r"--data is .* and .* is a folder, which brings its own"):
+        Translator(converted, data=converted)
+    with pytest.raises(ValueError, match="was not written by fairseq-ats-convert"):
+        Translator(tmp_path)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in converted.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read by ctranslate2"):
+        Translator(broken)
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    with pytest.raises(ValueError, match=r"needs the package ctranslate2 \(pip install ctranslate2\)"):
+        Translator(converted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["{missing}"], r"missing\.pt is neither a checkpoint nor a folder"),
+        (["{code}"], "holds more than weights and options"),
+        (["{stock}", "--level", "core"], "holds one network, without levels; leave it out"),
+        (["{stock}", "--level", "big"], "--level is big; allowed: core, super, 1, 2"),
+        (["{stock}", "--data", "/nowhere"], "--data is /nowhere, which is not a folder"),
+        (["{moved}"], "the checkpoint was trained with /nowhere, which is not a folder; --data names"),
+        (["{other}"], r"was trained with --task language_modeling; allowed: translation, translation_with"),
+        (["{stock}", "--sentencepiece-model", "no.model"], r"--sentencepiece-model is no\.model, which is not a file"),
+        (["{stock}", "--sentencepiece-model", "{stock}"], "cannot be read as a sentencepiece model"),
+        (["{stock}", "--batch-size", "0"], "--batch-size is 0; allowed: 1 or more"),
+        (["{stock}", "--workers", "2"], "--workers is 2; allowed without CTranslate2: 1"),
+        (["{stock}", "--threads", "0"], "--threads is 0"),
+        (["{stock}", "--beam", "0"], "--beam is 0"),
+        (["{stock}", "--max-len-b", "0"], "--max-len-b is 0"),
+        (["{stock}", "--buffer-size", "0"], "--buffer-size is 0"),
+        (["{stock}", "--input", "{missing}"], r"--input is .*missing\.pt, which is not a file"),
+        (["{stock}", "--output", "/nowhere/out"], "/nowhere/out cannot be written: /nowhere is not a folder"),
+    ],
+)
+def test_refused(
+    stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    files = {name: tmp_path / f"{name}.pt" for name in ("missing", "code", "moved", "other")} | {"stock": stock}
+    torch.save({"model": {}, "extra": Code(tmp_path / "ran")}, files["code"])
+    torch.save({"model": {}, "cfg": {"task": {"_name": "translation", "data": "/nowhere"}}}, files["moved"])
+    torch.save({"model": {}, "cfg": {"task": {"_name": "language_modeling"}}}, files["other"])
+    with pytest.raises(SystemExit) as stopped:
+        command.main([option.format(**files) for option in options])
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_core_alone_has_no_super_network(build: Build, tmp_path: Path) -> None:
+    path = write(tmp_path / "core.pt", build(*SMALL_WIDTH, "--max-level", "1"))
+    with pytest.raises(ValueError, match="--max-level is 2 and the checkpoint holds level 1 only"):
+        Translator(path, level="super")
+    assert Translator(path, level="core", **SHORT)("ba be") == Translator(path, **SHORT)("ba be")
+
+
+def test_dictionaries_of_another_size(stock: Path, toy_data: Path, tmp_path: Path) -> None:
+    for language in ("en", "de"):
+        words = (toy_data / f"dict.{language}.txt").read_text()
+        (tmp_path / f"dict.{language}.txt").write_text(words + "".join(f"more{i} 1\n" for i in range(8)))
+    (tmp_path / "binarised.json").write_text(json.dumps({"source": "en", "target": "de"}))
+    with pytest.raises(ValueError, match="does not fit the dictionaries in"):
+        Translator(stock, data=tmp_path)
+
+
+def test_data_folder(tmp_path: Path) -> None:
+    """Dictionaries and a stamp are enough; the checkpoint's languages come first."""
+    with pytest.raises(ValueError, match="does not tell its languages"):
+        DataFolder.find(tmp_path, {})
+    (tmp_path / "train.en-de.en.idx").touch()
+    with pytest.raises(ValueError, match=r"it has no dict\.en\.txt"):
+        DataFolder.find(tmp_path, {})
+    for language in ("en", "de", "fr"):
+        (tmp_path / f"dict.{language}.txt").touch()
+    found = DataFolder.find(tmp_path, {"source_lang": None, "target_lang": None})
+    assert (found.source_language, found.target_language) == ("en", "de")
+    assert (found.sentencepiece_model, found.lowercase) == (None, False)
+    (tmp_path / "binarised.json").write_text(json.dumps({"source": "de", "target": "fr", "lowercase": True}))
+    (tmp_path / "sentencepiece.model").touch()
+    found = DataFolder.find(None, {"data": f"{tmp_path}:/elsewhere"})
+    assert (found.source_language, found.target_language, found.lowercase) == ("de", "fr", True)
+    assert found.sentencepiece_model == tmp_path / "sentencepiece.model"
+    found = DataFolder.find(tmp_path, {"source_lang": "fr", "target_lang": "en"})
+    assert (found.source_language, found.target_language) == ("fr", "en")
+    (tmp_path / "binarised.json").write_text("{")
+    with pytest.raises(ValueError, match=r"binarised\.json cannot be read"):
+        DataFolder.find(tmp_path, {})
