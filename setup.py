@@ -35,6 +35,7 @@ setup(
     entry_points={
         "console_scripts": [
             "fairseq-ats-average = fairseq_ats.average:main",
+            "fairseq-ats-convert = fairseq_ats.convert.command_line:main",
             "fairseq-ats-translate = fairseq_ats.translate.__main__:main",
         ]
     },
@@ -47,7 +48,6 @@ setup(
         "numpy",
         "tqdm",
     ],
-    entry_points={"console_scripts": ["fairseq-ats-convert = fairseq_ats.convert.command_line:main"]},
     extras_require={
         # what fairseq-ats-convert writes, and fairseq-ats-translate reads
         "deploy": ["ctranslate2>=4.8", "onnx", "onnxscript", "onnxruntime"],
