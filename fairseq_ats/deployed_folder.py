@@ -20,6 +20,7 @@ directly in it.
       "target_dictionary": "dict.de.txt",     may name the same file
       "sentencepiece_model": "sentencepiece.model",
                                               null: input and output are tokens with spaces between them
+      "lowercase": false,                     true: input is lower-cased before it is cut
       "weights": "float32",                   type of the stored weights: CTranslate2's name for it; of ONNX, float32
       "max_source_positions": 1024,           longest input in tokens, with its end-of-sentence
       "max_target_positions": 1024,
@@ -62,6 +63,7 @@ class DeployedFolder:
     source_dictionary: str
     target_dictionary: str
     sentencepiece_model: str | None
+    lowercase: bool
     weights: str
     max_source_positions: int
     max_target_positions: int
@@ -79,7 +81,8 @@ class DeployedFolder:
         for name in (self.source_dictionary, self.target_dictionary, self.sentencepiece_model):
             if name is not None and (Path(name).name != name or name in ("", ".", "..")):
                 raise ValueError(f"{name!r} is not the name of a file that lies directly in the folder")
-
+        if not isinstance(self.lowercase, bool):
+            raise ValueError(f"lowercase is {self.lowercase!r}; allowed: true, false")
         for number in ("max_source_positions", "max_target_positions", "beam", "max_len_b"):
             value = getattr(self, number)
             if not isinstance(value, int) or value < 1:

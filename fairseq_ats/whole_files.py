@@ -1,38 +1,39 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
-def written_whole(path: str) -> Iterator[str]:
-    """A temporary name beside ``path`` to write to; it becomes ``path`` at the end, or goes away after an exception.
+def written_whole(path: str | Path, is_folder: bool = False) -> Iterator[Path]:
+    """A path to write to; when the context ends well it becomes ``path``, otherwise it is removed.
 
-    A symbolic link stays one: what it points to is written.
+    What was at ``path`` is replaced, and stays what it was until then. A symbolic link stays one: what it points to is
+    replaced.
+
+    Args:
+        is_folder: the path to write to is an empty folder, and not yet a file.
 
     Raises:
-        ValueError: the folder of ``path`` does not exist, or ``path`` is something else than a file: a folder, or a
-            device, which a file must not replace.
+        ValueError: the folder of ``path`` does not exist, or ``path`` is neither a file nor, where one is to be
+            written, a folder: nothing may take the place of a device.
     """
-    path = os.path.realpath(path)
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        raise ValueError(f"{path} cannot be written: {folder} is not a folder")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} cannot be written: it is there already and not a file")
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(path)}.")
-    os.close(descriptor)
-    try:
-        # mkstemp makes files that only their owner reads; the umask of the process is to decide, as for any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+    path = Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: {path.parent} is not a folder")
+    if path.exists() and not (path.is_dir() if is_folder else path.is_file()):
+        raise ValueError(f"{path} cannot be written: it is there already and not a {'folder' if is_folder else 'file'}")
+    # Beside the path, so that a rename is all that is left to do.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        new = Path(scratch) / path.name
+        if is_folder:
+            new.mkdir()
+        yield new
+        if is_folder and path.exists():
+            os.replace(path, Path(scratch) / "old")  # a folder takes the place of an empty one only
+        os.replace(new, path)

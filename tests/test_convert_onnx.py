@@ -127,7 +127,7 @@ def test_what_the_graphs_do_not_know_is_refused_before_work(
 def test_a_folder_of_another_format_is_refused(tmp_path: Path, toy_data: Path) -> None:
     for name in ("dict.en.txt", "dict.de.txt"):
         (tmp_path / name).write_bytes((toy_data / name).read_bytes())
-    fields: dict[str, Any] = {"network": "core", "weights": "float32", "sentencepiece_model": None}
+    fields: dict[str, Any] = {"network": "core", "weights": "float32", "sentencepiece_model": None, "lowercase": False}
     fields |= {"source_language": "en", "target_language": "de", "max_source_positions": 9, "max_target_positions": 9}
     fields |= {"source_dictionary": "dict.en.txt", "target_dictionary": "dict.de.txt"}
     DeployedFolder(format="ctranslate2", partition=Partition(), **fields).write(tmp_path)

@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from fairseq_ats.data_folder import DataFolder
 from fairseq_ats.deployed_folder import DeployedFolder
 from fairseq_ats.modules.partitioned_module import PartitionedModule
 from fairseq_ats.partition import Partition
+from fairseq_ats.text import parts
 from fairseq_ats.translate import Translator
 from fairseq_ats.translate import __main__ as command
-from fairseq_ats.translate.data_folder import DataFolder
 from fairseq_ats.translate.engine import Search
-from fairseq_ats.translate.text import parts
 from tests.command_line import PLUGIN, run, train
 from tests.conftest import ROOT
 from tests.test_checkpoints import Code
@@ -265,6 +265,7 @@ def folder(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
             source_dictionary="dict.en.txt",
             target_dictionary="dict.de.txt",
             sentencepiece_model="sentencepiece.model",
+            lowercase=False,
             weights="float32",
             max_source_positions=1024,
             max_target_positions=1024,

@@ -13,17 +13,17 @@ from fairseq_ats.whole_files import written_whole
 def test_replaced_at_the_end(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("old")
-    with written_whole(str(target)) as temporary:
-        assert os.path.dirname(temporary) == str(tmp_path)
-        Path(temporary).write_text("new")
+    with written_whole(target) as temporary:
+        assert tmp_path in temporary.parents
+        temporary.write_text("new")
         assert target.read_text() == "old"
     assert target.read_text() == "new"
     (tmp_path / "plain").touch()
     assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
     link = tmp_path / "link"
     link.symlink_to(target)
-    with written_whole(str(link)) as temporary:
-        Path(temporary).write_text("through the link")
+    with written_whole(link) as temporary:
+        temporary.write_text("through the link")
     assert link.is_symlink()
     assert target.read_text() == "through the link"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "plain", "target"]
@@ -31,8 +31,8 @@ def test_replaced_at_the_end(tmp_path: Path) -> None:
 
 def test_nothing_is_left_after_an_exception(tmp_path: Path) -> None:
     def fail() -> None:
-        with written_whole(str(tmp_path / "target")) as temporary:
-            Path(temporary).write_text("half")
+        with written_whole(tmp_path / "target") as temporary:
+            temporary.write_text("half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -43,6 +43,27 @@ def test_nothing_is_left_after_an_exception(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "no" / "file", tmp_path / "pipe"):
-        with pytest.raises(ValueError, match="cannot be written"), written_whole(str(path)):
+        with pytest.raises(ValueError, match="cannot be written"), written_whole(path):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_folders(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    for text in ("old", "new"):
+        with written_whole(target, is_folder=True) as folder:
+            (folder / "file").write_text(text)
+        assert [path.name for path in target.iterdir()] == ["file"]
+        assert (target / "file").read_text() == text
+
+    def fail() -> None:
+        with written_whole(target, is_folder=True) as folder:
+            (folder / "file").write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert (target / "file").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+    with pytest.raises(ValueError, match="not a folder"), written_whole(target / "file", is_folder=True):
+        pass

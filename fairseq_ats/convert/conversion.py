@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from fairseq_ats.convert.new_output import check_output, new_output
+from fairseq_ats.convert.output_check import check_output
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import read_source
 from fairseq_ats.convert.verification import read_sentences
+from fairseq_ats.text import Text
+from fairseq_ats.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +47,10 @@ def convert(
     output_format.check(source)
     sentences = []
     if verify_on is not None:
-        sentences = read_sentences(verify_on, source.sentencepiece_model, source.model.encoder.max_positions())
+        text = Text(source.sentencepiece_model, source.data.lowercase)
+        sentences = read_sentences(verify_on, text, source.model.encoder.max_positions())
     logger.info(f"{source.name} network of {checkpoint}, {source.parameters:,} parameters")
-    with new_output(output, output_format.is_folder) as new:
+    with written_whole(output, output_format.is_folder) as new:
         for line in output_format.write(source, new):
             logger.info(line)
         for line in output_format.verify(source, new, sentences, beam):

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 import fairseq_ats
-from fairseq_ats.convert.source_network import SENTENCEPIECE_MODEL, SourceNetwork
+from fairseq_ats.convert.source_network import SourceNetwork
+from fairseq_ats.data_folder import SENTENCEPIECE_MODEL
 from fairseq_ats.deployed_folder import DeployedFolder
 
 
@@ -40,6 +41,7 @@ def complete_folder(source: SourceNetwork, folder: Path, output_format: str, wei
         source_dictionary=dictionaries[0],
         target_dictionary=dictionaries[1],
         sentencepiece_model=None if source.sentencepiece_model is None else SENTENCEPIECE_MODEL,
+        lowercase=source.data.lowercase,
         weights=weights,
         max_source_positions=source.model.max_positions()[0],
         max_target_positions=source.model.max_positions()[1],

@@ -9,14 +9,14 @@ from typing import Any
 from fairseq import checkpoint_utils
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.tasks.translation import TranslationTask
-from fairseq.utils import split_paths
 
 from fairseq_ats.checkpoints import partition_of, read_header
+from fairseq_ats.data_folder import DataFolder
 from fairseq_ats.deployed_folder import NETWORK_LEVELS
 from fairseq_ats.partition import CORE_LEVEL, Partition
+from fairseq_ats.saved_options import saved_options
 
 OUR_TASK = "translation_with_partitioned_model"
-SENTENCEPIECE_MODEL = "sentencepiece.model"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class SourceNetwork:
             super-network has dense weights in their place.
         parameters: of the network before it was prepared.
         task: fairseq's task, with both dictionaries.
+        data: the folder that they were read from.
         sentencepiece_model: which makes tokens of text; None if the network reads tokens.
     """
 
@@ -42,6 +43,7 @@ class SourceNetwork:
     model: TransformerModelBase
     parameters: int
     task: TranslationTask
+    data: DataFolder
     sentencepiece_model: Path | None
 
     @property
@@ -74,18 +76,18 @@ def read_source(
     if level not in partition.levels:
         held = ", ".join(str(n) for n in partition.levels)
         raise ValueError(f"--level is {level} and {path} holds level(s) {held}")
-    data = _data_folder(data, checkpoint)
-    if sentencepiece_model is None and (data / SENTENCEPIECE_MODEL).is_file():
-        sentencepiece_model = data / SENTENCEPIECE_MODEL
-    elif sentencepiece_model is not None and not sentencepiece_model.is_file():
+    folder = DataFolder.find(data, saved_options(checkpoint, "task"))
+    if sentencepiece_model is None:
+        sentencepiece_model = folder.sentencepiece_model
+    elif not sentencepiece_model.is_file():
         raise ValueError(f"--sentencepiece-model is {sentencepiece_model}, which is no file")
     try:
-        model, task = load(path, {"data": str(data), "max_level": level})
+        model, task = load(path, {"data": str(folder.path), "max_level": level})
     except RuntimeError as error:  # of torch, for parameters of other sizes
-        raise ValueError(f"{path} does not fit the dictionaries in {data}: {error}") from error
+        raise ValueError(f"{path} does not fit the dictionaries in {folder.path}: {error}") from error
     parameters = sum(p.numel() for p in model.parameters())
     prepare_to_decode(model)
-    return SourceNetwork(path, checkpoint, partition, level, model, parameters, task, sentencepiece_model)
+    return SourceNetwork(path, checkpoint, partition, level, model, parameters, task, folder, sentencepiece_model)
 
 
 def load_to_decode(path: Path, overrides: dict[str, Any]) -> tuple[TransformerModelBase, TranslationTask]:
@@ -108,12 +110,3 @@ def load(path: Path, overrides: dict[str, Any]) -> tuple[TransformerModelBase, T
     overrides = for_training | overrides
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], arg_overrides=overrides)
     return model.eval(), task
-
-
-def _data_folder(given: Path | None, checkpoint: dict[str, Any]) -> Path:
-    data = given or Path(split_paths(checkpoint["cfg"]["task"]["data"])[0])
-    if any(data.glob("dict.*.txt")):
-        return data
-    if given is None:
-        raise ValueError(f"the checkpoint was trained with {data}, which is not here; --data says where it is")
-    raise ValueError(f"--data is {data}, which is not a folder of binarised data: it has no dict.LANGUAGE.txt")

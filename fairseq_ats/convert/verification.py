@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import sentencepiece
 import torch
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import collate_tokens
@@ -16,6 +15,7 @@ from fairseq.tasks.translation import TranslationTask
 from torch import Tensor
 
 from fairseq_ats.convert.source_network import SourceNetwork
+from fairseq_ats.text import Pieces, Text
 
 # Decoding is compared with fairseq-generate's defaults of these.
 MAX_LEN_B = 200
@@ -41,13 +41,12 @@ class Hypothesis:
     score: float
 
 
-def read_sentences(path: Path, sentencepiece_model: Path | None, longest: int) -> list[list[str]]:
-    """Tokens of the sentences of a text file; lines without a token are left out.
-
-    With a sentencepiece model the file is raw text, without one its lines are tokens with spaces between them.
+def read_sentences(path: Path, text: Text, longest: int) -> list[Pieces]:
+    """Pieces of the sentences of a text file; blank lines are left out.
 
     Args:
-        longest: the most tokens that the network takes, with end-of-sentence.
+        text: cuts a line as the training data was cut.
+        longest: the most pieces that the network takes, with end-of-sentence.
 
     Raises:
         ValueError: the file cannot be read, holds no sentence, or holds one that is too long.
@@ -56,12 +55,7 @@ def read_sentences(path: Path, sentencepiece_model: Path | None, longest: int) -
         lines = path.read_bytes().decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--verify-on is {path}, which cannot be read: {error}") from error
-    if sentencepiece_model is None:
-        sentences = [line.split() for line in lines]
-    else:
-        encoder = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_model))
-        sentences = [encoder.encode(line.replace("\r", " ").strip(), out_type=str) for line in lines]
-    sentences = [tokens for tokens in sentences if tokens]
+    sentences = [pieces for pieces in map(text.encode, lines) if pieces]
     if not sentences:
         raise ValueError(f"--verify-on is {path}, which holds no sentence")
     if max(map(len, sentences)) >= longest:

@@ -9,9 +9,9 @@ from fairseq import checkpoint_utils
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
+from fairseq_ats.data_folder import DataFolder
 from fairseq_ats.partition import Partition
 from fairseq_ats.surgery import check_model_options
-from fairseq_ats.translate.data_folder import DataFolder
 
 
 class _StockTask(TranslationTask):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Pieces = list[str]
+from fairseq_ats.text import Pieces
 
 DEVICES = ("auto", "cpu", "cuda")
 

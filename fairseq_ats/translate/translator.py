@@ -12,14 +12,14 @@ from typing import overload
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_ats.checkpoints import partition_of, read_header
+from fairseq_ats.data_folder import DataFolder
 from fairseq_ats.deployed_folder import NETWORK_LEVELS, DeployedFolder
 from fairseq_ats.saved_options import saved_options
+from fairseq_ats.text import Text, parts
 from fairseq_ats.translate.checkpoint_model import load_checkpoint
 from fairseq_ats.translate.ctranslate2_engine import CTranslate2Engine
-from fairseq_ats.translate.data_folder import DataFolder
 from fairseq_ats.translate.engine import Engine, Machine, Search
 from fairseq_ats.translate.fairseq_engine import FairseqEngine, use_torch_on
-from fairseq_ats.translate.text import Text, parts
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,8 @@ def _open_folder(path: Path, level: int | None, given: dict[str, float], machine
         raise ValueError(f"--level is {level} and {path} holds the {folder.network} (level {folder.level}) only")
     defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
     search = Search(**(defaults | given))
-    text = Text(None if folder.sentencepiece_model is None else path / folder.sentencepiece_model)
+    model = None if folder.sentencepiece_model is None else path / folder.sentencepiece_model
+    text = Text(model, folder.lowercase)
     if folder.format == "ctranslate2":
         return CTranslate2Engine(path, folder, search, machine), text
     return _open_onnx(path, search, machine), text

@@ -1,11 +1,7 @@
-"""A file or folder that appears whole or not at all."""
+"""Whether a conversion may write where it is asked to."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from fairseq_ats.deployed_folder import DESCRIPTION_FILE
@@ -30,19 +26,3 @@ def check_output(output: Path, checkpoint: Path, is_folder: bool, overwrite: boo
         raise ValueError(f"--output is the {kinds[not is_folder]} {output}, and this format is a {kinds[is_folder]}")
     if is_folder and any(output.iterdir()) and not (output / DESCRIPTION_FILE).is_file():
         raise ValueError(f"--output is {output}, which holds files that fairseq-ats-convert did not write")
-
-
-@contextmanager
-def new_output(output: Path, is_folder: bool) -> Iterator[Path]:
-    """A path to write to; when the context ends well it becomes ``output``, otherwise it is removed.
-
-    An existing ``output`` is replaced, and stays what it was until then.
-    """
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
-        new = Path(scratch) / "new"
-        if is_folder:
-            new.mkdir()
-        yield new
-        if is_folder and output.exists():
-            os.replace(output, Path(scratch) / "old")  # a folder takes the place of an empty one only
-        os.replace(new, output)

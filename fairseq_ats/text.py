@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from fairseq_ats.translate.engine import Pieces
+Pieces = list[str]
 
 WORD_START = "▁"
 _SENTENCE_ENDS = tuple(".!?。！？")
