@@ -211,6 +211,7 @@ def test_every_option_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     assert not re.search(r"@[A-Z0-9_]+@", readme), "a number that was to be filled in"
     options = ["--partitioned-linear-module-name", "--small-ratio", "--alternate", "--max-level", "--alternate-lr-coef"]
+    options += ["--autocast", "--init-from", "--init-order"]
     for option in options:
         row = re.search(rf"^\| `{option}` \|.*\|.*\| `(.*)` \|$", readme, re.MULTILINE)
         assert row, f"{option} has no row with an example"
