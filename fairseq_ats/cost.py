@@ -4,7 +4,8 @@
     python -m fairseq_ats.cost --arch transformer_iwslt_de_en --share-decoder-input-output-embed --small-ratio 0.03125
 
 The second form takes fairseq's options. FLOPs are PyTorch's own count (a multiplication and an addition are two) of the
-matrix products of one forward and backward pass; activation bytes are what autograd keeps between the two.
+matrix products of one forward and backward pass; activation bytes are what autograd keeps between the two, in float32
+and on a CPU.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.data import Dictionary
 from fairseq.tasks import TASK_REGISTRY
+from fairseq.tasks.translation import TranslationTask
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -71,12 +73,12 @@ class Cost:
 
 
 def network_cost(
-    model: nn.Module, dictionary: Dictionary, sentences: int, length: int, level: int | None = None
+    model: nn.Module, task: TranslationTask, sentences: int, length: int, level: int | None = None
 ) -> Cost:
     """Count one forward and backward pass of ``model`` at ``level`` in training.
 
     All counts are a constant and a multiple of the number of sentences, once there are so many that a low-rank
-    super-network puts W + VU together first (:meth:`PartitionedRankLinear.forward_level`). Two small mini-batches
+    super-network folds W + VU first (:meth:`PartitionedRankLinear.forward_level`). Two small mini-batches
     therefore tell the counts of any larger one, exactly.
 
     Args:
@@ -86,7 +88,7 @@ def network_cost(
     """
     few = max([2, *(-(-m.rows_to_fold // length) for m in model.modules() if isinstance(m, PartitionedRankLinear))])
     sizes = (sentences,) if sentences <= 2 * few else (few, 2 * few)
-    first, *second = (_count(model, random_batch(dictionary, size, length), level) for size in sizes)
+    first, *second = (_count(model, random_batch(task, size, length), level) for size in sizes)
     forward, backward, activations = (
         first
         if not second
@@ -105,7 +107,7 @@ def network_cost(
 
 def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[int, int, int]:
     """FLOPs forward, FLOPs backward, and bytes of activations."""
-    # All that the criterion asks of a task is the padding symbol.
+    # All that the criterion asks of a task is the padding symbol, which every dictionary numbers alike.
     task = SimpleNamespace(target_dictionary=Dictionary())
     criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
     was_training = model.training
@@ -176,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     # The rest is parsed by fairseq, so that its values must not be taken for a file here.
     args, rest = parser.parse_known_args(arguments)
     warnings.filterwarnings("ignore")  # hydra's, when fairseq parses options
-    torch.set_num_threads(1)  # on a busy machine, two threads can take a hundred times as long for the factorisations
+    torch.set_num_threads(1)  # two on a busy machine wait for each other (results/speed_notes.md)
     checkpoint = rest[0] if len(rest) == 1 and not rest[0].startswith("-") else None
     if checkpoint is None and not {"--arch", "-a"} & set(rest):
         parser.error("give a checkpoint, or --arch with fairseq's options")
@@ -184,33 +186,33 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--tokens is {args.tokens} and --length is {args.length}; allowed: a sentence or more")
     try:
         if checkpoint is None:
-            dictionary = numbered_dictionary(args.vocabulary)
-            built = build(["--task", TASK, *rest], dictionary)
+            built = build(["--task", TASK, *rest], numbered_dictionary(args.vocabulary))
             task, model, name = built.task, built.model, built.cfg.model._name
         else:
-            task, model, dictionary = _from_checkpoint(checkpoint)
+            task, model = _from_checkpoint(checkpoint)
             name = checkpoint
     except ValueError as error:
         sys.exit(f"cost: {error}")
     sentences = args.tokens // args.length
     tokens = sentences * args.length
-    costs = {level: network_cost(model, dictionary, sentences, args.length, level) for level in task.partition.levels}
+    costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
     print(table(costs, tokens))
 
 
-def _from_checkpoint(path: str) -> tuple[Any, nn.Module, Dictionary]:
+def _from_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file")
     header = read_header(path)
     if (header.get("task_state") or {}).get("partition") is None:
         raise ValueError(f"{path} was not written by --task {TASK}; give its --arch and options instead")
     cfg = load_checkpoint_to_cpu(path).get("cfg")
-    vocabulary = header["model"]["decoder.embed_tokens.weight"].shape[0]
-    dictionary = numbered_dictionary(vocabulary)
-    task = TASK_REGISTRY[TASK](cfg.task, dictionary, dictionary)
+    # One dictionary for both sides if the model shares embeddings; otherwise one of each size.
+    sizes = [header["model"][f"{side}.embed_tokens.weight"].shape[0] for side in ("encoder", "decoder")]
+    dictionaries = {size: numbered_dictionary(size) for size in sizes}
+    task = TASK_REGISTRY[TASK](cfg.task, *(dictionaries[size] for size in sizes))
     task.load_state_dict(header["task_state"])
-    return task, task.build_model(cfg.model, from_checkpoint=True), dictionary
+    return task, task.build_model(cfg.model, from_checkpoint=True)
 
 
 def table(costs: dict[int, Cost], tokens: int) -> str:

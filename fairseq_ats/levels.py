@@ -73,4 +73,5 @@ def freeze_above(model: nn.Module, level: int) -> None:
     """
     for module in partitioned_modules(model):
         for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(parameter_level(parameter) <= level)
+            if parameter_level(parameter) > CORE_LEVEL:  # the core is trained by every update
+                parameter.requires_grad_(parameter_level(parameter) <= level)

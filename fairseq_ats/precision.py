@@ -27,3 +27,17 @@ def in_autocast(criterion: Callable[..., Any], dtype_name: str | None) -> Callab
             return criterion(model, sample)
 
     return forward
+
+
+def check_autocast(model_options: Any, dtype_name: str) -> None:
+    """Raises ValueError if the model would run in another precision when it is run again for the backward pass.
+
+    fairseq's recomputed activations bring back the random state, and not autocast
+    (fairseq/modules/checkpoint_activations.py).
+    """
+    # Not every arch has these options of fairseq.
+    if any(getattr(model_options, name, False) for name in ("checkpoint_activations", "offload_activations")):
+        raise ValueError(
+            f"--autocast is {dtype_name} and --checkpoint-activations (or --offload-activations) computes gradients in "
+            "float32; leave one of them out"
+        )

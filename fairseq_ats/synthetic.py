@@ -10,6 +10,7 @@ from fairseq import options
 from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks import TASK_REGISTRY
+from fairseq.tasks.translation import TranslationTask
 from torch import nn
 
 # What fairseq-train cannot be called without.
@@ -50,15 +51,16 @@ def build(arguments: list[str], dictionary: Dictionary, seed: int = 1) -> Built:
     return Built(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
 
 
-def random_batch(dictionary: Dictionary, sentences: int, length: int) -> dict[str, Any]:
-    """A mini-batch of ``sentences`` pairs, ``length`` tokens on each side; the same in every call."""
+def random_batch(task: TranslationTask, sentences: int, length: int) -> dict[str, Any]:
+    """A mini-batch of ``sentences`` pairs, ``length`` tokens on each side and no padding; the same in every call."""
     generator = torch.Generator().manual_seed(1)
 
-    def side() -> list[torch.Tensor]:
+    def side(dictionary: Dictionary) -> list[torch.Tensor]:
         tokens = torch.randint(dictionary.nspecial, len(dictionary), (sentences, length), generator=generator)
         tokens[:, -1] = dictionary.eos()
         return list(tokens)
 
     sizes = [length] * sentences
-    dataset = LanguagePairDataset(side(), sizes, dictionary, tgt=side(), tgt_sizes=sizes, tgt_dict=dictionary)
+    source, target = task.source_dictionary, task.target_dictionary
+    dataset = LanguagePairDataset(side(source), sizes, source, tgt=side(target), tgt_sizes=sizes, tgt_dict=target)
     return dataset.collater([dataset[i] for i in range(sentences)])

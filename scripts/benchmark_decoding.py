@@ -43,7 +43,7 @@ def main() -> None:
     print("|---:|---:|---|---:|---:|---:|---:|---:|")
     for batch_size in args.batch_sizes:
         for beam in args.beams:
-            print(rows(contestants, dictionary, batch_size, beam, args), flush=True)
+            print(rows(contestants, batch_size, beam, args), flush=True)
 
 
 def parse_args() -> argparse.Namespace:
@@ -100,11 +100,9 @@ def contestants_of(args: argparse.Namespace, dictionary: Dictionary) -> list[Con
     return [Contestant(*row, args, dictionary) for row in rows]
 
 
-def rows(
-    contestants: list[Contestant], dictionary: Dictionary, batch_size: int, beam: int, args: argparse.Namespace
-) -> str:
+def rows(contestants: list[Contestant], batch_size: int, beam: int, args: argparse.Namespace) -> str:
     """The table's rows for one batch size and beam."""
-    batch = random_batch(dictionary, batch_size, args.length)
+    batch = random_batch(contestants[0].task, batch_size, args.length)
     if args.device == "cuda":
         batch = utils.move_to_cuda(batch)
     flops, peaks = {}, {}

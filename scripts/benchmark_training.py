@@ -44,8 +44,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # fairseq's and hydra's, on this stack
     torch.set_num_threads(args.threads)
     dictionary = numbered_dictionary(args.vocabulary)
-    batch = random_batch(dictionary, args.tokens // args.length, args.length)
     contestants = contestants_of(args, dictionary)
+    batch = random_batch(contestants[0].task, args.tokens // args.length, args.length)
     flops = {kind: count for c in contestants for kind, count in c.flops.items()}
     seconds: dict[str, list[float]] = {kind: [] for c in contestants for kind in c.kinds}
     for number in range(args.warm_up + args.rounds):
@@ -119,10 +119,11 @@ class Contestant:
             built.task.autocast = "bfloat16" if low else None
         if name == STOCK:
             built.cfg.common.bf16 = low
+        self.task = built.task
         # Before the trainer puts the model into half precision, or on a GPU.
         sentences = args.tokens // args.length
         self.flops = {
-            kind: network_cost(built.model, dictionary, sentences, args.length, level).flops
+            kind: network_cost(built.model, built.task, sentences, args.length, level).flops
             for kind, level in self.levels.items()
         }
         self.trainer = Trainer(built.cfg, built.task, built.model, built.criterion)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from fairseq.modules import MultiheadAttention
+from torch.nn import functional as F
 
 from fairseq_ats.levels import use_level
 from fairseq_ats.modules import PartitionedLinear, PartitionedMultiheadAttention
@@ -80,6 +81,31 @@ def test_equals_the_formula(need_weights: bool) -> None:
             heads.append(scores.softmax(-1) @ vh)
         expected = attention.out_proj(torch.cat(heads, -1))
         torch.testing.assert_close(output[:, b], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_fused_kernel_agrees_with_the_products(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and gradients in float64, each by its own way: the kernel is called once, or not at all."""
+    calls = []
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: (calls.append(1), kernel(*a, **k))[1])
+    attention = partitioned_attention("cross")
+    query, key = inputs("cross")
+    mask = padding(SOURCE) if padded else None
+
+    def run() -> list[torch.Tensor]:
+        attention.zero_grad()
+        output, _ = attention(query, key, key, mask, need_weights=False, static_kv=True)
+        output.square().sum().backward()
+        return [output.detach(), *(p.grad.clone() for p in attention.parameters())]
+
+    by_kernel = run()
+    assert len(calls) == 1
+    monkeypatch.setattr(PartitionedMultiheadAttention, "_has_fused_kernel", lambda self, q, v: False)
+    by_products = run()
+    assert len(calls) == 1
+    for actual, expected in zip(by_kernel, by_products, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("level", [1, 2])

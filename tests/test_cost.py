@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq.tasks import TASK_REGISTRY
+from omegaconf import OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats import PartitionedRankLinear, cost
 from fairseq_ats.levels import use_level
-from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
+from fairseq_ats.synthetic import Built, build, numbered_dictionary, random_batch
 from tests.conftest import ROOT
 
 ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 3 --encoder-embed-dim 24 --decoder-embed-dim 24
@@ -25,9 +28,9 @@ VOCABULARY, D, HEADS = 50, 24, 3
 ENCODER, DECODER = (2, 40), (3, 56)  # layers, hidden neurons
 
 
-def model_of(module_name: str, ratio: float) -> torch.nn.Module:
+def built_of(module_name: str, ratio: float) -> Built:
     options = ["--task", cost.TASK, "--partitioned-linear-module-name", module_name, "--small-ratio", str(ratio)]
-    return build([*ARCH, *options], numbered_dictionary(VOCABULARY)).model
+    return build([*ARCH, *options], numbered_dictionary(VOCABULARY))
 
 
 def flops_by_hand(module_name: str, ratio: float, level: int, sentences: int, length: int) -> int:
@@ -63,23 +66,24 @@ def flops_by_hand(module_name: str, ratio: float, level: int, sentences: int, le
 @pytest.mark.parametrize("level", [1, 2])
 def test_flops_by_hand(module_name: str, ratio: float, level: int) -> None:
     """Exactly. Backward is twice as much, and W + VU once more, which is not kept from the forward pass."""
-    model = model_of(module_name, ratio)
-    counted = cost.network_cost(model, numbered_dictionary(VOCABULARY), 40, 6, level)
+    built = built_of(module_name, ratio)
+    counted = cost.network_cost(built.model, built.task, 40, 6, level)
     assert counted.forward_flops == flops_by_hand(module_name, ratio, level, 40, 6)
-    rebuilt = sum(
+    folded_again = sum(
         2 * m.rank * m.in_features * m.out_features
-        for m in model.modules()
+        for m in built.model.modules()
         if level == 2 and isinstance(m, PartitionedRankLinear)
     )
-    assert counted.backward_flops == 2 * counted.forward_flops + rebuilt
+    assert counted.backward_flops == 2 * counted.forward_flops + folded_again
 
 
 @pytest.mark.parametrize("sentences", [1, 7, 60])
 def test_extrapolation_is_the_count(module_name: str, sentences: int) -> None:
     """Against PyTorch's counter over the whole mini-batch; activation bytes against a direct count too."""
-    model, dictionary = model_of(module_name, 0.25), numbered_dictionary(VOCABULARY)
-    counted = cost.network_cost(model, dictionary, sentences, 5, 2)
-    batch = random_batch(dictionary, sentences, 5)
+    built = built_of(module_name, 0.25)
+    model = built.model
+    counted = cost.network_cost(model, built.task, sentences, 5, 2)
+    batch = random_batch(built.task, sentences, 5)
     model.train()
     with use_level(model, 2), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(**batch["net_input"])[0].sum().backward()
@@ -106,19 +110,19 @@ def test_parameters(module_name: str, build: Callable[..., SimpleNamespace]) -> 
     """The core's are those of a model that was built as the core alone."""
     options = ("--partitioned-linear-module-name", module_name, "--small-ratio", "0.25")
     built = build(*options)
-    dictionary = built.task.source_dictionary
     for level in (1, 2):
         alone = build(*options, "--max-level", str(level)).model
-        counted = cost.network_cost(built.model, dictionary, 2, 5, level)
+        counted = cost.network_cost(built.model, built.task, 2, 5, level)
         assert counted.parameters == sum(p.numel() for p in alone.parameters())
         assert counted.embedding_parameters == alone.encoder.embed_tokens.weight.numel()
         assert counted.state_bytes == 16 * counted.parameters
 
 
 def test_counting_leaves_the_model_as_it_was() -> None:
-    model = model_of("PartitionedLinear", 0.5).eval()
+    built = built_of("PartitionedLinear", 0.5)
+    model = built.model.eval()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    cost.network_cost(model, numbered_dictionary(VOCABULARY), 2, 5, 1)
+    cost.network_cost(model, built.task, 2, 5, 1)
     assert not model.training
     for name, p in model.named_parameters():
         assert p.grad is None
@@ -140,8 +144,23 @@ def test_command() -> None:
     printed = run(*ARCH, "--small-ratio", "0.25", "--vocabulary", "50", "--tokens", "200", "--length", "5").stdout
     assert "small_ratio=0.25" in printed
     assert "| ATS (alternate) |" in printed
-    model = model_of("PartitionedRankLinear", 0.25)
+    model = built_of("PartitionedRankLinear", 0.25).model
     assert f"| super | {sum(p.numel() for p in model.parameters()):,} |" in printed
+
+
+def test_a_checkpoint_with_two_vocabularies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arch = [a for a in ARCH if a != "--share-all-embeddings"]
+    options = [*arch, "--share-decoder-input-output-embed", "--task", cost.TASK]
+    parser_options = build(options, numbered_dictionary(VOCABULARY)).cfg
+    task = TASK_REGISTRY[cost.TASK](parser_options.task, numbered_dictionary(70), numbered_dictionary(40))
+    model = task.build_model(parser_options.model)
+    cfg = OmegaConf.to_container(parser_options) | {"model": vars(parser_options.model)}
+    cfg["model"] = Namespace(**cfg["model"])
+    state = {"cfg": cfg, "args": None, "model": model.state_dict(), "task_state": task.state_dict()}
+    history = [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}]
+    torch.save(state | {"extra_state": {}, "optimizer_history": history}, tmp_path / "two.pt")
+    cost.main([str(tmp_path / "two.pt"), "--tokens", "20", "--length", "5"])
+    assert f"| super | {sum(p.numel() for p in model.parameters()):,} |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

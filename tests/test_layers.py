@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -224,3 +226,29 @@ def test_autocast_rounds_the_sum_and_not_its_parts() -> None:
     torch.testing.assert_close(y.float(), 1e-3 * stock(x), rtol=0.05, atol=2e-5)
     y.float().sum().backward()
     assert layer.core_u.grad.dtype == torch.float32
+
+
+def test_inputs_are_let_go_during_backward() -> None:
+    """As PyTorch's own layers do: what a layer kept is free once its gradients are there."""
+    layers = [PartitionedLinear.from_linear(linear(8, 8), 0.5, dim=0) for _ in range(4)]
+    x, inputs = torch.randn(9, 8, dtype=torch.float64, requires_grad=True), []
+    for layer in layers:
+        x = layer(x) * 2
+        inputs.append(weakref.ref(x))
+    loss = x.sum()
+    del x
+    loss.backward()
+    assert [reference() for reference in inputs] == [None] * 4
+
+
+def test_no_rows(any_layer: tuple[nn.Module, int]) -> None:
+    layer, core_width = any_layer
+    assert layer(torch.ones(0, 3, 6, dtype=torch.float64)).shape == (0, 3, 8)
+    with use_level(layer, 1):
+        assert layer(torch.ones(0, core_width, dtype=torch.float64)).shape[0] == 0
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    layer = PartitionedLinear.from_linear(linear(4, 4), 0.5, dim=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.ones(3, 4, dtype=torch.float64)).dtype == torch.float64

@@ -72,3 +72,12 @@ def test_a_core_update_leaves_the_extension_without_gradients(monkeypatch: pytes
         freeze_above(workers, level)
         assert (update(level) is None) == (level == 1)
         assert model.core_u.grad.abs().sum() > 0
+
+
+def test_what_was_frozen_in_the_core_stays_frozen() -> None:
+    model = layer()
+    model.core_weight.requires_grad_(False)
+    for level in (1, 2):
+        freeze_above(model, level)
+        assert not model.core_weight.requires_grad
+        assert model.extension_weight.requires_grad == (level == 2)

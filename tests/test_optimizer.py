@@ -253,6 +253,17 @@ def test_fused_steps_are_fairseqs_steps(dtype: torch.dtype) -> None:
         torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * 1e-6)
 
 
+def test_a_transposed_gradient() -> None:
+    results = []
+    for adam in (FusedAdam, Adam):
+        p = nn.Parameter(torch.zeros(3, 7))
+        optimizer = adam([p], lr=0.1, betas=(0.9, 0.98), eps=1e-9)
+        p.grad = torch.arange(21.0).view(7, 3).T - 10
+        optimizer.step()
+        results.append(p.detach())
+    torch.testing.assert_close(*results, rtol=1e-6, atol=0)
+
+
 def test_the_fused_kernel_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for each step count among the parameters that move."""
     calls = []

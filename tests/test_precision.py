@@ -69,6 +69,13 @@ def test_one_kind_of_lower_precision(build: Build, other: str) -> None:
         build("--autocast", "bfloat16", f"--{other}")
 
 
+@pytest.mark.parametrize("option", ["--checkpoint-activations", "--offload-activations"])
+def test_recomputed_activations_are_refused(build: Build, option: str) -> None:
+    """fairseq would compute them again in float32: gradients of another forward pass than the loss."""
+    with pytest.raises(ValueError, match="--autocast is bfloat16 and --checkpoint-activations"):
+        build("--autocast", "bfloat16", option)
+
+
 def test_unknown_precision(parse: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse("--autocast", "float8")

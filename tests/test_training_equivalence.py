@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +23,20 @@ UPDATES = 5
 NOISE = ("k_proj.bias", "k_proj.core_bias")
 
 
-def train(built: SimpleNamespace, model: torch.nn.Module, batch: dict[str, Any], optimizer: str) -> Any:
+def train(
+    built: SimpleNamespace,
+    model: torch.nn.Module,
+    batch: dict[str, Any],
+    optimizer: str,
+    updates: int = UPDATES,
+    weight_decay: float = 0.01,
+) -> Any:
     """A few updates through the stock task's own train_step, with dropout, and the optimizer."""
     cfg = built.cfg.optimizer
-    cfg.weight_decay = 0.01
+    cfg.weight_decay = weight_decay
     adam = optim.OPTIMIZER_REGISTRY[optimizer](cfg, [p for p in model.parameters() if p.requires_grad])
     torch.manual_seed(11)
-    for update in range(UPDATES):
+    for update in range(updates):
         adam.zero_grad()
         built.task.train_step(batch, model, built.criterion, adam, update)
         adam.multiply_grads(1 / batch["ntokens"])
@@ -73,6 +81,34 @@ def test_small_width_at_the_super_level_is_stock_training(
             torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
         else:
             assert torch.equal(actual[name], value), name
+
+
+def test_twenty_updates_in_float64(build: Build, batch: Any, module_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole partitioned model at its super level (our layers, attention and Adam) against stock fairseq.
+
+    Of low rank, the weight W + VU moves in another way than a dense weight does: there U and V are held still, and
+    nothing decays.
+    """
+    # fairseq's is in float32 whatever the model's precision.
+    monkeypatch.setattr("fairseq.utils.log_softmax", lambda x, dim, onnx_trace=False: x.log_softmax(dim))
+    stock = build("--dropout", "0", task="translation", optimizer="adam_for_partitioned_model")
+    ours, reference = stock.model.double(), copy.deepcopy(stock.model).double()
+    partition_model_(ours, Partition(module_name, 0.25))
+    ours.double()
+    for name, parameter in ours.named_parameters():
+        if name.endswith((".core_u", ".core_v")):
+            parameter.requires_grad_(False)
+    start = {name: value.detach().clone() for name, value in weights(ours).items()}
+    decay = 0.0 if module_name == "PartitionedRankLinear" else 0.01
+    train(stock, reference, batch, "adam", 20, decay)
+    train(stock, ours, batch, "adam_for_partitioned_model", 20, decay)
+    expected, actual = weights(reference), weights(ours)
+    assert set(expected) == set(actual)
+    for name, value in expected.items():
+        if name.endswith(NOISE):
+            continue
+        assert not torch.equal(value, start[name]), name
+        torch.testing.assert_close(actual[name], value, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_the_updates_above_moved_something(build: Build, batch: Any) -> None:

@@ -13,9 +13,10 @@ _VALUES = 2**16
 class FastDropout(FairseqDropout):
     """fairseq's dropout, which on a CPU draws 64 random bits for four elements at once.
 
-    PyTorch's draws a float64 for each element, and took 15 % of a core update in bfloat16 (results/benchmark_cpu.md).
-    The probability is rounded to a multiple of 2⁻¹⁶, and the scale is that of the rounded one, so that expectations
-    are exact. On other devices PyTorch's own kernel runs.
+    PyTorch's draws one random number for each element, which is a large part of an update in bfloat16
+    (results/speed_notes.md). The probability is rounded to a multiple of 2⁻¹⁶, and the scale is that of the rounded
+    one: expectations are kept, but for the rounding of the scale to the activations' precision. On other devices
+    PyTorch's own kernel runs.
     """
 
     @classmethod

@@ -121,12 +121,14 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         """Whether PyTorch has a fast attention kernel for these.
 
         On a CPU its fused kernel takes no dropout and no narrower keys (aten/src/ATen/native/transformers/
-        sdp_utils_cpp.cpp), and its backward in bfloat16 took three times as long as the products and the softmax one by
-        one (results/benchmark_cpu.md). Elsewhere PyTorch chooses among kernels by itself.
+        sdp_utils_cpp.cpp), and is slow in bfloat16 (results/speed_notes.md). On CUDA, a narrower key needs a multiple
+        of 8 dimensions (cuda/sdp_utils.cpp, ``check_head_dim_size_mem_efficient``); what it falls back to converts
+        everything to float32.
         """
+        same_width = q.shape[-1] == v.shape[-1]
         if q.device.type != "cpu":
-            return True
-        return q.dtype == torch.float32 and q.shape[-1] == v.shape[-1] and self._dropout_p() == 0.0
+            return same_width or q.shape[-1] % 8 == 0
+        return same_width and q.dtype in (torch.float32, torch.float64) and self._dropout_p() == 0.0
 
     def _dropout_p(self) -> float:
         module = self.dropout_module

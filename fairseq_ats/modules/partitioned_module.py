@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairseq_ats.modules.rebuilt_weight import linear_with_rebuilt_weight
+from fairseq_ats.modules.folded_linear import linear_with_folded_weight
 from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
 
 _LEVEL_TAG = re.compile(r"level(\d+)")
@@ -101,10 +101,10 @@ class PartitionedModule(nn.Module, ABC):
         A subclass may know a cheaper way for a level.
         """
         level = self.level  # as it is now; backward may come when another level is active
-        return linear_with_rebuilt_weight(x, lambda: self.weight_at(level), self.bias)
+        return linear_with_folded_weight(x, lambda: self.weight_at(level), self.bias)
 
     def make_generation_fast_(self, **_options_of_other_modules: object) -> None:
-        """fairseq's hook before decoding: put the super-network's weight together once, and not in every step.
+        """fairseq's hook before decoding: fold the super-network's weight once, and not in every step.
 
         The extension is let go: the layer needs no more memory than a stock one and the core, which stays. It cannot be
         trained or saved afterwards (fairseq/models/fairseq_model.py, ``make_generation_fast_``).

@@ -81,7 +81,10 @@ class FusedAdam(Adam):
 
 def _is_fusable(p: nn.Parameter) -> bool:
     full_precision = p.dtype in (torch.float32, torch.float64) and p.grad.dtype == p.dtype
-    return full_precision and p.device.type in FUSED_DEVICES and not p.grad.is_sparse
+    if not full_precision or p.device.type not in FUSED_DEVICES or p.grad.is_sparse:
+        return False
+    # The kernel walks through memory, and would take elements of a transposed gradient for others.
+    return p.grad.stride() == p.stride()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from fairseq_ats.partition import (
     Partition,
     reconciled,
 )
-from fairseq_ats.precision import AUTOCAST_DTYPES, in_autocast
+from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast
 from fairseq_ats.surgery import check_model_options, partition_model_
 from fairseq_ats.warm_start import load_stock_weights_
 
@@ -169,6 +169,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             ValueError: the model cannot be partitioned, or the checkpoint has another partition.
         """
         check_model_options(cfg)
+        if self.cfg.autocast is not None and not from_checkpoint:
+            check_autocast(cfg, str(self.cfg.autocast))
         given = self._given_partition()
         source = "the checkpoint" if from_checkpoint else self._checkpoint_to_load()
         if from_checkpoint:
