@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every benchmark table, in one Markdown file: training in float32 and bfloat16, and decoding.
 #
-#   scripts/benchmark.sh OUTPUT.md [cpu|cuda]     about 20 minutes on one CPU core; nothing else should run meanwhile
+#   scripts/benchmark.sh OUTPUT.md [cpu|cuda]     about a quarter of an hour on one CPU core; nothing else should run meanwhile
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -15,9 +15,10 @@ device=${2:-cpu}
 python=$root/.venv/bin/python
 [[ -x $python ]] || python=python3
 
-partial=$output.partial
-log=$(mktemp)
-trap 'rm -f "$partial" "$log"' EXIT
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+partial=$folder/tables.md
+log=$folder/log
 
 table() {
   printf '## %s\n\n```\npython scripts/%s\n```\n\n' "$1" "$2"

@@ -10,7 +10,8 @@ those ratios, and beside them the ratio of the FLOPs: the difference is overhead
 
 In bfloat16, stock fairseq keeps a bfloat16 model and float32 copies (``common.bf16``, which on a CPU only
 fairseq-hydra-train can ask for); the others use ``--autocast bfloat16``. Peak memory is what PyTorch holds at most in
-an update: weights, optimizer state, gradients, activations.
+an update: weights, optimizer state, gradients, activations; of an ATS average, the larger of the two. No batch has
+padding, all embeddings are shared, and on a CPU memory is kept by the allocator (scripts/cpu_environment.py).
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=10000)
     parser.add_argument("--ratio", type=float, default=0.03125, help="--small-ratio of the partitioned models")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warm-up", type=int, default=2, help="rounds that are not counted")
+    parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
