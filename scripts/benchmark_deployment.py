@@ -6,33 +6,57 @@
 RUN holds a super-network and a small-width core. Both are converted by ``fairseq-ats-convert`` into a temporary folder.
 Every contestant is a process of its own that translates the raw test set, text in and text out, through
 ``fairseq_ats.translate``; the processes take turns, and a round's times are divided by stock fairseq's time of that
-round. Each runs with each setting of threads; the table has the faster one. Latency is that of one sentence at a time.
-Memory is what the process grew by since before its model was read.
+round. fairseq runs with one thread and with one a core; CTranslate2 with one thread a core, and with one worker a core,
+which translate batches side by side as fairseq cannot. The table has the faster setting of each. Latency is that of one
+sentence at a time. Memory is what the process grew by since before its model was read; sizes are without optimizer
+state.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import ctranslate2  # noqa: F401  here, so that it does not count as memory of the models that it runs
 import sacrebleu
+import torch
 from cpu_environment import restart_in_cpu_environment
 from measuring import hardware, quartiles, rotated
+
+from fairseq_ats.checkpoints import read_header
+from fairseq_ats.convert.conversion import convert, size_on_disk
+from fairseq_ats.convert.core_checkpoint import CoreCheckpoint
+from fairseq_ats.convert.ctranslate2_model import CTranslate2Model
+from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.convert.stock_checkpoint import StockCheckpoint
+from fairseq_ats.deployed_folder import NETWORK_LEVELS
+from fairseq_ats.translate import Translator
 
 BATCH_SIZE = 32
 BEAM = 5
 STOCK = "stock fairseq, super"
+
+FORMS: dict[str, OutputFormat | None] = {
+    STOCK: StockCheckpoint(),
+    "partitioned, super": None,  # the run's own checkpoint
+    "partitioned, core": CoreCheckpoint(),
+} | {
+    f"CTranslate2 {quantization}, {level}": CTranslate2Model(quantization=quantization)
+    for level in ("super", "core")
+    for quantization in ("float32", "int8")
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +76,8 @@ def main() -> None:
     source = (args.data / f"test.{args.source}").read_text(encoding="utf-8").splitlines()[: args.sentences]
     references = (args.data / f"test.{args.target}").read_text(encoding="utf-8").splitlines()[: args.sentences]
     with tempfile.TemporaryDirectory() as folder:
-        contestants = converted(args.data, args.run, Path(folder))
-        sizes = {c.name: size_of(c.path) for c in contestants}
+        contestants = converted(args, Path(folder))
+        sizes = {c.name: size_on_disk(c.path) for c in contestants}
         with workers_of(contestants) as workers:
             seconds, translations = translate_in_turns(workers, source, args.rounds, BATCH_SIZE)
             latencies, _ = translate_in_turns(workers, source[: args.latency_sentences], args.rounds, 1)
@@ -74,8 +98,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sentences", type=int, default=1000)
     parser.add_argument("--latency-sentences", type=int, default=50, help="for the latency at batch 1")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), metavar="FORM")
     parser.add_argument("--cores", type=int, default=2, help="CPU cores to use at most")
     args = parser.parse_args()
+    args.forms = list(dict.fromkeys([STOCK, *args.forms]))
     for name in ("checkpoint_best.pt", "checkpoint_best_core.pt"):
         if not (args.run / name).is_file():
             parser.error(f"argument run: {args.run} has no {name}")
@@ -85,33 +111,25 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def converted(data: Path, run: Path, folder: Path) -> list[Contestant]:
-    """Every form of both networks."""
-    best = {"super": run / "checkpoint_best.pt", "core": run / "checkpoint_best_core.pt"}
-
-    def convert(level: str, name: str, *options: str) -> Path:
-        command = [sys.executable, "-m", "fairseq_ats.convert", str(best[level]), "--level", level, "--data", str(data)]
-        command += ["--output", str(folder / name), *options]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        return folder / name
-
-    fairseq, ctranslate2 = ((1, 1), (2, 1)), ((2, 1), (1, 2))
-    contestants = [
-        Contestant(STOCK, convert("super", "super.pt", "--to", "fairseq"), None, data, fairseq),
-        Contestant("partitioned, super", best["super"], "super", data, fairseq),
-        Contestant("partitioned, core", convert("core", "core.pt", "--to", "core"), "core", data, fairseq),
-    ]
-    for level in ("super", "core"):
-        for quantization in ("float32", "int8"):
-            name = f"{level}_{quantization}"
-            path = convert(level, name, "--to", "ctranslate2", "--quantization", quantization)
-            contestants.append(Contestant(f"CTranslate2 {quantization}, {level}", path, None, None, ctranslate2))
+def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
+    """Every form of both networks that is asked for."""
+    best = {"super": args.run / "checkpoint_best.pt", "core": args.run / "checkpoint_best_core.pt"}
+    of_fairseq = tuple(dict.fromkeys([(1, 1), (args.cores, 1)]))
+    of_ctranslate2 = tuple(dict.fromkeys([(args.cores, 1), (1, args.cores)]))
+    contestants = []
+    for name in args.forms:
+        path = folder / name
+        form, level = name.rsplit(", ", 1)
+        if name == "partitioned, super":
+            both = read_header(str(best[level]))
+            torch.save({key: value for key, value in both.items() if key != "last_optimizer_state"}, path)
+        else:
+            convert(best[level], NETWORK_LEVELS[level], FORMS[name], path, data=args.data)
+        if form.startswith("CTranslate2"):
+            contestants.append(Contestant(name, path, None, None, of_ctranslate2))
+        else:
+            contestants.append(Contestant(name, path, None if name == STOCK else level, args.data, of_fairseq))
     return contestants
-
-
-def size_of(path: Path) -> int:
-    """Bytes on disk of a file, or of everything in a folder."""
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
 Key = tuple[str, int, int]
@@ -131,7 +149,8 @@ def workers_of(contestants: list[Contestant]) -> Iterator[dict[Key, Connection]]
                 process.start()
                 workers[contestant.name, threads, count] = ours
                 processes[contestant.name, threads, count] = process
-                ask(ours, "load")
+        for worker in workers.values():
+            ask(worker, "load")
         yield workers
     finally:
         for key, process in processes.items():
@@ -142,11 +161,6 @@ def workers_of(contestants: list[Contestant]) -> Iterator[dict[Key, Connection]]
 
 def serve(connection: Connection, contestant: Contestant, threads: int, workers: int) -> None:
     """The worker: answers ``ask``."""
-    import logging
-    import warnings
-
-    from fairseq_ats.translate import Translator
-
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -176,6 +176,23 @@ def test_benchmark_of_decoding() -> None:
     assert flops["small width: core"] < 1.0
 
 
+def test_benchmark_of_deployment(two_trained_networks: Path, toy_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    for name in ("checkpoint_best.pt", "checkpoint_best_core.pt"):
+        (tmp_path / name).symlink_to(two_trained_networks / "checkpoint_last.pt")
+    options = ["--cores", "1", "--sentences", "8", "--latency-sentences", "2", "--rounds", "1"]
+    forms = ["partitioned, super", "partitioned, core", "CTranslate2 float32, super"]
+    table = script("benchmark_deployment.py", toy_data, tmp_path, *options, "--forms", *forms)
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.count("|") == 10]
+    found = {row[0]: row for row in rows[2:]}
+    assert set(found) == {"stock fairseq, super", *forms}
+    for name in set(found) - {"partitioned, core"}:
+        assert found[name][2] == "8", f"{name} translates as stock fairseq does"
+    sizes = {name: float(row[7]) for name, row in found.items()}
+    assert sizes["partitioned, core"] < sizes["stock fairseq, super"]
+    assert "has no checkpoint_best.pt" in script("benchmark_deployment.py", toy_data, tmp_path / "none", fails=True)
+
+
 def test_benchmarks_refuse() -> None:
     if not torch.cuda.is_available():
         assert "cuda is not there" in script("benchmark_training.py", "--device", "cuda", fails=True)
