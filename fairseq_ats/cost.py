@@ -29,14 +29,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_ats.checkpoints import read_header
 from fairseq_ats.levels import use_level
+from fairseq_ats.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
-
-TASK = "translation_with_partitioned_model"
+from fairseq_ats.tasks import TASK_NAME
 
 # Weight, gradient and Adam's two moments, float32 each.
 BYTES_OF_A_TRAINED_PARAMETER = 16
@@ -185,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if checkpoint is None:
             dictionary = numbered_dictionary(args.vocabulary)
-            built = build(["--task", TASK, *rest], dictionary)
+            built = build(["--task", TASK_NAME, *rest], dictionary)
             task, model, name = built.task, built.model, built.cfg.model._name
         else:
             task, model, dictionary = _from_checkpoint(checkpoint)
@@ -202,13 +201,13 @@ def main(arguments: list[str] | None = None) -> None:
 def _from_checkpoint(path: str) -> tuple[Any, nn.Module, Dictionary]:
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file")
-    header = read_header(path)
-    if (header.get("task_state") or {}).get("partition") is None:
-        raise ValueError(f"{path} was not written by --task {TASK}; give its --arch and options instead")
+    header, partition = read_checkpoint(path)
+    if partition is None:
+        raise ValueError(f"{path} was not written by --task {TASK_NAME}; give its --arch and options instead")
     cfg = load_checkpoint_to_cpu(path).get("cfg")
     vocabulary = header["model"]["decoder.embed_tokens.weight"].shape[0]
     dictionary = numbered_dictionary(vocabulary)
-    task = TASK_REGISTRY[TASK](cfg.task, dictionary, dictionary)
+    task = TASK_REGISTRY[TASK_NAME](cfg.task, dictionary, dictionary)
     task.load_state_dict(header["task_state"])
     return task, task.build_model(cfg.model, from_checkpoint=True), dictionary
 

@@ -243,7 +243,8 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
     with pytest.raises(SystemExit, match="the checkpoint itself"):
         convert(source, SUPER, source, "--overwrite")
     refuses(r"--level is 3 and .* holds level\(s\) 1, 2", source, 3)
-    refuses("--data is .* which is not a folder of binarised data", source, SUPER, "--data", str(tmp_path))
+    refuses("--data is .* which is not a folder; --data names", source, SUPER, "--data", str(tmp_path / "none"))
+    refuses("does not tell its languages", source, SUPER, "--data", str(tmp_path))
     refuses("--sentencepiece-model is .*, which is no file", source, SUPER, "--sentencepiece-model", str(tmp_path))
     refuses("--verify-on is .*, which cannot be read", source, SUPER, "--verify-on", str(tmp_path / "none"))
     (tmp_path / "empty").write_text("\n\n")
@@ -265,7 +266,7 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
     moved = torch.load(source, weights_only=True)
     moved["cfg"]["task"]["data"] = str(tmp_path / "gone")
     torch.save(moved, tmp_path / "moved.pt")
-    refuses(r"was trained with .*gone, which is not here; --data says where it is", tmp_path / "moved.pt", SUPER)
+    refuses(r"was trained with .*gone, which is not a folder; --data names", tmp_path / "moved.pt", SUPER)
 
 
 @pytest.mark.parametrize("level", ["extension", "1.5"])

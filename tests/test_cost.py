@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_ats import PartitionedRankLinear, cost
 from fairseq_ats.levels import use_level
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
+from fairseq_ats.tasks import TASK_NAME
 from tests.conftest import ROOT
 
 ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 3 --encoder-embed-dim 24 --decoder-embed-dim 24
@@ -26,7 +27,7 @@ ENCODER, DECODER = (2, 40), (3, 56)  # layers, hidden neurons
 
 
 def model_of(module_name: str, ratio: float) -> torch.nn.Module:
-    options = ["--task", cost.TASK, "--partitioned-linear-module-name", module_name, "--small-ratio", str(ratio)]
+    options = ["--task", TASK_NAME, "--partitioned-linear-module-name", module_name, "--small-ratio", str(ratio)]
     return build([*ARCH, *options], numbered_dictionary(VOCABULARY)).model
 
 

@@ -35,6 +35,7 @@ from fairseq_ats.partition import (
 )
 from fairseq_ats.precision import AUTOCAST_DTYPES, in_autocast
 from fairseq_ats.surgery import check_model_options, partition_model_
+from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.warm_start import load_stock_weights_
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class PartitionedTranslationConfig(TranslationConfig):
     optimizer_name: Optional[str] = "${oc.select:optimizer._name,null}"
 
 
-@register_task("translation_with_partitioned_model", dataclass=PartitionedTranslationConfig)
+@register_task(TASK_NAME, dataclass=PartitionedTranslationConfig)
 class TranslationWithPartitionedModelTask(TranslationTask):
     """``--task translation_with_partitioned_model``: ATS (Algorithm 2 of the paper) on any stock Transformer."""
 

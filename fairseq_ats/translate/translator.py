@@ -11,19 +11,17 @@ from typing import overload
 
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-from fairseq_ats.checkpoints import partition_of, read_header
 from fairseq_ats.data_folder import DataFolder
 from fairseq_ats.deployed_folder import NETWORK_LEVELS, DeployedFolder
+from fairseq_ats.loading import load_to_decode, read_checkpoint
 from fairseq_ats.saved_options import saved_options
 from fairseq_ats.text import Text, parts
-from fairseq_ats.translate.checkpoint_model import load_checkpoint
 from fairseq_ats.translate.ctranslate2_engine import CTranslate2Engine
 from fairseq_ats.translate.engine import Engine, Machine, Search
 from fairseq_ats.translate.fairseq_engine import FairseqEngine, use_torch_on
 
 logger = logging.getLogger(__name__)
 
-TASKS = ("translation", "translation_with_partitioned_model")
 BUFFER_SIZE = 512
 
 
@@ -161,15 +159,10 @@ def _open_onnx(path: Path, search: Search, machine: Machine) -> Engine:
 def _open_checkpoint(
     path: Path, level: int | None, data: Path | None, model: Path | None, search: Search, machine: Machine
 ) -> tuple[Engine, Text]:
-    checkpoint = read_header(str(path))
-    partition = partition_of(checkpoint.get("task_state"))
-    options = saved_options(checkpoint, "task")
-    task = options.get("_name") or options.get("task")
-    if task not in TASKS:
-        raise ValueError(f"{path} was trained with --task {task}; allowed: {', '.join(TASKS)}")
+    checkpoint, partition = read_checkpoint(path)
     if partition is None and level is not None:
         raise ValueError(f"--level is {level} and {path} holds one network, without levels; leave it out")
-    folder = DataFolder.find(data, options)
+    folder = DataFolder.find(data, saved_options(checkpoint, "task"))
     model = model or folder.sentencepiece_model
     if model is None:
         logger.warning(f"{folder.path} has no sentencepiece model: lines are taken as tokens with spaces between them")
@@ -177,5 +170,5 @@ def _open_checkpoint(
         raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
     text = Text(model, folder.lowercase)
     device = use_torch_on(machine)
-    network, fairseq_task = load_checkpoint(path, partition, level, folder)
-    return FairseqEngine(network, fairseq_task, search, machine.batch_size, device), text
+    network, task = load_to_decode(path, folder, level)
+    return FairseqEngine(network, task, search, machine.batch_size, device), text
