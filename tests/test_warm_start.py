@@ -183,6 +183,7 @@ def test_a_checkpoint_in_half_precision(build: Build, batch: dict[str, Any], tmp
             "other options: --decoder-attention-heads is 4 there and 2 here",
         ),
         (["--init-from", "{stock}", "--activation-fn", "gelu"], "--activation-fn is relu there and gelu here"),
+        (["--init-from", "{stock}", "--cross-self-attention"], "--cross-self-attention is False there and True here"),
         (["--init-from", "{untied}"], r"untied\.pt, in which .*embed_tokens\.weight has weights of its own"),
         (["--init-from", "{stock}", "--init-order", "importance"], "--init-order is importance and .*RankLinear"),
         (["--init-order", "importance"], "--init-order is importance, which needs --init-from"),
