@@ -188,6 +188,7 @@ def test_a_checkpoint_in_half_precision(build: Build, batch: dict[str, Any], tmp
         (["--init-from", "{stock}", "--init-order", "importance"], "--init-order is importance and .*RankLinear"),
         (["--init-order", "importance"], "--init-order is importance, which needs --init-from"),
         (["--init-from", "a.pt", "--finetune-from-model", "b.pt"], r"--init-from is a\.pt and --finetune-from-model"),
+        (["--init-from", "a.pt", "--restore-file", "b.pt"], r"--init-from is a\.pt and --restore-file is b\.pt"),
         (["--init-from", "a.pt", "--continue-once", "b.pt"], r"--init-from is a\.pt and --continue-once is b\.pt"),
     ],
 )

@@ -23,7 +23,7 @@ from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, level_of_update, set_level, use_level
 from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
-from fairseq_ats.option_checks import partition_problems, training_problems
+from fairseq_ats.option_checks import LAST_CHECKPOINT, partition_problems, training_problems
 from fairseq_ats.partition import (
     CORE_LEVEL,
     DEFAULT_MODULE_NAME,
@@ -216,10 +216,10 @@ class TranslationWithPartitionedModelTask(TranslationTask):
 
     def _checkpoint_to_load(self) -> str | None:
         """The file from which fairseq is going to train on (fairseq/checkpoint_utils.py:207), if there is one."""
-        if self.cfg.restore_file != "checkpoint_last.pt":
+        if self.cfg.restore_file != LAST_CHECKPOINT:
             candidates = [self.cfg.restore_file]
         else:
-            last = os.path.join(self.cfg.save_dir, "checkpoint_last.pt")
+            last = os.path.join(self.cfg.save_dir, LAST_CHECKPOINT)
             candidates = [last, self.cfg.continue_once or self.cfg.finetune_from_model]
         return next((path for path in candidates if path and os.path.isfile(path)), None)
 
