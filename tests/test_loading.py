@@ -13,8 +13,8 @@ import torch
 from fairseq import checkpoint_utils, tasks
 
 from fairseq_ats import cost
-from fairseq_ats.convert import __main__ as convert
-from fairseq_ats.translate import __main__ as translate
+from fairseq_ats.convert import command_line as convert
+from fairseq_ats.translate import command_line as translate
 from tests.conversions import save_checkpoint
 
 Build = Callable[..., SimpleNamespace]

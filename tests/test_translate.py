@@ -25,7 +25,7 @@ from fairseq_ats.modules.partitioned_module import PartitionedModule
 from fairseq_ats.partition import Partition
 from fairseq_ats.text import parts
 from fairseq_ats.translate import Translator
-from fairseq_ats.translate import __main__ as command
+from fairseq_ats.translate import command_line as command
 from fairseq_ats.translate.engine import Search
 from tests.command_line import PLUGIN, run, train
 from tests.conftest import ROOT
@@ -348,13 +348,16 @@ def test_refused_folders(converted: Path, tmp_path: Path, monkeypatch: pytest.Mo
         (["{other}"], "was trained with --task language_modeling; allowed: translation, translation_with"),
         (["{stock}", "--sentencepiece-model", "no.model"], r"--sentencepiece-model is no\.model, which is not a file"),
         (["{stock}", "--sentencepiece-model", "{stock}"], "cannot be read as a sentencepiece model"),
-        (["{stock}", "--batch-size", "0"], "--batch-size is 0; allowed: 1 or more"),
+        (["{stock}", "--batch-size", "0"], "argument --batch-size: 0 is not allowed; allowed: a whole number"),
         (["{stock}", "--workers", "2"], "--workers is 2; allowed without CTranslate2: 1"),
-        (["{stock}", "--threads", "0"], "--threads is 0"),
-        (["{stock}", "--beam", "0"], "--beam is 0"),
-        (["{stock}", "--max-len-b", "0"], "--max-len-b is 0"),
-        (["{stock}", "--buffer-size", "0"], "--buffer-size is 0"),
+        (["{stock}", "--threads", "0"], "argument --threads: 0 is not allowed; allowed: a whole number"),
+        (["{stock}", "--beam", "0"], "argument --beam: 0 is not allowed; allowed: a whole number"),
+        (["{stock}", "--max-len-b", "0"], "argument --max-len-b: 0 is not allowed; allowed: a whole number"),
+        (["{stock}", "--buffer-size", "0"], "argument --buffer-size: 0 is not allowed; allowed: a whole number"),
         (["{stock}", "--input", "{missing}"], r"--input is .*missing\.pt, which is not a file"),
+        (["{stock}", "--max-len-a", "inf"], "--max-len-a is inf"),
+        (["{stock}", "--lenpen", "nan"], "--lenpen is nan; allowed: a finite number"),
+        (["{stock}", "--output", "/proc/out"], "/proc"),
         (["{stock}", "--output", "/nowhere/out"], "/nowhere/out cannot be written: /nowhere is not a folder"),
     ],
 )
@@ -370,6 +373,12 @@ def test_refused(
     assert stopped.value.code == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "ran").exists()
+
+
+def test_cuda_where_there_is_none(stock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device is cuda, and torch finds no CUDA device"):
+        Translator(stock, device="cuda")
 
 
 def test_a_core_alone_has_no_super_network(build: Build, tmp_path: Path) -> None:

@@ -50,6 +50,10 @@ class SourceNetwork:
         return next(name for name, level in NETWORK_LEVELS.items() if level == self.level)
 
     @property
+    def title(self) -> str:
+        return "core" if self.level == CORE_LEVEL else "super-network"
+
+    @property
     def is_low_rank_core(self) -> bool:
         return self.level == CORE_LEVEL and self.partition.module_name == "PartitionedRankLinear"
 

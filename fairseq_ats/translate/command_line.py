@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
+from fairseq_ats.arguments import positive
 from fairseq_ats.translate.engine import DEVICES, Machine, Search
 from fairseq_ats.translate.translator import BUFFER_SIZE, Translator
 from fairseq_ats.whole_files import written_whole
@@ -35,16 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("fairseq", "fairseq_ats"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        _check(args)
+        if args.input is not None and not args.input.is_file():
+            raise ValueError(f"--input is {args.input}, which is not a file")
         _run(args)
-    except ValueError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         # Whoever read the output has gone, as head does. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="FILE", help="written when all is translated (default: stdout)")
     parser.add_argument("--data", help="of a checkpoint: folder of its binarised data (default: as in training)")
     parser.add_argument("--sentencepiece-model", metavar="FILE", help="(default: sentencepiece.model in the data)")
-    parser.add_argument("--beam", type=int, help=f"(default: {Search.beam}, or as the folder says)")
+    parser.add_argument("--beam", type=positive, help=f"(default: {Search.beam}, or as the folder says)")
     parser.add_argument(
         "--max-len-a",
         type=float,
@@ -66,30 +68,24 @@ def _parser() -> argparse.ArgumentParser:
         f"(default: {Search.max_len_a:g}, or as the folder says)",
     )
     parser.add_argument(
-        "--max-len-b", type=int, metavar="B", help=f"(default: {Search.max_len_b}, or as the folder says)"
+        "--max-len-b", type=positive, metavar="B", help=f"(default: {Search.max_len_b}, or as the folder says)"
     )
     parser.add_argument(
         "--lenpen", type=float, help=f"above 1 for longer translations (default: {Search.length_penalty:g})"
     )
-    parser.add_argument("--batch-size", type=int, default=Machine.batch_size, help="sentences (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=positive, default=Machine.batch_size, help="sentences (default: %(default)s)"
+    )
     parser.add_argument(
         "--buffer-size",
-        type=int,
+        type=positive,
         help=f"lines read before they are translated (default: {BUFFER_SIZE}, and 1 from a terminal)",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads, of each worker (default: the engine's choice)")
-    parser.add_argument("--workers", type=int, default=1, help="batches side by side, with CTranslate2 (default: 1)")
+    parser.add_argument("--threads", type=positive, help="CPU threads, of each worker (default: the engine's choice)")
+    parser.add_argument("--workers", type=positive, default=1, help="batches at once, with CTranslate2 (default: 1)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: cuda where there is one)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Before the model is loaded."""
-    if args.input is not None and not args.input.is_file():
-        raise ValueError(f"--input is {args.input}, which is not a file")
-    if args.buffer_size is not None and args.buffer_size < 1:
-        raise ValueError(f"--buffer-size is {args.buffer_size}; allowed: 1 or more")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -141,7 +137,3 @@ def _lines(source: BinaryIO) -> Iterator[str]:
 def _count_lines(path: Path) -> int:
     with open(path, "rb") as file:
         return sum(1 for _ in file)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,10 +12,10 @@ from typing import overload
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.deployed_folder import NETWORK_LEVELS, DeployedFolder
+from fairseq_ats.deployed_folder import DeployedFolder, parse_level
 from fairseq_ats.loading import load_to_decode, read_checkpoint
 from fairseq_ats.saved_options import saved_options
-from fairseq_ats.text import Text, parts
+from fairseq_ats.text import READS_TOKENS, Text, parts
 from fairseq_ats.translate.ctranslate2_engine import CTranslate2Engine
 from fairseq_ats.translate.engine import Engine, Machine, Search
 from fairseq_ats.translate.fairseq_engine import FairseqEngine, use_torch_on
@@ -68,17 +68,16 @@ class Translator:
         machine = Machine(batch_size, threads, workers, device)
         given = {"beam": beam, "max_len_a": max_len_a, "max_len_b": max_len_b, "length_penalty": length_penalty}
         given = {name: value for name, value in given.items() if value is not None}
+        number = None if level is None else parse_level(level)
         if path.is_dir():
             for option, value in (("--data", data), ("--sentencepiece-model", sentencepiece_model)):
                 if value is not None:
                     raise ValueError(f"{option} is {value} and {path} is a folder, which brings its own; leave it out")
-            self._engine, self._text = _open_folder(path, _level_number(level), given, machine)
+            self._engine, self._text = _open_folder(path, number, given, machine)
         elif path.is_file():
             data = None if data is None else Path(data)
             model = None if sentencepiece_model is None else Path(sentencepiece_model)
-            self._engine, self._text = _open_checkpoint(
-                path, _level_number(level), data, model, Search(**given), machine
-            )
+            self._engine, self._text = _open_checkpoint(path, number, data, model, Search(**given), machine)
         else:
             raise ValueError(f"{path} is neither a checkpoint nor a folder")
 
@@ -120,15 +119,6 @@ class Translator:
         return [line.replace("\n", " ") for line in joined]
 
 
-def _level_number(level: str | int | None) -> int | None:
-    if level is None:
-        return None
-    numbers = NETWORK_LEVELS | {str(number): number for number in NETWORK_LEVELS.values()}
-    if str(level) not in numbers:
-        raise ValueError(f"--level is {level}; allowed: {', '.join(numbers)}")
-    return numbers[str(level)]
-
-
 def _open_folder(path: Path, level: int | None, given: dict[str, float], machine: Machine) -> tuple[Engine, Text]:
     folder = DeployedFolder.read(path)
     if level not in (None, folder.level):
@@ -136,6 +126,8 @@ def _open_folder(path: Path, level: int | None, given: dict[str, float], machine
     defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
     search = Search(**(defaults | given))
     model = None if folder.sentencepiece_model is None else path / folder.sentencepiece_model
+    if model is None:
+        logger.warning(f"{path} has {READS_TOKENS}")
     text = Text(model, folder.lowercase)
     if folder.format == "ctranslate2":
         return CTranslate2Engine(path, folder, search, machine), text
@@ -165,7 +157,7 @@ def _open_checkpoint(
     folder = DataFolder.find(data, saved_options(checkpoint, "task"))
     model = model or folder.sentencepiece_model
     if model is None:
-        logger.warning(f"{folder.path} has no sentencepiece model: lines are taken as tokens with spaces between them")
+        logger.warning(f"{folder.path} has {READS_TOKENS}")
     elif not model.is_file():
         raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
     text = Text(model, folder.lowercase)
