@@ -73,6 +73,8 @@ def load_network(
     """
     _, partition = read_checkpoint(path)
     options = {"data": str(data.path), "source_lang": data.source_language, "target_lang": data.target_language}
+    # Views of the options of data sets, which have no value in a task of its own; their defaults.
+    options |= {"dataset_impl": None, "train_subset": "train", "required_seq_len_multiple": 1}
     if partition is None:
         task = _StockTask.setup_task(TranslationConfig(**options))
     else:
