@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--verify-on",
         type=Path,
         metavar="FILE",
-        help="text in the source language, one sentence a line, on which the beams must be equal, too; without a "
+        help="text in the source language, one sentence a line, whose best hypotheses must be equal, too; without a "
         "sentencepiece model: tokens with spaces between them",
     )
     parser.add_argument("--beam", type=positive, default=5, help="beam width of --verify-on; default: %(default)s")

@@ -32,7 +32,8 @@ def convert(
     Args:
         level: "core", "super", or the level's number.
         data, sentencepiece_model: see :func:`~fairseq_ats.convert.source_network.read_source`.
-        verify_on: text file whose beams must be the source's; raw if there is a sentencepiece model, otherwise tokens.
+        verify_on: text file of which the best hypotheses must be the source's; raw if there is a sentencepiece model,
+            otherwise tokens.
         beam: width of these beams.
         overwrite: replace an existing output.
 
