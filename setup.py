@@ -36,7 +36,7 @@ setup(
         "console_scripts": [
             "fairseq-ats-average = fairseq_ats.average:main",
             "fairseq-ats-convert = fairseq_ats.convert.command_line:main",
-            "fairseq-ats-translate = fairseq_ats.translate.__main__:main",
+            "fairseq-ats-translate = fairseq_ats.translate.command_line:main",
         ]
     },
     install_requires=[

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fairseq_ats import checkpoint_choice
+from fairseq_ats.arguments import positive
 from fairseq_ats.checkpoint_choice import SUPER, read_training_checkpoint
 from fairseq_ats.checkpoints import partition_of
 from fairseq_ats.metrics import CORE
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Opened first: whether it can be written is known before minutes of reading.
         with written_whole(args.output) as temporary:
             torch.save(average_checkpoints(paths), temporary)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"{args.output}: average of {', '.join(os.path.basename(path) for path in paths)}")
 
@@ -113,21 +114,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("inputs", nargs="+", type=Path, metavar="RUN|CHECKPOINT", help="a run's folder, or checkpoints")
     parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write")
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--last-epochs", type=_count, metavar="N", help="of a run: the last N of checkpointE.pt")
-    choice.add_argument("--last-updates", type=_count, metavar="N", help="of a run: the last N of checkpoint_E_U.pt")
-    choice.add_argument("--best", type=_count, metavar="N", help="of a run: the N with the best validation")
+    choice.add_argument("--last-epochs", type=positive, metavar="N", help="of a run: the last N of checkpointE.pt")
+    choice.add_argument("--last-updates", type=positive, metavar="N", help="of a run: the last N of checkpoint_E_U.pt")
+    choice.add_argument("--best", type=positive, metavar="N", help="of a run: the N with the best validation")
     parser.add_argument(
         "--network",
         choices=[CORE, SUPER],
         help="with --best: whose validation, by the run's --best-checkpoint-metric (default: the highest network)",
     )
     return parser
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not allowed; allowed: a whole number from 1 up")
-    return int(text)
 
 
 def _chosen(args: argparse.Namespace) -> list[str]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fairseq_ats.checkpoints import partition_of, read_header
 from fairseq_ats.metrics import CORE, core_name
-from fairseq_ats.partition import CORE_LEVEL
+from fairseq_ats.partition import CORE_LEVEL, Partition
 from fairseq_ats.saved_options import saved_options
 from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
 
 SUPER = "super"
+
+# Under which fairseq keeps what the task remembers of a run.
+_OUR_STATE = TranslationWithPartitionedModelTask.__name__
 
 # fairseq's names (fairseq/checkpoint_utils.py, save_checkpoint); the number counts epochs, or updates.
 _OF_EPOCH = re.compile(r"checkpoint(\d+)\.pt")
@@ -78,19 +82,28 @@ def best(run: Path, count: int, network: str | None = None) -> list[Validated]:
     Raises:
         ValueError: fewer were validated, or the run has no such network.
     """
+    checkpoints = {str(path): read_training_checkpoint(str(path)) for path in sorted(run.glob("checkpoint*.pt"))}
+    partitions = {path: partition_of(checkpoint.get("task_state")) for path, checkpoint in checkpoints.items()}
+    # A network that was taken out of the run may lie beside its checkpoints; it has fewer levels.
+    of_run = max(partitions.values(), key=lambda partition: partition.max_level if partition else 0, default=None)
     by_update: dict[int, Validated] = {}
-    for path in sorted(run.glob("checkpoint*.pt")):
-        found = _validation_of(str(path), network)
+    for path, checkpoint in checkpoints.items():
+        if partitions[path] != of_run:
+            continue
+        found = _validation_of(path, checkpoint, of_run, network)
         if found is not None:
             by_update.setdefault(found.updates, found)
     latest_first = sorted(by_update.values(), key=lambda found: found.updates, reverse=True)
     # A resumed run may have changed its metric; values of different ones do not compare.
     comparable = [found for found in latest_first if found.metric == latest_first[0].metric]
     if len(comparable) < count:
+        older = sum("value" not in c["extra_state"].get(_OUR_STATE, {"value": None}) for c in checkpoints.values())
         raise ValueError(
             f"--best is {count} and {run} has {len(comparable)} checkpoint(s) that were validated; fairseq-train keeps "
             "one of each epoch without --no-epoch-checkpoints, and the best of the network that "
             "--best-checkpoint-metric names with --keep-best-checkpoints"
+            + f"; {older} of an older version lack the value of the network that it does not name"
+            * bool(older)
         )
     return sorted(comparable, key=lambda found: -found.value if found.maximize else found.value)[:count]
 
@@ -106,13 +119,13 @@ def read_training_checkpoint(path: str) -> dict[str, Any]:
     return checkpoint
 
 
-def _validation_of(path: str, network: str | None) -> Validated | None:
+def _validation_of(
+    path: str, checkpoint: Mapping[str, Any], partition: Partition | None, network: str | None
+) -> Validated | None:
     """None for a checkpoint that was not validated, and for an average."""
-    checkpoint = read_training_checkpoint(path)
     extra_state = checkpoint["extra_state"]
     options = saved_options(checkpoint, "checkpoint")
     metric = options["best_checkpoint_metric"]
-    partition = partition_of(checkpoint.get("task_state"))
     if partition is None or partition.max_level == CORE_LEVEL:
         only = SUPER if partition is None else CORE
         if network not in (None, only):
@@ -121,7 +134,7 @@ def _validation_of(path: str, network: str | None) -> Validated | None:
     elif (network or SUPER) == (CORE if metric.startswith(core_name("")) else SUPER):
         value = extra_state.get("val_loss")  # fairseq's, whatever the metric is
     else:
-        ours = extra_state.get(TranslationWithPartitionedModelTask.__name__, {})
+        ours = extra_state.get(_OUR_STATE, {})
         metric, value = ours.get("metric"), ours.get("value")
     if value is None:
         return None

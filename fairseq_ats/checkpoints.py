@@ -59,9 +59,16 @@ def allow_fairseq_checkpoints() -> None:
 
 
 def partition_of(task_state: dict | None) -> Partition | None:
-    """The partition in a checkpoint's task state; None for a checkpoint of another task."""
-    saved = (task_state or {}).get(PARTITION_KEY)
-    return None if saved is None else Partition(**saved)
+    """The partition in a checkpoint's task state; None for a checkpoint of another task.
+
+    Raises:
+        ValueError: it is none, or has a value outside the allowed ones.
+    """
+    try:
+        saved = (task_state or {}).get(PARTITION_KEY)
+        return None if saved is None else Partition(**saved)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"the checkpoint's partition cannot be read: {error}") from error
 
 
 def read_partition(path: str) -> Partition | None:

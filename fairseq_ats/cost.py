@@ -31,14 +31,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_ats.checkpoints import read_header
 from fairseq_ats.levels import use_level
+from fairseq_ats.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
-
-TASK = "translation_with_partitioned_model"
+from fairseq_ats.tasks import TASK_NAME
 
 # Weight, gradient and Adam's two moments, float32 each.
 BYTES_OF_A_TRAINED_PARAMETER = 16
@@ -186,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--tokens is {args.tokens} and --length is {args.length}; allowed: a sentence or more")
     try:
         if checkpoint is None:
-            built = build(["--task", TASK, *rest], numbered_dictionary(args.vocabulary))
+            built = build(["--task", TASK_NAME, *rest], numbered_dictionary(args.vocabulary))
             task, model, name = built.task, built.model, built.cfg.model._name
         else:
             task, model = _from_checkpoint(checkpoint)
@@ -203,14 +202,14 @@ def main(arguments: list[str] | None = None) -> None:
 def _from_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file")
-    header = read_header(path)
-    if (header.get("task_state") or {}).get("partition") is None:
-        raise ValueError(f"{path} was not written by --task {TASK}; give its --arch and options instead")
+    header, partition = read_checkpoint(path)
+    if partition is None:
+        raise ValueError(f"{path} was not written by --task {TASK_NAME}; give its --arch and options instead")
     cfg = load_checkpoint_to_cpu(path).get("cfg")
     # One dictionary for both sides if the model shares embeddings; otherwise one of each size.
     sizes = [header["model"][f"{side}.embed_tokens.weight"].shape[0] for side in ("encoder", "decoder")]
     dictionaries = {size: numbered_dictionary(size) for size in sizes}
-    task = TASK_REGISTRY[TASK](cfg.task, *(dictionaries[size] for size in sizes))
+    task = TASK_REGISTRY[TASK_NAME](cfg.task, *(dictionaries[size] for size in sizes))
     task.load_state_dict(header["task_state"])
     return task, task.build_model(cfg.model, from_checkpoint=True)
 

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,18 @@ DESCRIPTION_FILE = "fairseq_ats.json"
 SCHEMA = 1
 FORMATS = ("ctranslate2", "onnx")
 NETWORK_LEVELS = {"core": CORE_LEVEL, "super": SUPER_LEVEL}
+
+
+def parse_level(level: str | int) -> int:
+    """The number of a level that is given by number or by name.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    numbers = NETWORK_LEVELS | {str(number): number for number in NETWORK_LEVELS.values()}
+    if str(level) not in numbers:
+        raise ValueError(f"--level is {level}; allowed: {', '.join(numbers)}")
+    return numbers[str(level)]
 
 
 @dataclass(frozen=True)
@@ -85,8 +98,12 @@ class DeployedFolder:
             raise ValueError(f"lowercase is {self.lowercase!r}; allowed: true, false")
         for number in ("max_source_positions", "max_target_positions", "beam", "max_len_b"):
             value = getattr(self, number)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{number} is {value!r}; allowed: a positive number")
+        for number, least in (("max_len_a", 0.0), ("length_penalty", -math.inf)):
+            value = getattr(self, number)
+            if type(value) not in (int, float) or not math.isfinite(value) or value < least:
+                raise ValueError(f"{number} is {value!r}; allowed: a finite number{' from 0 up' if least == 0 else ''}")
 
     @property
     def level(self) -> int:
@@ -115,6 +132,8 @@ class DeployedFolder:
             raise ValueError(f"{path} is not of schema {SCHEMA}, the one that this version reads")
         names = {f.name for f in dataclasses.fields(cls)}
         try:
+            if content["level"] != NETWORK_LEVELS.get(content["network"]):
+                raise ValueError(f"network is {content['network']!r} and level is {content['level']!r}")
             description = cls(
                 **{name: value for name, value in content.items() if name in names - {"partition"}},
                 partition=Partition(**content["partition"]),

@@ -13,6 +13,9 @@ from fairseq_ats.metrics import core_name
 from fairseq_ats.optim import OPTIMIZER_NAME
 from fairseq_ats.partition import CORE_LEVEL, Partition
 
+# fairseq's default of --restore-file: a name in --save-dir.
+LAST_CHECKPOINT = "checkpoint_last.pt"
+
 if TYPE_CHECKING:
     from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 
@@ -111,7 +114,12 @@ def _warm_start_problems(cfg: PartitionedTranslationConfig) -> list[str]:
         if str(cfg.init_order) == "unchanged":
             return []
         return [f"--init-order is {cfg.init_order}, which needs --init-from"]
-    others = {"--finetune-from-model": cfg.finetune_from_model, "--continue-once": cfg.continue_once}
+    restore_file = None if cfg.restore_file == LAST_CHECKPOINT else cfg.restore_file
+    others = {
+        "--finetune-from-model": cfg.finetune_from_model,
+        "--continue-once": cfg.continue_once,
+        "--restore-file": restore_file,
+    }
     return [
         f"--init-from is {cfg.init_from} and {option} is {value}: a new run begins from one of them; leave one out"
         for option, value in others.items()

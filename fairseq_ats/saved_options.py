@@ -15,6 +15,7 @@ UNSEEN_IN_WEIGHTS = (
     "activation_fn",
     "no_scale_embedding",
     "no_token_positional_embeddings",
+    "cross_self_attention",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -74,8 +75,10 @@ def check_model_options(cfg: Any) -> None:
         raise ValueError(f"--adaptive-softmax-cutoff is {cutoff!r}; allowed: numbers with commas between them")
     for side in ("encoder", "decoder"):
         flat = getattr(cfg, f"{side}_xformers_att_config", None)
-        nested = getattr(getattr(cfg, side, None), "xformers_att_config", None)
-        if flat is not None or nested is not None:
+        # fairseq takes a dictionary, too (fairseq/models/transformer/transformer_config.py:305).
+        nested = getattr(cfg, side, None)
+        read = nested.get if isinstance(nested, Mapping) else partial(getattr, nested)
+        if flat is not None or read("xformers_att_config", None) is not None:
             raise ValueError(f"--{side}-xformers-att-config is not supported in a partitioned model; leave it out")
 
 

@@ -10,6 +10,7 @@ import sentencepiece
 Pieces = list[str]
 
 WORD_START = "▁"
+READS_TOKENS = "no sentencepiece model: lines are taken as tokens with spaces between them"
 _SENTENCE_ENDS = tuple(".!?。！？")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 def written_whole(path: str | Path, is_folder: bool = False) -> Iterator[Path]:
     """A path to write to; when the context ends well it becomes ``path``, otherwise it is removed.
 
-    What was at ``path`` is replaced, and stays what it was until then. A symbolic link stays one: what it points to is
-    replaced.
+    What was at ``path`` is replaced, and stays what it was until then; it comes back if it cannot be replaced. A
+    symbolic link stays one: what it points to is replaced.
 
     Args:
         is_folder: the path to write to is an empty folder, and not yet a file.
@@ -30,10 +30,17 @@ def written_whole(path: str | Path, is_folder: bool = False) -> Iterator[Path]:
         raise ValueError(f"{path} cannot be written: it is there already and not a {'folder' if is_folder else 'file'}")
     # Beside the path, so that a rename is all that is left to do.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        new = Path(scratch) / path.name
+        new, old = Path(scratch) / "new" / path.name, Path(scratch) / "old" / path.name
+        new.parent.mkdir()
+        old.parent.mkdir()
         if is_folder:
             new.mkdir()
         yield new
-        if is_folder and path.exists():
-            os.replace(path, Path(scratch) / "old")  # a folder takes the place of an empty one only
-        os.replace(new, path)
+        try:
+            if is_folder and path.exists():
+                os.replace(path, old)  # a folder takes the place of an empty one only
+            os.replace(new, path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                os.replace(old, path)
+            raise

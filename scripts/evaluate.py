@@ -23,11 +23,13 @@ from typing import Any
 import sacrebleu
 import torch
 from cpu_environment import restart_in_cpu_environment
-from fairseq import checkpoint_utils, utils
+from fairseq import utils
 
-import fairseq_ats  # noqa: F401  makes checkpoints readable and registers the task
-from fairseq_ats.checkpoints import read_header, read_partition
+from fairseq_ats.checkpoints import read_partition
+from fairseq_ats.data_folder import DataFolder
+from fairseq_ats.loading import load_network, prepare_to_decode, read_checkpoint
 from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
+from fairseq_ats.saved_options import saved_options
 
 
 @dataclass
@@ -118,13 +120,13 @@ def networks_of(run: Path) -> list[Network]:
 
 def load(network: Network, data: Path) -> tuple[Any, Any]:
     """Model and task, as ``fairseq-generate`` would build them."""
-    overrides = {"data": str(data)}
-    if network.level is not None:
-        overrides["max_level"] = network.level
-    (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([network.checkpoint], arg_overrides=overrides)
-    network.updates = read_header(network.checkpoint)["optimizer_history"][-1]["num_updates"]
+    checkpoint, _ = read_checkpoint(network.checkpoint)
+    model, task = load_network(
+        network.checkpoint, DataFolder.find(data, saved_options(checkpoint, "task")), network.level
+    )
+    network.updates = checkpoint["optimizer_history"][-1]["num_updates"]
     network.parameters = sum(p.numel() for p in model.parameters())
-    model.prepare_for_inference_(cfg)
+    prepare_to_decode(model)
     return model, task
 
 

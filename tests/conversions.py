@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +40,12 @@ def logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def convert(checkpoint: Path, level: int | str, output: Path, *options: str, to: str = "fairseq") -> Path:
-    main([str(checkpoint), "--level", str(level), "--to", to, "--output", str(output), *options])
+    """``fairseq-ats-convert``; a refusal is raised with what it says."""
+    with redirect_stderr(io.StringIO()) as said:
+        try:
+            main([str(checkpoint), "--level", str(level), "--to", to, "--output", str(output), *options])
+        except SystemExit as stopped:
+            raise SystemExit(f"{said.getvalue()} (exit status {stopped.code})") from stopped
     return output
 
 

@@ -152,6 +152,25 @@ def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.pt", "run"], "something was left behind"
 
 
+def test_networks_taken_out_do_not_count(tmp_path: Path) -> None:
+    """``--to core`` and ``--to fairseq``, written beside the checkpoints of the run."""
+    checkpoint(tmp_path / "checkpoint1.pt", 1, val_loss=2.0, core=2.0)
+    checkpoint(tmp_path / "checkpoint_core.pt", 2, val_loss=1.0, task_state={"partition": PARTITION | {"max_level": 1}})
+    checkpoint(tmp_path / "checkpoint_stock.pt", 3, val_loss=1.0, task_state={})
+    for network in ("core", "super"):
+        state = averaged(tmp_path, "--best", "1", "--network", network, tmp_path / "mean.pt")
+        assert state["extra_state"]["average_of"] == ["checkpoint1.pt"]
+
+
+def test_a_run_of_an_older_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = checkpoint(tmp_path / "checkpoint1.pt", 1, val_loss=2.0)
+    state = torch.load(path, weights_only=True)
+    del state["extra_state"]["TranslationWithPartitionedModelTask"]["value"]
+    torch.save(state, path)
+    arguments = [tmp_path, "--best", 1, "--network", "core", "--output", tmp_path / "mean.pt"]
+    assert "1 of an older version lack the value of the network" in refusal(capsys, *arguments)
+
+
 def test_a_run_of_one_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint(tmp_path / "checkpoint1.pt", 1, val_loss=1.0, task_state={})
     assert averaged(tmp_path, "--best", "1", tmp_path / "mean.pt")["extra_state"]["average_of"] == ["checkpoint1.pt"]

@@ -38,6 +38,10 @@ def test_partition_is_read_back(tmp_path: Path) -> None:
     assert read_partition(str(tmp_path / "a.pt")) == partition
     torch.save({"model": {}, "task_state": {}}, tmp_path / "b.pt")
     assert read_partition(str(tmp_path / "b.pt")) is None
+    for malformed in ([1], {"partition": 3}, {"partition": {"ratio": 1}}, {"partition": {"small_ratio": "x"}}):
+        torch.save({"model": {}, "task_state": malformed}, tmp_path / "c.pt")
+        with pytest.raises(ValueError, match="partition cannot be read"):
+            read_partition(str(tmp_path / "c.pt"))
     torch.save({"weights": {}}, tmp_path / "c.pt")
     with pytest.raises(ValueError, match="is not a fairseq checkpoint"):
         read_partition(str(tmp_path / "c.pt"))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import ctranslate2
 import pytest
@@ -13,8 +17,11 @@ import sentencepiece
 import torch
 
 from fairseq_ats.convert import ctranslate2_model
+from fairseq_ats.convert.source_network import SourceNetwork
+from fairseq_ats.convert.stock_checkpoint import stock_checkpoint
 from fairseq_ats.deployed_folder import DeployedFolder
 from fairseq_ats.partition import Partition
+from fairseq_ats.translate import Translator
 from tests.conftest import TINY_ARCH
 from tests.conversions import CORE, SUPER, VARIANTS, convert, load, python_interface, save_checkpoint
 
@@ -131,6 +138,24 @@ def test_int8(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["int8", "whole"]
 
 
+def test_rounding_hides_no_wrong_network(
+    two_trained_networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight that is wrong by 1% changes less than rounding to int8 may."""
+
+    def wrong(source: SourceNetwork) -> dict[str, Any]:
+        checkpoint = stock_checkpoint(source)
+        name = "encoder.layers.1.fc2.weight"
+        return checkpoint | {"model": checkpoint["model"] | {name: checkpoint["model"][name] * 0.99}}
+
+    monkeypatch.setattr(ctranslate2_model, "stock_checkpoint", wrong)
+    with pytest.raises(SystemExit, match=r"differ from the source's by .* nats on random input; allowed: 0\.0001"):
+        to_ctranslate2(
+            two_trained_networks / "checkpoint_last.pt", "super", tmp_path / "folder", "--quantization", "int8"
+        )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -181,20 +206,50 @@ def test_a_folder_is_replaced_on_request_and_only_one_of_ours(
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(SystemExit, match="which holds files that fairseq-ats-convert did not write"):
-        to_ctranslate2(source, "core", tmp_path / "mine", "--overwrite")
-    assert (tmp_path / "mine" / "thesis.tex").exists()
+    shutil.copytree(folder, tmp_path / "mixed")
+    (tmp_path / "mixed" / "thesis.tex").touch()
+    for name in ("mine", "mixed"):
+        with pytest.raises(SystemExit, match=r"which holds thesis\.tex that fairseq-ats-convert did not write"):
+            to_ctranslate2(source, "core", tmp_path / name, "--overwrite")
+        assert (tmp_path / name / "thesis.tex").exists()
+    source = source.rename(folder / "model.bin")
+    with pytest.raises(SystemExit, match=r"model\.bin is read from there; write somewhere else"):
+        to_ctranslate2(source, "core", folder, "--overwrite")
+    assert source.exists()
+
+
+def test_lower_casing_is_known_to_the_folder(two_trained_networks: Path, toy_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("dict.en.txt", "dict.de.txt", "sentencepiece.model"):
+        (data / name).write_bytes((toy_data / name).read_bytes())
+    (data / "binarised.json").write_text(json.dumps({"source": "en", "target": "de", "lowercase": True}))
+    checkpoint = two_trained_networks / "checkpoint_last.pt"
+    folder = to_ctranslate2(checkpoint, "super", tmp_path / "folder", "--data", str(data))
+    description = DeployedFolder.read(folder)
+    assert description.lowercase
+    translate = Translator(folder, max_len_b=20)
+    assert translate("BA BE") == translate("ba be")
+    dataclasses.replace(description, lowercase=False).write(folder)
+    translate = Translator(folder, max_len_b=20)
+    assert translate("BA BE") != translate("ba be"), "the test could not fail"
 
 
 def test_a_folder_without_sentencepiece_reads_tokens(
-    build: Callable[..., SimpleNamespace], toy_data: Path, tmp_path: Path
+    build: Callable[..., SimpleNamespace],
+    toy_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = save_checkpoint(build("--partitioned-linear-module-name", "PartitionedLinear"), tmp_path / "source.pt")
     data = tmp_path / "data"
     data.mkdir()
-    for name in ("dict.en.txt", "dict.de.txt", "train.en-de.en.idx"):
+    for name in ("dict.en.txt", "dict.de.txt", "binarised.json"):
         (data / name).write_bytes((toy_data / name).read_bytes())
     folder = to_ctranslate2(source, "core", tmp_path / "folder", "--data", str(data))
+    assert "no sentencepiece model: lines are taken as tokens" in capsys.readouterr().out
+    Translator(folder)
+    assert "no sentencepiece model: lines are taken as tokens" in capsys.readouterr().out
     assert DeployedFolder.read(folder).sentencepiece_model is None
     (tmp_path / "pieces.model").write_bytes((toy_data / "sentencepiece.model").read_bytes())
     elsewhere = ["--data", str(data), "--sentencepiece-model", str(tmp_path / "pieces.model")]

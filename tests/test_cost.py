@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_ats import PartitionedRankLinear, cost
 from fairseq_ats.levels import use_level
 from fairseq_ats.synthetic import Built, build, numbered_dictionary, random_batch
+from fairseq_ats.tasks import TASK_NAME
 from tests.conftest import ROOT
 
 ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 3 --encoder-embed-dim 24 --decoder-embed-dim 24
@@ -29,7 +30,7 @@ ENCODER, DECODER = (2, 40), (3, 56)  # layers, hidden neurons
 
 
 def built_of(module_name: str, ratio: float) -> Built:
-    options = ["--task", cost.TASK, "--partitioned-linear-module-name", module_name, "--small-ratio", str(ratio)]
+    options = ["--task", TASK_NAME, "--partitioned-linear-module-name", module_name, "--small-ratio", str(ratio)]
     return build([*ARCH, *options], numbered_dictionary(VOCABULARY))
 
 
@@ -150,9 +151,9 @@ def test_command() -> None:
 
 def test_a_checkpoint_with_two_vocabularies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arch = [a for a in ARCH if a != "--share-all-embeddings"]
-    options = [*arch, "--share-decoder-input-output-embed", "--task", cost.TASK]
+    options = [*arch, "--share-decoder-input-output-embed", "--task", TASK_NAME]
     parser_options = build(options, numbered_dictionary(VOCABULARY)).cfg
-    task = TASK_REGISTRY[cost.TASK](parser_options.task, numbered_dictionary(70), numbered_dictionary(40))
+    task = TASK_REGISTRY[TASK_NAME](parser_options.task, numbered_dictionary(70), numbered_dictionary(40))
     model = task.build_model(parser_options.model)
     cfg = OmegaConf.to_container(parser_options) | {"model": vars(parser_options.model)}
     cfg["model"] = Namespace(**cfg["model"])

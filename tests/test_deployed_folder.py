@@ -53,7 +53,7 @@ def test_a_description_is_read_back(folder: Path) -> None:
     [
         ({"schema": 2}, "is not of schema 1"),
         ({"format": "tflite"}, "format is 'tflite'; allowed: ctranslate2, onnx"),
-        ({"network": "extension"}, "network is 'extension'; allowed: core, super"),
+        ({"network": "extension"}, "network is 'extension'"),
         ({"source_dictionary": "../secret"}, "'../secret' is not the name of a file"),
         ({"target_dictionary": ".."}, "'..' is not the name of a file"),
         ({"sentencepiece_model": "gone.model"}, "names gone.model, which is not in"),
@@ -61,6 +61,10 @@ def test_a_description_is_read_back(folder: Path) -> None:
         ({"partition": {"small_ratio": 2}}, "--small-ratio is 2; allowed"),
         ({"beam": 0}, "beam is 0; allowed: a positive number"),
         ({"max_len_b": "200"}, "max_len_b is '200'; allowed: a positive number"),
+        ({"max_len_a": "0"}, "max_len_a is '0'; allowed: a finite number from 0 up"),
+        ({"max_len_a": -1}, "max_len_a is -1; allowed: a finite number from 0 up"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan; allowed: a finite number"),
+        ({"level": 2}, "network is 'core' and level is 2"),
         ({"partition": 3}, "does not describe a folder"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -17,18 +18,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from fairseq_ats.data_folder import DataFolder
 from fairseq_ats.deployed_folder import DeployedFolder
-from fairseq_ats.modules.partitioned_module import PartitionedModule
 from fairseq_ats.partition import Partition
 from fairseq_ats.text import parts
 from fairseq_ats.translate import Translator
-from fairseq_ats.translate import __main__ as command
+from fairseq_ats.translate import command_line as command
 from fairseq_ats.translate.engine import Search
-from tests.command_line import PLUGIN, run, train
+from tests.command_line import PLUGIN, run
 from tests.conftest import ROOT
+from tests.conversions import convert, save_checkpoint
 from tests.test_checkpoints import Code
 
 Build = Callable[..., SimpleNamespace]
@@ -38,12 +38,8 @@ SHORT = {"max_len_b": 20}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two networks that have begun to learn the toy corpus, with different results."""
-    folder = tmp_path_factory.mktemp("run")
-    options = [*SMALL_WIDTH, "--alternate", "--disable-validation", "--max-tokens", "800", "--log-interval", "50"]
-    train(toy_data, folder, 80, *options)
-    return folder / "checkpoint_last.pt"
+def checkpoint(two_trained_networks: Path) -> Path:
+    return two_trained_networks / "checkpoint_last.pt"
 
 
 @pytest.fixture(scope="module")
@@ -56,34 +52,10 @@ def core(checkpoint: Path) -> Translator:
     return Translator(checkpoint, level="core", **SHORT)
 
 
-def write(path: Path, built: SimpleNamespace, **changes: Any) -> Path:
-    """A checkpoint as ``fairseq-train`` writes it."""
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 1}
-    state = {
-        "args": None,
-        "cfg": OmegaConf.to_container(built.cfg, resolve=True, enum_to_str=True),
-        "model": built.model.state_dict(),
-        "optimizer_history": [history],
-        "task_state": built.task.state_dict(),
-        "extra_state": {"train_iterator": {"epoch": 1}},
-    }
-    torch.save(state | changes, path)
-    return path
-
-
 @pytest.fixture(scope="module")
-def stock(checkpoint: Path, build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stock(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The super-network of ``checkpoint`` as stock fairseq would have written it."""
-    weights = torch.load(checkpoint, weights_only=True)["model"]
-    partitioned = build(*SMALL_WIDTH).model
-    partitioned.load_state_dict(weights)
-    for name, layer in partitioned.named_modules():
-        if isinstance(layer, PartitionedModule):
-            weights = {key: value for key, value in weights.items() if not key.startswith(f"{name}.")}
-            weights |= {f"{name}.weight": layer.weight.detach(), f"{name}.bias": layer.bias.detach()}
-    built = build(task="translation", optimizer="adam")
-    built.model.load_state_dict(weights)
-    return write(tmp_path_factory.mktemp("stock") / "stock.pt", built)
+    return convert(checkpoint, "super", tmp_path_factory.mktemp("stock") / "stock.pt")
 
 
 @pytest.mark.parametrize("level", ["core", "super"])
@@ -242,7 +214,7 @@ def test_stock_checkpoint(checkpoint: Path, stock: Path, lines: list[str]) -> No
 def test_a_stock_checkpoints_options_are_not_run(stock: Path, tmp_path: Path) -> None:
     """fairseq passes this option to ``eval``."""
     state = torch.load(stock, weights_only=True)
-    state["cfg"]["model"].adaptive_softmax_cutoff = "pytest.fail('ran code')"
+    state["cfg"]["model"]["adaptive_softmax_cutoff"] = "pytest.fail('ran code')"
     torch.save(state, tmp_path / "evil.pt")
     with pytest.raises(ValueError, match="--adaptive-softmax-cutoff is"):
         Translator(tmp_path / "evil.pt")
@@ -278,13 +250,11 @@ def folder(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.fixture(scope="module")
-def converted(folder: Callable[..., Path], stock: Path, toy_data: Path, tmp_path_factory: Any) -> Path:
+def converted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of format ctranslate2 with the super-network of ``checkpoint``."""
-    converters = pytest.importorskip("ctranslate2.converters")
-    path, network = folder("ctranslate2"), tmp_path_factory.mktemp("network") / "network"
-    converters.FairseqConverter(str(stock), str(toy_data)).convert(str(network))
-    for file in network.iterdir():
-        file.rename(path / file.name)
+    pytest.importorskip("ctranslate2")
+    path = convert(checkpoint, "super", tmp_path_factory.mktemp("network") / "folder", to="ctranslate2")
+    dataclasses.replace(DeployedFolder.read(path), beam=3, max_len_b=20).write(path)
     return path
 
 
@@ -302,8 +272,7 @@ def test_ctranslate2_folder(converted: Path, checkpoint: Path, lines: list[str])
 
 def test_onnx_folder(checkpoint: Path, lines: list[str], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    convert = pytest.importorskip("fairseq_ats.convert.command_line")
-    convert.main([str(checkpoint), "--level", "1", "--to", "onnx", "--output", str(tmp_path / "folder")])
+    convert(checkpoint, "core", tmp_path / "folder", to="onnx")
     text = [*lines, "", "☃ ba"]
     assert Translator(tmp_path / "folder", level="core", **SHORT)(text) == Translator(checkpoint, "core", **SHORT)(text)
 
@@ -345,16 +314,19 @@ def test_refused_folders(converted: Path, tmp_path: Path, monkeypatch: pytest.Mo
         (["{stock}", "--level", "big"], "--level is big; allowed: core, super, 1, 2"),
         (["{stock}", "--data", "/nowhere"], "--data is /nowhere, which is not a folder"),
         (["{moved}"], "the checkpoint was trained with /nowhere, which is not a folder; --data names"),
-        (["{other}"], r"was trained with --task language_modeling; allowed: translation, translation_with"),
+        (["{other}"], "was trained with --task language_modeling; allowed: translation, translation_with"),
         (["{stock}", "--sentencepiece-model", "no.model"], r"--sentencepiece-model is no\.model, which is not a file"),
         (["{stock}", "--sentencepiece-model", "{stock}"], "cannot be read as a sentencepiece model"),
-        (["{stock}", "--batch-size", "0"], "--batch-size is 0; allowed: 1 or more"),
+        (["{stock}", "--batch-size", "0"], "argument --batch-size: 0 is not allowed; allowed: a whole number"),
         (["{stock}", "--workers", "2"], "--workers is 2; allowed without CTranslate2: 1"),
-        (["{stock}", "--threads", "0"], "--threads is 0"),
-        (["{stock}", "--beam", "0"], "--beam is 0"),
-        (["{stock}", "--max-len-b", "0"], "--max-len-b is 0"),
-        (["{stock}", "--buffer-size", "0"], "--buffer-size is 0"),
+        (["{stock}", "--threads", "0"], "argument --threads: 0 is not allowed; allowed: a whole number"),
+        (["{stock}", "--beam", "0"], "argument --beam: 0 is not allowed; allowed: a whole number"),
+        (["{stock}", "--max-len-b", "0"], "argument --max-len-b: 0 is not allowed; allowed: a whole number"),
+        (["{stock}", "--buffer-size", "0"], "argument --buffer-size: 0 is not allowed; allowed: a whole number"),
         (["{stock}", "--input", "{missing}"], r"--input is .*missing\.pt, which is not a file"),
+        (["{stock}", "--max-len-a", "inf"], "--max-len-a is inf"),
+        (["{stock}", "--lenpen", "nan"], "--lenpen is nan; allowed: a finite number"),
+        (["{stock}", "--output", "/proc/out"], "/proc"),
         (["{stock}", "--output", "/nowhere/out"], "/nowhere/out cannot be written: /nowhere is not a folder"),
     ],
 )
@@ -372,8 +344,14 @@ def test_refused(
     assert not (tmp_path / "ran").exists()
 
 
+def test_cuda_where_there_is_none(stock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device is cuda, and torch finds no CUDA device"):
+        Translator(stock, device="cuda")
+
+
 def test_a_core_alone_has_no_super_network(build: Build, tmp_path: Path) -> None:
-    path = write(tmp_path / "core.pt", build(*SMALL_WIDTH, "--max-level", "1"))
+    path = save_checkpoint(build(*SMALL_WIDTH, "--max-level", "1"), tmp_path / "core.pt")
     with pytest.raises(ValueError, match="--max-level is 2 and the checkpoint holds level 1 only"):
         Translator(path, level="super")
     assert Translator(path, level="core", **SHORT)("ba be") == Translator(path, **SHORT)("ba be")

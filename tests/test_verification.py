@@ -18,13 +18,16 @@ CAT, DOG = Hypothesis(("a", "cat"), -1.0), Hypothesis(("a", "dog"), -1.5)
 
 def test_identical_beams() -> None:
     rounded = Hypothesis(CAT.tokens, -1.2)
-    assert check_same_beams([CAT, DOG], [rounded, DOG]) == "beams: 2 of 2 sentences identical"
+    assert check_same_beams([CAT, DOG], [rounded, DOG]) == "best hypotheses of the beams: 2 of 2 sentences identical"
 
 
 def test_another_hypothesis_is_an_error() -> None:
     with pytest.raises(VerificationError, match="beams: 1 of 2 sentences identical; the others differ"):
         check_same_beams([CAT, DOG], [CAT, CAT])
-    assert check_same_beams([CAT, DOG], [CAT, CAT], exact=False) == "beams: 1 of 2 sentences identical"
+    assert (
+        check_same_beams([CAT, DOG], [CAT, CAT], exact=False)
+        == "best hypotheses of the beams: 1 of 2 sentences identical"
+    )
     with pytest.raises(ValueError, match="shorter"):
         check_same_beams([CAT, DOG], [CAT])
 

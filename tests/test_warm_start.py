@@ -183,10 +183,12 @@ def test_a_checkpoint_in_half_precision(build: Build, batch: dict[str, Any], tmp
             "other options: --decoder-attention-heads is 4 there and 2 here",
         ),
         (["--init-from", "{stock}", "--activation-fn", "gelu"], "--activation-fn is relu there and gelu here"),
+        (["--init-from", "{stock}", "--cross-self-attention"], "--cross-self-attention is False there and True here"),
         (["--init-from", "{untied}"], r"untied\.pt, in which .*embed_tokens\.weight has weights of its own"),
         (["--init-from", "{stock}", "--init-order", "importance"], "--init-order is importance and .*RankLinear"),
         (["--init-order", "importance"], "--init-order is importance, which needs --init-from"),
         (["--init-from", "a.pt", "--finetune-from-model", "b.pt"], r"--init-from is a\.pt and --finetune-from-model"),
+        (["--init-from", "a.pt", "--restore-file", "b.pt"], r"--init-from is a\.pt and --restore-file is b\.pt"),
         (["--init-from", "a.pt", "--continue-once", "b.pt"], r"--init-from is a\.pt and --continue-once is b\.pt"),
     ],
 )

@@ -67,3 +67,34 @@ def test_folders(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
     with pytest.raises(ValueError, match="not a folder"), written_whole(target / "file", is_folder=True):
         pass
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_folder_that_cannot_be_replaced_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "file").write_text("old")
+    rename, calls = os.replace, []
+
+    def interrupted(source: Path, destination: Path) -> None:
+        calls.append(source)
+        if len(calls) == failing:
+            raise KeyboardInterrupt
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), written_whole(target, is_folder=True) as folder:
+        (folder / "file").write_text("new")
+    assert len(calls) == (1 if failing == 1 else 3)
+    assert (target / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("name", ["old", "new"])
+def test_folders_of_any_name(tmp_path: Path, name: str) -> None:
+    for text in ("first", "second"):
+        with written_whole(tmp_path / name, is_folder=True) as folder:
+            (folder / "file").write_text(text)
+        assert (tmp_path / name / "file").read_text() == text

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairseq_ats.arguments import positive
 from fairseq_ats.convert.conversion import convert
 from fairseq_ats.convert.core_checkpoint import CoreCheckpoint
 from fairseq_ats.convert.ctranslate2_model import EXACT, TOLERANCES, CTranslate2Model
@@ -17,7 +18,6 @@ from fairseq_ats.convert.onnx_model import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.stock_checkpoint import StockCheckpoint
 from fairseq_ats.convert.verification import VerificationError
-from fairseq_ats.deployed_folder import NETWORK_LEVELS
 
 PROGRAM = "fairseq-ats-convert"
 
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             overwrite=args.overwrite,
         )
     except (ValueError, OSError, VerificationError) as error:
-        sys.exit(f"{PROGRAM}: {error}")
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of fairseq-train with this plugin's task")
-    parser.add_argument("--level", type=parse_level, required=True, help="the network: 1 or core, 2 or super")
+    parser.add_argument("--level", required=True, help="the network: 1 or core, 2 or super")
     parser.add_argument("--to", choices=list(FORMATS), required=True, metavar="FORMAT", help=", ".join(FORMATS))
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="file or folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
@@ -81,12 +83,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--verify-on",
         type=Path,
         metavar="FILE",
-        help="text in the source language, one sentence a line, on which the beams must be equal, too; without a "
+        help="text in the source language, one sentence a line, whose best hypotheses must be equal, too; without a "
         "sentencepiece model: tokens with spaces between them",
     )
-    parser.add_argument(
-        "--beam", type=parse_positive, default=5, help="beam width of --verify-on; default: %(default)s"
-    )
+    parser.add_argument("--beam", type=positive, default=5, help="beam width of --verify-on; default: %(default)s")
     parser.add_argument(
         "--dense", action="store_true", default=None, help="fairseq, ctranslate2: multiply a low-rank core out"
     )
@@ -103,25 +103,6 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"ctranslate2: type of the stored weights: {', '.join(TOLERANCES)}; default: {EXACT}",
     )
     return parser
-
-
-def parse_level(text: str) -> int:
-    """``1`` or ``core``, ``2`` or ``super``."""
-    if text in NETWORK_LEVELS:
-        return NETWORK_LEVELS[text]
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no level; allowed: a number, or {' or '.join(NETWORK_LEVELS)}"
-        ) from None
-
-
-def parse_positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number
 
 
 def output_format_of(args: argparse.Namespace) -> OutputFormat:

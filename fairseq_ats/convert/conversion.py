@@ -9,29 +9,31 @@ from fairseq_ats.convert.output_check import check_output
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import read_source
 from fairseq_ats.convert.verification import read_sentences
-from fairseq_ats.text import Text
+from fairseq_ats.deployed_folder import parse_level
+from fairseq_ats.text import READS_TOKENS, Text
 from fairseq_ats.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
 
 def convert(
-    checkpoint: Path,
-    level: int,
+    checkpoint: str | Path,
+    level: str | int,
     output_format: OutputFormat,
-    output: Path,
-    data: Path | None = None,
-    sentencepiece_model: Path | None = None,
-    verify_on: Path | None = None,
+    output: str | Path,
+    data: str | Path | None = None,
+    sentencepiece_model: str | Path | None = None,
+    verify_on: str | Path | None = None,
     beam: int = 5,
     overwrite: bool = False,
 ) -> None:
     """Convert one network of a checkpoint; nothing is left behind if that fails.
 
     Args:
-        level: 1 is the core.
+        level: "core", "super", or the level's number.
         data, sentencepiece_model: see :func:`~fairseq_ats.convert.source_network.read_source`.
-        verify_on: text file whose beams must be the source's; raw if there is a sentencepiece model, otherwise tokens.
+        verify_on: text file of which the best hypotheses must be the source's; raw if there is a sentencepiece model,
+            otherwise tokens.
         beam: width of these beams.
         overwrite: replace an existing output.
 
@@ -39,17 +41,25 @@ def convert(
         ValueError: the checkpoint, or an option, is not allowed.
         VerificationError: the result computes something else than its source.
     """
+    level = parse_level(level)
+    checkpoint, output = Path(checkpoint), Path(output)
+    data, sentencepiece_model, verify_on = (
+        None if path is None else Path(path) for path in (data, sentencepiece_model, verify_on)
+    )
     output_format.require_packages()
     if not checkpoint.is_file():
         raise ValueError(f"there is no checkpoint {checkpoint}")
-    check_output(output, checkpoint, output_format.is_folder, overwrite)
+    inputs = [path for path in (checkpoint, data, sentencepiece_model, verify_on) if path is not None]
+    check_output(output, inputs, output_format.is_folder, overwrite)
     source = read_source(checkpoint, level, data, sentencepiece_model)
     output_format.check(source)
+    text = Text(source.sentencepiece_model, source.data.lowercase)
+    if source.sentencepiece_model is None:
+        logger.warning(f"{source.data.path} has {READS_TOKENS}")
     sentences = []
     if verify_on is not None:
-        text = Text(source.sentencepiece_model, source.data.lowercase)
         sentences = read_sentences(verify_on, text, source.model.encoder.max_positions())
-    logger.info(f"{source.name} network of {checkpoint}, {source.parameters:,} parameters")
+    logger.info(f"{source.title} of {checkpoint}, {source.parameters:,} parameters")
     with written_whole(output, output_format.is_folder) as new:
         for line in output_format.write(source, new):
             logger.info(line)

@@ -13,8 +13,9 @@ import torch
 
 from fairseq_ats.checkpoints import PARTITION_KEY
 from fairseq_ats.convert.output_format import OutputFormat
-from fairseq_ats.convert.source_network import SourceNetwork, load, load_to_decode
+from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
+from fairseq_ats.loading import load_network, load_to_decode
 from fairseq_ats.metrics import core_name
 from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
@@ -45,7 +46,7 @@ class CoreCheckpoint(OutputFormat):
         torch.save(core_checkpoint(source, self.keep_optimizer_state), path)
 
     def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
-        model, task = load_to_decode(path, {"data": source.task.cfg.data})
+        model, task = load_to_decode(path, source.data)
         yield from check_same_network(source, model, task, sentences, beam, TOLERANCE)
 
 
@@ -109,7 +110,7 @@ def _optimizer_state_of_core(source: SourceNetwork, state: Mapping[str, Any]) ->
     It is numbered by the parameters' order (fairseq/trainer.py:305 hands them over in the model's order, then the
     criterion's), and the core's parameters have the same order in both models.
     """
-    whole, _ = load(source.path, {"data": source.task.cfg.data, "max_level": source.partition.max_level})
+    whole, _ = load_network(source.path, source.data, source.partition.max_level)
     levels = [parameter_level(p) for p in whole.parameters() if p.requires_grad]
     levels += [CORE_LEVEL] * len(source.checkpoint["criterion"] or {})
     groups = state["param_groups"]

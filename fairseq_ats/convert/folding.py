@@ -62,7 +62,7 @@ def check_dense(source: SourceNetwork, dense: bool, output_format: str) -> None:
             "its layers thin, --dense multiplies them out, which makes the core as large as the super-network"
         )
     if dense and not source.is_low_rank_core:
-        raise ValueError(f"--dense is for a low-rank core; this is the {source.name} network of {source.partition}")
+        raise ValueError(f"--dense is for a low-rank core; this is the {source.title} of {source.partition}")
 
 
 def dense_cost(source: SourceNetwork) -> Iterator[str]:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
+from fairseq_ats.data_folder import SENTENCEPIECE_MODEL
 from fairseq_ats.deployed_folder import DESCRIPTION_FILE
+from fairseq_ats.onnx_transformer import DECODER_FILE, ENCODER_FILE
+
+# What the formats write; CTranslate2's vocabularies are one file or two.
+WRITTEN = (
+    DESCRIPTION_FILE,
+    SENTENCEPIECE_MODEL,
+    "dict.*.txt",
+    ENCODER_FILE,
+    DECODER_FILE,
+    "model.bin",
+    "config.json",
+    "*_vocabulary.json",
+)
 
 
-def check_output(output: Path, checkpoint: Path, is_folder: bool, overwrite: bool) -> None:
+def check_output(output: Path, inputs: Sequence[Path], is_folder: bool, overwrite: bool) -> None:
     """Before any work.
+
+    Args:
+        inputs: files and folders that the conversion reads.
 
     Raises:
         ValueError: the output cannot be written there, or must not be.
@@ -17,12 +36,15 @@ def check_output(output: Path, checkpoint: Path, is_folder: bool, overwrite: boo
         raise ValueError(f"--output is {output}, and there is no folder {output.parent}")
     if not output.exists():
         return
-    if output.samefile(checkpoint):
-        raise ValueError(f"--output is {output}, the checkpoint itself")
     if not overwrite:
         raise ValueError(f"--output is {output}, which exists; --overwrite replaces it")
     if output.is_dir() != is_folder:
         kinds = ("file", "folder")
         raise ValueError(f"--output is the {kinds[not is_folder]} {output}, and this format is a {kinds[is_folder]}")
-    if is_folder and any(output.iterdir()) and not (output / DESCRIPTION_FILE).is_file():
-        raise ValueError(f"--output is {output}, which holds files that fairseq-ats-convert did not write")
+    for path in inputs:
+        if path.resolve().is_relative_to(output.resolve()):
+            raise ValueError(f"--output is {output}, and {path} is read from there; write somewhere else")
+    others = [path.name for path in output.glob("*") if not any(fnmatch(path.name, name) for name in WRITTEN)]
+    if is_folder and (others or (any(output.iterdir()) and not (output / DESCRIPTION_FILE).is_file())):
+        what = ", ".join(sorted(others)[:3]) or "files"
+        raise ValueError(f"--output is {output}, which holds {what} that fairseq-ats-convert did not write")

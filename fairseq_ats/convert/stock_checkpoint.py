@@ -16,14 +16,14 @@ from torch import Tensor
 
 from fairseq_ats.convert.folding import check_dense, dense_cost, feed_forward_sizes, stock_parameters
 from fairseq_ats.convert.output_format import OutputFormat
-from fairseq_ats.convert.source_network import SourceNetwork, load_to_decode
+from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
+from fairseq_ats.loading import STOCK_TASK_NAME, load_to_decode
 from fairseq_ats.metrics import core_name
 from fairseq_ats.optim import OPTIMIZER_NAME
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModelConfig
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 
-STOCK_TASK = "translation"
 STOCK_OPTIMIZER = "adam"
 
 # Nats. Folding rounds W + VU once in float32 and not in every product; 1e-5 was seen (3+3 layers of 128).
@@ -51,7 +51,7 @@ class StockCheckpoint(OutputFormat):
         torch.save(stock_checkpoint(source), path)
 
     def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
-        model, task = load_to_decode(path, {"data": source.task.cfg.data})
+        model, task = load_to_decode(path, source.data)
         yield from check_same_network(source, model, task, sentences, beam, TOLERANCE)
 
 
@@ -83,7 +83,7 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
     stock = {group: _values(options) for group, options in cfg.items()}
     own = _own_options(stock)
     stock["task"] = {name: value for name, value in stock["task"].items() if name in _names(TranslationConfig)}
-    stock["task"]["_name"] = STOCK_TASK
+    stock["task"]["_name"] = STOCK_TASK_NAME
     if stock["optimizer"]["_name"] == OPTIMIZER_NAME:
         stock["optimizer"] = {name: value for name, value in stock["optimizer"].items() if name not in own}
         stock["optimizer"]["_name"] = STOCK_OPTIMIZER
@@ -102,7 +102,7 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
             group["user_dir"] = None
         if group.get("best_checkpoint_metric"):
             group["best_checkpoint_metric"] = group["best_checkpoint_metric"].removeprefix(core_name(""))
-    for option, value in (("task", STOCK_TASK), ("optimizer", stock["optimizer"]["_name"])):
+    for option, value in (("task", STOCK_TASK_NAME), ("optimizer", stock["optimizer"]["_name"])):
         if option in model:
             model[option] = value
     return stock

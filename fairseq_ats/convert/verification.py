@@ -187,7 +187,7 @@ def check_same_beams(expected: Sequence[Hypothesis], found: Sequence[Hypothesis]
     different = [(a, b) for a, b in zip(expected, found, strict=True) if a.tokens != b.tokens]
     endless = [(a, b) for a, b in different if min(len(a.tokens), len(b.tokens)) >= MAX_LEN_B]
     ties = [(a, b) for a, b in different if abs(a.score - b.score) <= TIE and (a, b) not in endless]
-    report = f"beams: {len(expected) - len(different)} of {len(expected)} sentences identical"
+    report = f"best hypotheses of the beams: {len(expected) - len(different)} of {len(expected)} sentences identical"
     if ties:
         report += f", {len(ties)} with another hypothesis of the same score (within {TIE:g})"
     if endless:

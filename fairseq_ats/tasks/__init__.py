@@ -1,0 +1,1 @@
+TASK_NAME = "translation_with_partitioned_model"

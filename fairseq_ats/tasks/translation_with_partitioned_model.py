@@ -23,7 +23,7 @@ from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, level_of_update, set_level, use_level
 from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
-from fairseq_ats.option_checks import partition_problems, training_problems
+from fairseq_ats.option_checks import LAST_CHECKPOINT, partition_problems, training_problems
 from fairseq_ats.partition import (
     CORE_LEVEL,
     DEFAULT_MODULE_NAME,
@@ -35,6 +35,7 @@ from fairseq_ats.partition import (
 )
 from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast
 from fairseq_ats.surgery import check_model_options, partition_model_
+from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.warm_start import load_stock_weights_
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class PartitionedTranslationConfig(TranslationConfig):
     optimizer_name: Optional[str] = "${oc.select:optimizer._name,null}"
 
 
-@register_task("translation_with_partitioned_model", dataclass=PartitionedTranslationConfig)
+@register_task(TASK_NAME, dataclass=PartitionedTranslationConfig)
 class TranslationWithPartitionedModelTask(TranslationTask):
     """``--task translation_with_partitioned_model``: ATS (Algorithm 2 of the paper) on any stock Transformer."""
 
@@ -217,10 +218,10 @@ class TranslationWithPartitionedModelTask(TranslationTask):
 
     def _checkpoint_to_load(self) -> str | None:
         """The file from which fairseq is going to train on (fairseq/checkpoint_utils.py:207), if there is one."""
-        if self.cfg.restore_file != "checkpoint_last.pt":
+        if self.cfg.restore_file != LAST_CHECKPOINT:
             candidates = [self.cfg.restore_file]
         else:
-            last = os.path.join(self.cfg.save_dir, "checkpoint_last.pt")
+            last = os.path.join(self.cfg.save_dir, LAST_CHECKPOINT)
             candidates = [last, self.cfg.continue_once or self.cfg.finetune_from_model]
         return next((path for path in candidates if path and os.path.isfile(path)), None)
 

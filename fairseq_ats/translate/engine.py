@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,11 +33,13 @@ class Search:
     def __post_init__(self) -> None:
         if self.beam < 1:
             raise ValueError(f"--beam is {self.beam}; allowed: 1 or more")
-        if not (self.max_len_a >= 0 and self.max_len_b >= 1):
+        if not (math.isfinite(self.max_len_a) and self.max_len_a >= 0 and self.max_len_b >= 1):
             raise ValueError(
                 f"--max-len-a is {self.max_len_a} and --max-len-b is {self.max_len_b}; "
                 "allowed: 0 or more, and 1 or more"
             )
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"--lenpen is {self.length_penalty}; allowed: a finite number")
 
     def longest(self, source_pieces: int) -> int:
         """Pieces that a translation of so many pieces may have; fairseq counts the source's end of the sentence too."""

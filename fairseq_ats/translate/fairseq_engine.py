@@ -16,10 +16,12 @@ def use_torch_on(machine: Machine) -> str:
     """Set torch's threads, which the whole process shares; returns torch's name of the device.
 
     Raises:
-        ValueError: more than one worker.
+        ValueError: more than one worker, or CUDA where torch finds none.
     """
     if machine.workers > 1:
         raise ValueError(f"--workers is {machine.workers}; allowed without CTranslate2: 1 (use --threads)")
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, and torch finds no CUDA device; allowed here: cpu, auto")
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
     if machine.device == "auto":

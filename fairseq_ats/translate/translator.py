@@ -11,19 +11,17 @@ from typing import overload
 
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-from fairseq_ats.checkpoints import partition_of, read_header
 from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.deployed_folder import NETWORK_LEVELS, DeployedFolder
+from fairseq_ats.deployed_folder import DeployedFolder, parse_level
+from fairseq_ats.loading import load_to_decode, read_checkpoint
 from fairseq_ats.saved_options import saved_options
-from fairseq_ats.text import Text, parts
-from fairseq_ats.translate.checkpoint_model import load_checkpoint
+from fairseq_ats.text import READS_TOKENS, Text, parts
 from fairseq_ats.translate.ctranslate2_engine import CTranslate2Engine
 from fairseq_ats.translate.engine import Engine, Machine, Search
 from fairseq_ats.translate.fairseq_engine import FairseqEngine, use_torch_on
 
 logger = logging.getLogger(__name__)
 
-TASKS = ("translation", "translation_with_partitioned_model")
 BUFFER_SIZE = 512
 
 
@@ -70,17 +68,16 @@ class Translator:
         machine = Machine(batch_size, threads, workers, device)
         given = {"beam": beam, "max_len_a": max_len_a, "max_len_b": max_len_b, "length_penalty": length_penalty}
         given = {name: value for name, value in given.items() if value is not None}
+        number = None if level is None else parse_level(level)
         if path.is_dir():
             for option, value in (("--data", data), ("--sentencepiece-model", sentencepiece_model)):
                 if value is not None:
                     raise ValueError(f"{option} is {value} and {path} is a folder, which brings its own; leave it out")
-            self._engine, self._text = _open_folder(path, _level_number(level), given, machine)
+            self._engine, self._text = _open_folder(path, number, given, machine)
         elif path.is_file():
             data = None if data is None else Path(data)
             model = None if sentencepiece_model is None else Path(sentencepiece_model)
-            self._engine, self._text = _open_checkpoint(
-                path, _level_number(level), data, model, Search(**given), machine
-            )
+            self._engine, self._text = _open_checkpoint(path, number, data, model, Search(**given), machine)
         else:
             raise ValueError(f"{path} is neither a checkpoint nor a folder")
 
@@ -122,15 +119,6 @@ class Translator:
         return [line.replace("\n", " ") for line in joined]
 
 
-def _level_number(level: str | int | None) -> int | None:
-    if level is None:
-        return None
-    numbers = NETWORK_LEVELS | {str(number): number for number in NETWORK_LEVELS.values()}
-    if str(level) not in numbers:
-        raise ValueError(f"--level is {level}; allowed: {', '.join(numbers)}")
-    return numbers[str(level)]
-
-
 def _open_folder(path: Path, level: int | None, given: dict[str, float], machine: Machine) -> tuple[Engine, Text]:
     folder = DeployedFolder.read(path)
     if level not in (None, folder.level):
@@ -138,6 +126,8 @@ def _open_folder(path: Path, level: int | None, given: dict[str, float], machine
     defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
     search = Search(**(defaults | given))
     model = None if folder.sentencepiece_model is None else path / folder.sentencepiece_model
+    if model is None:
+        logger.warning(f"{path} has {READS_TOKENS}")
     text = Text(model, folder.lowercase)
     if folder.format == "ctranslate2":
         return CTranslate2Engine(path, folder, search, machine), text
@@ -161,21 +151,16 @@ def _open_onnx(path: Path, search: Search, machine: Machine) -> Engine:
 def _open_checkpoint(
     path: Path, level: int | None, data: Path | None, model: Path | None, search: Search, machine: Machine
 ) -> tuple[Engine, Text]:
-    checkpoint = read_header(str(path))
-    partition = partition_of(checkpoint.get("task_state"))
-    options = saved_options(checkpoint, "task")
-    task = options.get("_name") or options.get("task")
-    if task not in TASKS:
-        raise ValueError(f"{path} was trained with --task {task}; allowed: {', '.join(TASKS)}")
+    checkpoint, partition = read_checkpoint(path)
     if partition is None and level is not None:
         raise ValueError(f"--level is {level} and {path} holds one network, without levels; leave it out")
-    folder = DataFolder.find(data, options)
+    folder = DataFolder.find(data, saved_options(checkpoint, "task"))
     model = model or folder.sentencepiece_model
     if model is None:
-        logger.warning(f"{folder.path} has no sentencepiece model: lines are taken as tokens with spaces between them")
+        logger.warning(f"{folder.path} has {READS_TOKENS}")
     elif not model.is_file():
         raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
     text = Text(model, folder.lowercase)
     device = use_torch_on(machine)
-    network, fairseq_task = load_checkpoint(path, partition, level, folder)
-    return FairseqEngine(network, fairseq_task, search, machine.batch_size, device), text
+    network, task = load_to_decode(path, folder, level)
+    return FairseqEngine(network, task, search, machine.batch_size, device), text
