@@ -31,9 +31,11 @@ OUR_OPTIMIZER = "adam_for_partitioned_model"
 TINY_ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 32 --decoder-embed-dim 32
     --encoder-ffn-embed-dim 64 --decoder-ffn-embed-dim 48 --encoder-attention-heads 4 --decoder-attention-heads 4
     --share-all-embeddings --dropout 0.1""".split()
+# Without a buffer: its thread may still run when Python exits, and then ends the process with "terminate called without
+# an active exception" (fairseq/data/iterators.py, BackgroundConsumer).
 TRAINING = """--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --lr 0.003 --lr-scheduler inverse_sqrt
     --warmup-updates 10 --warmup-init-lr 1e-3 --max-tokens 400 --cpu --no-progress-bar --log-interval 1
-    --seed 7""".split()
+    --seed 7 --data-buffer-size 0""".split()
 
 
 @pytest.fixture(autouse=True)
