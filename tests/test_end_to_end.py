@@ -319,6 +319,7 @@ def test_the_core_can_be_the_best_checkpoint_metric(toy_data: Path, tmp_path: Pa
     assert (tmp_path / "checkpoint_best_super.pt").is_file()
 
 
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
 def test_another_partition_is_refused_at_start(run_dir: Path, toy_data: Path) -> None:
     before = (run_dir / "checkpoint_last.pt").stat().st_mtime_ns
     resumed = train(toy_data, run_dir, 20, "--alternate", "--small-ratio", "0.5", fails=True)
@@ -332,6 +333,7 @@ def test_another_partition_is_refused_at_start(run_dir: Path, toy_data: Path) ->
     assert (run_dir / "checkpoint_last.pt").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
 def test_checkpoints_that_cannot_be_used(run_dir: Path, toy_data: Path, tmp_path: Path) -> None:
     whole = (run_dir / "checkpoint_last.pt").read_bytes()
     (tmp_path / "checkpoint_last.pt").write_bytes(whole[: len(whole) // 2])
