@@ -1,11 +1,19 @@
-"""Run fairseq's real commands as a user would, from the root of a plain checkout."""
+"""Run fairseq's real commands as a user would, from the root of a plain checkout.
+
+Each command is a process of its own, forked from one that has imported fairseq and not the plugin: importing takes
+longer than most of these commands do. What runs in it is the command's entry point.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
+import multiprocessing
 import os
 import re
-import subprocess
 import sys
+import tempfile
+from functools import cache
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from tests.conftest import OUR_OPTIMIZER, OUR_TASK, ROOT, TINY_ARCH, TRAINING
@@ -14,24 +22,74 @@ PLUGIN = ["--user-dir", "fairseq_ats", "--task", OUR_TASK]
 BLEU = ["--eval-bleu", "--eval-bleu-remove-bpe", "sentencepiece", "--eval-bleu-args", '{"beam": 1, "max_len_b": 12}']
 
 
-def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    tool = Path(sys.executable).parent / command[0]
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""} | environment
-    return subprocess.Popen(
-        [sys.executable, str(tool), *command[1:]],
-        cwd=ROOT,
-        env=variables,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+class Command:
+    """A command that has been started; what it prints goes to a file."""
+
+    def __init__(self, command: list[str], stdin: str, environment: dict[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="command-")
+        self._output = Path(self._folder.name) / "output"
+        given = Path(self._folder.name) / "input"
+        given.write_text(stdin)
+        self._process = _commands().Process(target=_run, args=(command, str(given), str(self._output), environment))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._output.read_text() if self._output.exists() else ""
+
+    def wait(self, seconds: float = 300) -> str:
+        """Everything that it printed, when it has ended."""
+        self._process.join(seconds)
+        if self._process.is_alive():
+            self.kill()
+            raise TimeoutError(f"still running after {seconds} s:\n{self.output()[-4000:]}")
+        return self.output()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+@cache
+def _commands() -> ForkServerContext:
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
+    context = multiprocessing.get_context("forkserver")
+    # The last two are imported by torch.optim and for BLEU, when a command has begun.
+    tools = ("train", "generate", "interactive", "validate", "hydra_train")
+    context.set_forkserver_preload([*(f"fairseq_cli.{tool}" for tool in tools), "torch._dynamo", "sacrebleu"])
+    return context
+
+
+def _run(command: list[str], stdin: str, output: str, environment: dict[str, str]) -> None:
+    """In the new process: become the command."""
+    for stream, path, flags in ((0, stdin, os.O_RDONLY), (1, output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)):
+        os.dup2(os.open(path, flags, 0o600), stream)
+    os.dup2(1, 2)
+    sys.stdin, sys.stdout, sys.stderr = (open(n, mode, 1, "utf-8") for n, mode in ((0, "r"), (1, "w"), (2, "w")))
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    sys.path[:] = [path for path in sys.path if path not in ("", str(ROOT))]  # pytest's; --user-dir is how it is found
+    sys.argv = command
+    (entry_point,) = importlib.metadata.entry_points(group="console_scripts", name=command[0])
+    try:
+        status = entry_point.load()()
+    finally:
+        sys.stdout.flush()
+    sys.exit(status)
+
+
+def start(command: list[str], stdin: str = "", **environment: str) -> Command:
+    return Command(command, stdin, environment)
 
 
 def run(command: list[str], stdin: str = "", fails: bool = False) -> str:
     """Everything that the command printed; its exit status must be as expected."""
-    process = start(command)
-    output, _ = process.communicate(stdin, timeout=300)
+    process = start(command, stdin)
+    output = process.wait()
     assert (process.returncode != 0) == fails, output[-4000:]
     return output
 

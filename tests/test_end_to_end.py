@@ -286,7 +286,7 @@ def test_two_workers_with_zero_filled_gradients(toy_data: Path, tmp_path: Path) 
         address = ["--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"]
         command = train_command(toy_data, tmp_path, updates, *options, *address)
         workers = [start([*command, "--distributed-rank", str(rank)]) for rank in (0, 1)]
-        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+        outputs = [worker.wait() for worker in workers]
         assert [worker.returncode for worker in workers] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
     check_mask(tmp_path, 4)
 
