@@ -69,7 +69,7 @@ def _run(command: list[str], stdin: str, output: str, environment: dict[str, str
     for stream, path, flags in ((0, stdin, os.O_RDONLY), (1, output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)):
         os.dup2(os.open(path, flags, 0o600), stream)
     os.dup2(1, 2)
-    sys.stdin, sys.stdout, sys.stderr = (open(n, mode, 1, "utf-8") for n, mode in ((0, "r"), (1, "w"), (2, "w")))
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode, 1, "utf-8") for n, mode in ((0, "r"), (1, "w"), (2, "w")))
     os.environ.update(environment)
     os.chdir(ROOT)
     sys.path[:] = [path for path in sys.path if path not in ("", str(ROOT))]  # pytest's; --user-dir is how it is found
