@@ -23,7 +23,7 @@ import binarise
 from archives import DAMAGED, Archive, ArchiveFolder
 from data_sets import IWSLT14, MULTI30K_ADDRESS, MULTI30K_FILES, MULTI30K_LICENCE, WMT17, DataSet
 from parallel_text import write_splits
-from stages import is_done, written_once
+from stages import check_ours, is_done, written_once
 
 RUNS = Path(__file__).resolve().parents[1] / "runs"
 TEXT_STAMP = "text.json"
@@ -35,7 +35,7 @@ class OptionParser(argparse.ArgumentParser):
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         args, unknown = self.parse_known_args(arguments)
         if unknown:
-            allowed = [option for action in self._actions for option in action.option_strings if option[:2] == "--"]
+            allowed = [action.option_strings[0] for action in self._actions if action.dest != "help"]
             self.error(f"unknown option {unknown[0]}; allowed: {' '.join(allowed)}")
         return args
 
@@ -83,6 +83,8 @@ def prepare(data_set: DataSet, prog: str, options: Sequence[str]) -> None:
     work, output = args.work, args.output or args.work / "data"
     if args.archives is not None and not args.archives.is_dir():
         raise ValueError(f"--archives is {args.archives}, which is not a folder")
+    check_ours(work / "text", TEXT_STAMP)
+    check_ours(output, binarise.STAMP)
 
     def say(message: str) -> None:
         print(f"{prog}: {message}", flush=True)

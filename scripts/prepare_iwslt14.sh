@@ -4,7 +4,8 @@
 #
 #   scripts/prepare_iwslt14.sh [--archives DIR] [--work runs/iwslt14] [--output WORK/data] [--vocabulary 10000] [--workers 2]
 #
-# Without --archives, de-en.tgz (20 MB) is downloaded into WORK/download. With it, it is taken from DIR.
+# Without --archives, de-en.tgz (20 MB) is downloaded into WORK/download, WORK being runs/iwslt14; with it, it is taken
+# from DIR.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)

@@ -4,7 +4,8 @@
 #
 #   scripts/prepare_wmt17.sh [--archives DIR] [--work runs/wmt17] [--output WORK/data] [--vocabulary 32000] [--workers 2]
 #
-# Without --archives, the four archives (1.75 GB) are downloaded into WORK/download. With it, they are taken from DIR.
+# Without --archives, the four archives (1.75 GB) are downloaded into WORK/download, WORK being runs/wmt17; with it, they
+# are taken from DIR.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)

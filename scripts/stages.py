@@ -23,16 +23,20 @@ def is_done(folder: Path, stamp_name: str, stamp: Mapping[str, Any]) -> bool:
         return False
 
 
+def check_ours(folder: Path, stamp_name: str) -> None:
+    """Raise ValueError if there is something at ``folder`` that is no stage's: somebody may need it."""
+    if folder.exists() and not (folder / stamp_name).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds files that this script did not write; give another folder")
+
+
 @contextmanager
 def written_once(folder: Path, stamp_name: str, stamp: Mapping[str, Any]) -> Iterator[Path]:
     """An empty folder to write to; when the context ends well it gets the stamp and takes the place of ``folder``.
 
     Raises:
-        ValueError: ``folder`` holds files and no stamp, so that somebody else may need them; or another process is
-            writing it.
+        ValueError: ``folder`` is not ours, or another process is writing it.
     """
-    if folder.exists() and not (folder / stamp_name).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} holds files that this script did not write; give another folder")
+    check_ours(folder, stamp_name)
     with made(folder.parent), _locked(folder) as scratch:
         new = scratch / "new"
         new.mkdir()

@@ -123,8 +123,9 @@ def test_limits_are_those_of_moses(source: int, target: int, longest: int, ratio
 def test_a_sample_is_evenly_spaced(count: int, sample: int) -> None:
     taken = [int(line) for line in binarise.evenly_spaced(map(str, range(count)), count, min(sample, count))]
     assert len(taken) == min(sample, count)
-    gaps = {after - before for before, after in itertools.pairwise(taken)}
-    assert not gaps or max(gaps) - min(gaps) <= 1
+    assert taken[-1] == count - 1
+    gaps = {after - before for before, after in itertools.pairwise([-1, *taken])}
+    assert max(gaps) - min(gaps) <= 1
 
 
 WMT_CORPORA = {
@@ -241,6 +242,7 @@ FAULTS: dict[str, str] = {
     "checksum": "de-en.tgz is damaged or another file: its md5 is",
     "disk": f"and {10**9} MB are needed; --work chooses another",
     "no folder": "--archives is",
+    "other files": "holds files that this script did not write; give another folder",
 }
 
 
@@ -275,8 +277,9 @@ def test_wrong_archives_are_refused(tmp_path: Path, binarised: list, fault: str)
         archive.write_bytes(gzip.compress(b"<html>404</html>"))
     elif fault == "no folder":
         folder = folder / "nowhere"
+    output = tmp_path / ("archives" if fault == "other files" else "data")
     with pytest.raises(ValueError, match=re.escape(FAULTS[fault])):
-        prepared(data_set, "--archives", folder, "--work", work)
+        prepared(data_set, "--archives", folder, "--work", work, "--output", output)
     assert not binarised
     assert not work.parent.exists(), "something was left behind"
 
@@ -501,7 +504,7 @@ def test_multi30k_is_downloaded(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--archvies", "x"], "prepare_wmt17: unknown option --archvies; allowed: --help --archives --work --output"),
+        (["--archvies", "x"], "prepare_wmt17: unknown option --archvies; allowed: --archives --work --output"),
         (["--archives"], "prepare_wmt17: --archives needs a value"),
         (["--archives", "--work", "x"], "prepare_wmt17: --archives needs a value"),
         (["--workers", "x"], "prepare_wmt17: argument --workers: invalid int value: 'x'"),
