@@ -5,31 +5,35 @@
 
 RAW holds train, valid and test as ``SPLIT.LANGUAGE``, one sentence a line. OUTPUT gets fairseq's binarised data with
 one dictionary for both languages, ``sentencepiece.model``, and the raw references ``test.LANGUAGE``. It is written
-whole or not at all; a call with the same RAW and options returns at once.
+whole or not at all; a call with the same RAW and options returns at once. Text is read as a stream, so that memory is
+what sentencepiece needs for the lines that it learns from (``--sample``).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
+from parallel_text import fits
+from stages import is_done, written_once
 
 SPLITS = ("train", "valid", "test")
 STAMP = "binarised.json"
+LINES_AT_ONCE = 10_000
 
 
-def main() -> None:
-    args = parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
     languages = (args.source, args.target)
-    check_raw(args.raw, languages)
+    check_present(args.raw, languages)
     stamp = {
         "source": args.source,
         "target": args.target,
@@ -37,23 +41,22 @@ def main() -> None:
         "lowercase": args.lowercase,
         "raw": fingerprint(args.raw, languages),
     }
-    if is_done(args.output, stamp):
+    # Only if given: data that were made before there were these options stay valid.
+    optional = {"longest": args.longest, "ratio": args.ratio, "sample": args.sample}
+    stamp |= {name: value for name, value in optional.items() if value is not None}
+    if is_done(args.output, STAMP, stamp):
         print(f"binarise: {args.output} is up to date")
         return
-    if args.output.exists() and any(args.output.iterdir()) and not (args.output / STAMP).is_file():
-        sys.exit(f"binarise: {args.output} holds files that this script did not write; give another OUTPUT")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".binarise-") as scratch:
-        result = Path(scratch) / "data"
-        build(args, languages, Path(scratch), result)
-        (result / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-        if args.output.exists():
-            shutil.rmtree(args.output)
-        result.rename(args.output)
+    counts = check_raw(args.raw, languages)
+    try:
+        with written_once(args.output, STAMP, stamp) as result:
+            build(args, languages, counts, result)
+    except (ValueError, OSError) as error:
+        sys.exit(f"binarise: {error}")
     print(f"binarise: wrote {args.output}")
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, metavar="RAW")
     parser.add_argument("output", type=Path, metavar="OUTPUT")
@@ -61,52 +64,70 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--target", required=True, help="language to translate to")
     parser.add_argument("--vocabulary", type=int, default=8000, help="sentencepiece pieces, both languages together")
     parser.add_argument("--lowercase", action="store_true", help="lower-case all text, references too")
+    parser.add_argument("--longest", type=int, help="leave out pairs of more pieces, of train and valid")
+    parser.add_argument("--ratio", type=float, help="leave out pairs of which one side has so many times the pieces")
+    parser.add_argument(
+        "--sample", type=int, help="lines of each language that sentencepiece learns from; default: all"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that binarise")
-    return parser.parse_args()
+    args = parser.parse_args(arguments)
+    if (args.longest is None) != (args.ratio is None):
+        sys.exit("binarise: --longest and --ratio are given both or not at all")
+    for option, smallest in (("longest", 1), ("ratio", 1), ("sample", 1), ("workers", 1)):
+        value = vars(args)[option]
+        if value is not None and value < smallest:
+            sys.exit(f"binarise: --{option} is {value}; it must be at least {smallest}")
+    return args
 
 
-def check_raw(raw: Path, languages: tuple[str, str]) -> None:
-    """Exit with one sentence if a file is missing or a pair has different numbers of lines."""
+def check_present(raw: Path, languages: tuple[str, str]) -> None:
     for split in SPLITS:
-        paths = [raw / f"{split}.{language}" for language in languages]
-        for path in paths:
+        for language in languages:
+            path = raw / f"{split}.{language}"
             if not path.is_file():
                 sys.exit(f"binarise: {path} is missing")
-        counts = [len(read_lines(path)) for path in paths]
+
+
+def check_raw(raw: Path, languages: tuple[str, str]) -> dict[str, int]:
+    """Lines of each split. Exit with one sentence if a pair has different numbers of lines or a file is not UTF-8."""
+    lines = {}
+    for split in SPLITS:
+        paths = [raw / f"{split}.{language}" for language in languages]
+        counts = [sum(1 for _ in read_lines(path)) for path in paths]
         if counts[0] != counts[1] or counts[0] == 0:
             sys.exit(f"binarise: {paths[0]} has {counts[0]} lines and {paths[1]} has {counts[1]}; they must be equal")
+        lines[split] = counts[0]
+    return lines
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> Iterator[str]:
     """Lines as fairseq counts them: a line ends at a newline and nowhere else, whatever separators Unicode knows."""
-    try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        sys.exit(f"binarise: {path} is not UTF-8: {error}")
-    return lines[:-1] if lines[-1] == "" else lines
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                yield line.decode("utf-8").removesuffix("\n")
+            except UnicodeDecodeError as error:
+                sys.exit(f"binarise: {path} is not UTF-8: {error}")
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.write_bytes("".join(line + "\n" for line in lines).encode("utf-8"))
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)
 
 
 def fingerprint(raw: Path, languages: tuple[str, str]) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
         for language in languages:
-            digest.update((raw / f"{split}.{language}").read_bytes())
+            with (raw / f"{split}.{language}").open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()
 
 
-def is_done(output: Path, stamp: dict) -> bool:
-    try:
-        return json.loads((output / STAMP).read_text()) == stamp
-    except (OSError, json.JSONDecodeError):
-        return False
-
-
-def build(args: argparse.Namespace, languages: tuple[str, str], scratch: Path, result: Path) -> None:
-    text, pieces = scratch / "text", scratch / "pieces"
+def build(args: argparse.Namespace, languages: tuple[str, str], counts: dict[str, int], result: Path) -> None:
+    """Write the data to ``result``; what is needed on the way, beside it."""
+    text, pieces = result.with_name("text"), result.with_name("pieces")
     text.mkdir()
     pieces.mkdir()
     for split in SPLITS:
@@ -116,26 +137,20 @@ def build(args: argparse.Namespace, languages: tuple[str, str], scratch: Path, r
             lowered = (line.lower() for line in lines) if args.lowercase else lines
             write_lines(text / f"{split}.{language}", lowered)
 
-    print(f"binarise: sentencepiece, {args.vocabulary} pieces", flush=True)
-    model = scratch / "sentencepiece"
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            input=[str(text / f"train.{language}") for language in languages],
-            model_prefix=str(model),
-            vocab_size=args.vocabulary,
-            model_type="bpe",
-            character_coverage=1.0,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        sys.exit(f"binarise: --vocabulary is {args.vocabulary}, which sentencepiece refuses for this text: {error}")
-    encoder = sentencepiece.SentencePieceProcessor(model_file=f"{model}.model")
-    for path in text.iterdir():
-        write_lines(pieces / path.name, (" ".join(encoder.encode(line, out_type=str)) for line in read_lines(path)))
+    encoder = learn_pieces(args, languages, counts["train"], text, result / "sentencepiece.model")
+    for split in SPLITS:
+        paths = [(text / f"{split}.{language}", pieces / f"{split}.{language}") for language in languages]
+        limits = {} if split == "test" or args.longest is None else {"longest": args.longest, "ratio": args.ratio}
+        kept = cut(encoder, *paths, args.workers, limits)
+        if kept == 0:
+            sys.exit(f"binarise: --longest {args.longest} and --ratio {args.ratio} leave nothing of {split}")
+        if kept < counts[split]:
+            print(f"binarise: {split}: {kept:,} of {counts[split]:,} pairs are short and alike enough", flush=True)
 
     print("binarise: fairseq-preprocess", flush=True)
     tool = Path(sys.executable).parent / "fairseq-preprocess"
+    if not tool.is_file():
+        sys.exit(f"binarise: {tool} is missing; scripts/setup_env.sh installs it")
     command = [sys.executable, str(tool), "--source-lang", args.source, "--target-lang", args.target]
     command += ["--trainpref", str(pieces / "train"), "--validpref", str(pieces / "valid")]
     command += ["--testpref", str(pieces / "test"), "--joined-dictionary", "--destdir", str(result)]
@@ -143,10 +158,65 @@ def build(args: argparse.Namespace, languages: tuple[str, str], scratch: Path, r
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"binarise: {' '.join(command)} failed:\n{done.stderr[-2000:]}")
-
-    shutil.copyfile(f"{model}.model", result / "sentencepiece.model")
     for language in languages:
         shutil.copyfile(text / f"test.{language}", result / f"test.{language}")
+
+
+def evenly_spaced(lines: Iterable[str], count: int, sample: int) -> Iterator[str]:
+    """``sample`` of ``count`` lines: line n where n·sample/count, rounded down, goes up."""
+    for n, line in enumerate(lines, start=1):
+        if n * sample // count > (n - 1) * sample // count:
+            yield line
+
+
+def learn_pieces(
+    args: argparse.Namespace, languages: tuple[str, str], lines: int, text: Path, model: Path
+) -> sentencepiece.SentencePieceProcessor:
+    """A sentencepiece model of both languages, learnt from all lines or from ``--sample`` evenly spaced ones."""
+    print(f"binarise: sentencepiece, {args.vocabulary} pieces", flush=True)
+    paths = [text / f"train.{language}" for language in languages]
+    if args.sample is not None and args.sample < lines:
+        for i, path in enumerate(paths):
+            paths[i] = path.with_name(f"sample.{languages[i]}")
+            write_lines(paths[i], evenly_spaced(read_lines(path), lines, args.sample))
+    options: dict[str, Any] = {"model_type": "bpe", "character_coverage": 1.0, "num_threads": 1, "minloglevel": 2}
+    prefix = model.parent.with_name("sentencepiece")
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            input=[str(path) for path in paths], model_prefix=str(prefix), vocab_size=args.vocabulary, **options
+        )
+    except RuntimeError as error:
+        sys.exit(f"binarise: --vocabulary is {args.vocabulary}, which sentencepiece refuses for this text: {error}")
+    shutil.copyfile(f"{prefix}.model", model)
+    return sentencepiece.SentencePieceProcessor(model_file=str(model))
+
+
+def cut(
+    encoder: sentencepiece.SentencePieceProcessor,
+    source: tuple[Path, Path],
+    target: tuple[Path, Path],
+    workers: int,
+    limits: dict[str, Any],
+) -> int:
+    """Cut the lines of a pair of files into pieces; how many pairs are within the limits (``fits``) and written.
+
+    Args:
+        source, target: the file of text and the file of pieces.
+    """
+    kept = 0
+    with (
+        source[1].open("w", encoding="utf-8", newline="\n") as source_pieces,
+        target[1].open("w", encoding="utf-8", newline="\n") as target_pieces,
+    ):
+        pairs = zip(read_lines(source[0]), read_lines(target[0]), strict=True)
+        while lines := list(islice(pairs, LINES_AT_ONCE)):
+            both = (encoder.encode(list(side), out_type=str, num_threads=workers) for side in zip(*lines, strict=True))
+            for left, right in zip(*both, strict=True):
+                if not limits or fits(len(left), len(right), **limits):
+                    kept += 1
+                    source_pieces.write(" ".join(left) + "\n")
+                    target_pieces.write(" ".join(right) + "\n")
+    return kept
 
 
 if __name__ == "__main__":

@@ -1,0 +1,533 @@
+"""The scripts that prepare public data, offline: archives of the real ones' inner layout, a server on this machine."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import io
+import itertools
+import os
+import re
+import signal
+import subprocess
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import binarise
+import prepare_data
+import pytest
+import sentencepiece
+from archives import Archive, ArchiveFolder, hash_of
+from data_sets import IWSLT14, WMT17, DataSet
+from hypothesis import given
+from hypothesis import strategies as st
+from parallel_text import fits
+
+from tests.conftest import ROOT
+
+TEST_PARTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+
+
+def tar(path: Path, members: dict[str, str | bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in members.items():
+            data = text if isinstance(text, bytes) else text.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def talks(sentences: int = 60, test_sentences: int = 2) -> dict[str, str | bytes]:
+    """What is in IWSLT'14's archive: talks with a head, and five test sets. Sentence i ends in its number."""
+    members: dict[str, str | bytes] = {}
+    for language, word in (("de", "Satz Nummer"), ("en", "sentence number")):
+        head = f"<url>http://ted.com</url>\n<keywords>a, b</keywords>\n<talkid>1</talkid>\n<title>{word} T</title>\n"
+        head += f"<description>TED: {word} D</description>\n"
+        body = "".join(f"{word} {i}\n" for i in range(sentences))
+        members[f"de-en/train.tags.de-en.{language}"] = head + body
+        for part in TEST_PARTS:
+            lines = [f'<seg id="{i}"> {part}’s {word} {i} </seg>' for i in range(1, test_sentences + 1)]
+            xml = "\n".join(
+                ['<?xml version="1.0"?>', '<doc docid="1">', "<title>no sentence</title>", *lines, "</doc>"]
+            )
+            members[f"de-en/IWSLT14.{part}.de-en.{language}.xml"] = xml
+    return members
+
+
+SMALL_IWSLT = replace(IWSLT14, disk=1, test_lines=10)
+
+
+@pytest.fixture
+def binarised(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The calls of the stage that follows the text, which is tested elsewhere and takes seconds."""
+    calls: list[list[str]] = []
+    monkeypatch.setattr(binarise, "main", calls.append)
+    return calls
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").split("\n")[:-1]
+
+
+def prepared(data_set: DataSet, *options: object) -> None:
+    prepare_data.prepare(data_set, f"prepare_{data_set.name}", [str(option) for option in options])
+
+
+def test_iwslt14_is_fairseqs_recipe(tmp_path: Path, binarised: list, capsys: pytest.CaptureFixture[str]) -> None:
+    members = talks()
+    for language in ("de", "en"):
+        name = f"de-en/train.tags.de-en.{language}"
+        # Left out: nothing on one side; four tokens, a full stop is one, against two; 176 tokens.
+        # Kept: three tokens against two; 175 tokens.
+        odd = {
+            "de": ["", "eins zwei drei.", "w " * 176, "eins zwei.", "w " * 175],
+            "en": ["x", "one two", "w " * 176, "one two", "w " * 175],
+        }
+        members[name] += "".join(line + "\n" for line in odd[language])
+    archive = tar(tmp_path / "archives" / "de-en.tgz", members)
+    work = tmp_path / "work"
+    prepared(SMALL_IWSLT, "--archives", archive.parent, "--work", work)
+
+    for language, word in (("de", "Satz Nummer"), ("en", "sentence number")):
+        last = ["eins zwei." if language == "de" else "one two", "w " * 175]
+        kept = [f"{word} T", f"TED: {word} D", *(f"{word} {i}" for i in range(60)), *last]
+        assert lines(work / "text" / f"valid.{language}") == [kept[22], kept[45]]
+        assert lines(work / "text" / f"train.{language}") == kept[:22] + kept[23:45] + kept[46:]
+        test = [f"{part}'s {word} {i}" for part in TEST_PARTS for i in (1, 2)]
+        assert lines(work / "text" / f"test.{language}") == test
+    options = "--source de --target en --vocabulary 10000 --workers 2 --lowercase"
+    assert binarised == [[str(work / "text"), str(work / "data"), *options.split()]]
+    said = capsys.readouterr().out
+    for what in ("not for commercial use", f"archives from {archive.parent}: de-en.tgz", "MB of disk", "train 62"):
+        assert what in said
+
+
+@given(
+    source=st.integers(0, 40), target=st.integers(0, 40), longest=st.integers(1, 40), ratio=st.sampled_from([1.5, 9])
+)
+def test_limits_are_those_of_moses(source: int, target: int, longest: int, ratio: float) -> None:
+    """The conditions of clean-corpus-n.perl, one by one."""
+    dropped = source < 1 or target < 1 or source > longest or target > longest
+    dropped = dropped or source / target > ratio or target / source > ratio
+    assert fits(source, target, longest, ratio) == (not dropped)
+
+
+@given(count=st.integers(1, 200), sample=st.integers(1, 200))
+def test_a_sample_is_evenly_spaced(count: int, sample: int) -> None:
+    taken = [int(line) for line in binarise.evenly_spaced(map(str, range(count)), count, min(sample, count))]
+    assert len(taken) == min(sample, count)
+    assert taken[-1] == count - 1
+    gaps = {after - before for before, after in itertools.pairwise([-1, *taken])}
+    assert max(gaps) - min(gaps) <= 1
+
+
+WMT_CORPORA = {
+    "training-parallel-europarl-v7.tgz": "training/europarl-v7.de-en",
+    "training-parallel-commoncrawl.tgz": "commoncrawl.de-en",
+    "training-parallel-nc-v12.tgz": "training/news-commentary-v12.de-en",
+}
+SMALL_WMT = replace(
+    WMT17,
+    archives={name: replace(archive, size=None, checksum=None) for name, archive in WMT17.archives.items()},
+    disk=1,
+    longest=20,
+    sample=150,
+    test_lines=3,
+)
+
+
+def news(folder: Path, pairs: int = 70) -> Path:
+    """WMT'17's archives: three corpora with other languages beside them, and newstest2014."""
+    for archive, member in WMT_CORPORA.items():
+        texts = {"cs": "něco\n" * 3}
+        for language, word in (("en", "the “house” of"), ("de", "das „Haus“ von")):
+            texts[language] = "".join(f"{word} {member[-12:]} {i}\n" for i in range(pairs))
+        if "commoncrawl" in archive:  # a control character, a line without a translation, lines that are too long
+            texts["en"] += "one\x01two\n\n" + "the house " * 30 + "\n" + "the house\n"
+            texts["de"] += "eins\u200bzwei\nnichts\n" + "das Haus " * 30 + "\n" + "das Haus " * 9 + "\n"
+        tar(folder / archive, {f"{member}.{language}": text for language, text in texts.items()})
+    test = {}
+    for language, side, word in (("en", "src", "it’s “news”"), ("de", "ref", "„Neues“")):
+        segs = "".join(f'<seg id="{i}">{word} {i}</seg>\n' for i in range(1, 4))
+        test[f"test-full/newstest2014-deen-{side}.{language}.sgm"] = f'<srcset setid="x">\n<doc>\n<p>\n{segs}</p>\n'
+        test[f"test-full/newstest2014-fren-{side}.{language}.sgm"] = '<seg id="1">no</seg>\n'
+    tar(folder / "test-full.tgz", test)
+    return folder
+
+
+def test_wmt17_from_archives_to_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archives, work = news(tmp_path / "archives"), tmp_path / "work"
+    options = ("--archives", archives, "--work", work, "--vocabulary", 100, "--workers", 1)
+    prepared(SMALL_WMT, *options)
+    text, data = work / "text", work / "data"
+    # 70 + 70 + 4 + 70 pairs, of which the 100th and the 200th are held out.
+    assert len(lines(text / "train.en")) == 212
+    assert [line.split()[-1] for line in lines(text / "valid.de")] == ["29", "55"]
+    assert lines(text / "train.en")[0].startswith('the "house" of ')
+    assert "one two" in lines(text / "train.en")
+    assert "eins zwei" in lines(text / "train.de")
+    assert lines(text / "test.en") == [f"it's “news” {i}" for i in (1, 2, 3)]
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(data / "sentencepiece.model"))
+    expected = 0
+    for pair in zip(lines(text / "train.en"), lines(text / "train.de"), strict=True):
+        counts = [len(pieces.encode(line)) for line in pair]
+        expected += min(counts) > 0 and max(counts) <= 20 and max(counts) / min(counts) <= 1.5
+    assert 0 < expected < 212
+    log = (data / "preprocess.log").read_text()
+    assert f"train.en: {expected} sents" in log
+    assert f"train.de: {expected} sents" in log
+    assert lines(data / "test.de") == lines(text / "test.de") == [f"„Neues“ {i}" for i in (1, 2, 3)]
+    assert f"train: {expected} of 212 pairs" in capsys.readouterr().out
+
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
+    for archive in archives.iterdir():
+        archive.unlink()
+    prepared(SMALL_WMT, *options)
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*")} == before
+    assert "is up to date" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="the script makes its own environment, .venv")
+def test_the_iwslt14_command(tmp_path: Path) -> None:
+    """The real command, whose archive may be any that holds 6,750 test sentences; then on a disk that is too small."""
+    tar(tmp_path / "archives" / "de-en.tgz", talks(sentences=300, test_sentences=1350))
+    command = [
+        str(ROOT / "scripts/prepare_iwslt14.sh"),
+        "--archives",
+        "archives",
+        "--work",
+        "work",
+        "--vocabulary",
+        "60",
+    ]
+    # No file of more than 64 KiB, which the test set is: the system's limit stands in for a full disk.
+    full = subprocess.run(
+        ["bash", "-c", 'ulimit -f 64; exec "$@"', "bash", *command], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert full.returncode == 1
+    assert "prepare_iwslt14: " + os.strerror(errno.EFBIG) in re.sub(r"\[Errno \d+\] ", "", full.stderr)
+    assert "Traceback" not in full.stderr
+    assert not (tmp_path / "work").exists()
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "sentence pairs: train 289, valid 13, test 6,750" in done.stdout
+    data = tmp_path / "work" / "data"
+    assert lines(data / "test.de")[0] == "ted.dev2010's satz nummer 1"
+    assert {path.name for path in data.glob("train.*")} == {
+        f"train.de-en.{x}" for x in ("de.bin", "de.idx", "en.bin", "en.idx")
+    }
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["archives.sha256", "data", "text"]
+
+
+FAULTS: dict[str, str] = {
+    "missing": "de-en.tgz is missing; it is https://dl.fbaipublicfiles.com/",
+    "truncated": "de-en.tgz is truncated or no gzip file",
+    "no gzip": "de-en.tgz is truncated or no gzip file",
+    "no tar": "de-en.tgz is truncated or no tar.gz archive",
+    "another archive": "de-en.tgz has no de-en/train.tags.de-en.de: it is another archive than expected",
+    "training lines": "train.tags.de-en.de has 62 lines and de-en/train.tags.de-en.en has 63; they must be equal",
+    "test lines": "TED.tst2012.de-en.de.xml has 1 lines and de-en/IWSLT14.TED.tst2012.de-en.en.xml has 2; they must be",
+    "test set": "the archives hold 10 test sentences, and the test set has 6750",
+    "encoding": "train.tags.de-en.de in",
+    "size": "de-en.tgz is truncated or another file: it has",
+    "checksum": "de-en.tgz is damaged or another file: its md5 is",
+    "disk": f"and {10**9} MB are needed; --work chooses another",
+    "no folder": "--archives is",
+    "other files": "holds files that this script did not write; give another folder",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_wrong_archives_are_refused(tmp_path: Path, binarised: list, fault: str) -> None:
+    members, data_set = talks(), SMALL_IWSLT
+    folder, work = tmp_path / "archives", tmp_path / "deep" / "work"
+    if fault == "training lines":
+        members["de-en/train.tags.de-en.en"] += "one more\n"
+    elif fault == "test lines":
+        name = "de-en/IWSLT14.TED.tst2012.de-en.de.xml"
+        members[name] = members[name].replace('<seg id="2">', "<p>")
+    elif fault == "test set":
+        data_set = replace(SMALL_IWSLT, test_lines=6750)
+    elif fault == "encoding":
+        members["de-en/train.tags.de-en.de"] = "Büsche\n".encode("latin-1")
+    elif fault == "another archive":
+        members = {"readme": "hello"}
+    elif fault in ("size", "checksum"):
+        known = {"size": 10**6} if fault == "size" else {"checksum": "md5:" + "0" * 32}
+        data_set = replace(SMALL_IWSLT, archives={"talks": replace(IWSLT14.archives["talks"], **known)})
+    elif fault == "disk":
+        data_set = replace(SMALL_IWSLT, disk=10**9)
+    archive = tar(folder / "de-en.tgz", members)
+    if fault == "missing":
+        archive.unlink()
+    elif fault == "truncated":
+        archive.write_bytes(archive.read_bytes()[:-20])
+    elif fault == "no gzip":
+        archive.write_text("<html>404</html>")
+    elif fault == "no tar":
+        archive.write_bytes(gzip.compress(b"<html>404</html>"))
+    elif fault == "no folder":
+        folder = folder / "nowhere"
+    output = tmp_path / ("archives" if fault == "other files" else "data")
+    with pytest.raises(ValueError, match=re.escape(FAULTS[fault])):
+        prepared(data_set, "--archives", folder, "--work", work, "--output", output)
+    assert not binarised
+    assert not work.parent.exists(), "something was left behind"
+
+
+def test_an_archive_of_unknown_checksum_must_stay_the_same(tmp_path: Path, binarised: list) -> None:
+    archive, work = tar(tmp_path / "archives" / "de-en.tgz", talks()), tmp_path / "work"
+    prepared(SMALL_IWSLT, "--archives", archive.parent, "--work", work)
+    check = subprocess.run(["sha256sum", "--check", work / "archives.sha256"], cwd=archive.parent)
+    assert check.returncode == 0
+    tar(archive, talks(sentences=61))
+    with pytest.raises(ValueError, match="is not the file of that name that was used before"):
+        prepared(SMALL_IWSLT, "--archives", archive.parent, "--work", work)
+    (work / "archives.sha256").unlink()
+    prepared(SMALL_IWSLT, "--archives", archive.parent, "--work", work)
+    assert len(lines(work / "text" / "train.de")) == 61
+
+
+@pytest.mark.parametrize("how", ["interrupt", "terminate", "disk"])
+def test_an_interrupted_stage_is_done_over(
+    tmp_path: Path, binarised: list, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    archive, work = tar(tmp_path / "archives" / "de-en.tgz", talks()), tmp_path / "work"
+    options = ["--archives", str(archive.parent), "--work", str(work)]
+
+    def pairs(*arguments: object) -> Iterator:
+        for number, pair in enumerate(SMALL_IWSLT.pairs(*arguments)):
+            if number == 30:
+                if how == "interrupt":
+                    raise KeyboardInterrupt
+                if how == "terminate":
+                    os.kill(os.getpid(), signal.SIGTERM)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            yield pair
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(prepare_data, "IWSLT14", replace(SMALL_IWSLT, pairs=pairs))
+    with pytest.raises(SystemExit) as stopped:
+        prepare_data.main(["iwslt14", *options])
+    message = "No space left on device; what was half written is removed" if how == "disk" else "interrupted"
+    assert message in str(stopped.value)
+    assert not work.exists()
+    monkeypatch.setattr(prepare_data, "IWSLT14", SMALL_IWSLT)
+    prepare_data.main(["iwslt14", *options])
+    signal.signal(signal.SIGTERM, before)
+    assert len(lines(work / "text" / "train.de")) == 60
+    assert len(binarised) == 1
+
+
+def test_a_finished_stage_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second stage fails: the next call begins with it. What a killed call left is thrown away."""
+    archive, work = tar(tmp_path / "archives" / "de-en.tgz", talks()), tmp_path / "work"
+    killed = work / ".text.partial" / "new"
+    killed.mkdir(parents=True)
+    (killed / "train.de").write_text("half a li")
+
+    def fail(command: list[str]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(binarise, "main", fail)
+    with pytest.raises(OSError, match="No space"):
+        prepared(SMALL_IWSLT, "--archives", archive.parent, "--work", work)
+    assert sorted(path.name for path in work.iterdir()) == ["archives.sha256", "text"]
+
+    def not_again(*arguments: object) -> Iterator:
+        raise AssertionError("the text was made again")
+
+    calls: list[list[str]] = []
+    monkeypatch.setattr(binarise, "main", calls.append)
+    prepared(replace(SMALL_IWSLT, pairs=not_again), "--archives", archive.parent, "--work", work)
+    assert len(calls) == 1
+
+
+def test_two_calls_do_not_write_the_same_folder(tmp_path: Path, binarised: list) -> None:
+    archive, work = tar(tmp_path / "archives" / "de-en.tgz", talks()), tmp_path / "work"
+    other = work / ".text.partial"
+    other.mkdir(parents=True)
+    held = os.open(other, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another process is writing"):
+            prepared(SMALL_IWSLT, "--archives", archive.parent, "--work", work)
+    finally:
+        os.close(held)
+    assert other.is_dir()
+    prepared(SMALL_IWSLT, "--archives", archive.parent, "--work", work)
+    assert not other.exists()
+
+
+class Server:
+    """Files over HTTP from this machine, with byte ranges or without, or breaking off after some bytes.
+
+    Attributes:
+        ranges: what was asked for of each answered request: the Range header or an empty string.
+    """
+
+    def __init__(self, files: dict[str, bytes], knows_ranges: bool = True, breaks_after: int | None = None) -> None:
+        self.ranges: list[str] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked = self.headers.get("Range", "")
+                server.ranges.append(asked)
+                data = files.get(self.path.lstrip("/"))
+                if data is None:
+                    return self.send_error(404)
+                begin = int(re.search(r"\d+", asked)[0]) if asked and knows_ranges else 0
+                if begin >= len(data):
+                    return self.send_error(416)
+                self.send_response(206 if begin else 200)
+                if begin:
+                    self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+                self.send_header("Content-Length", str(len(data) - begin))
+                self.end_headers()
+                self.wfile.write(data[begin:][:breaks_after])
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def serve(*arguments: object, **options: object) -> Server:
+        servers.append(Server(*arguments, **options))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+DATA = gzip.compress(bytes(range(256)) * 20)
+
+
+@pytest.mark.parametrize("case", ["fresh", "part", "no ranges", "whole part", "whole part of known size", "too long"])
+def test_a_download_goes_on(tmp_path: Path, serve: Callable[..., Server], case: str) -> None:
+    server = serve({"a.gz": DATA}, knows_ranges=case != "no ranges")
+    size = len(DATA) if case in ("whole part of known size", "too long") else None
+    parts = {"fresh": None, "too long": DATA + b"x", "part": DATA[:100], "no ranges": DATA[:100]}
+    part = tmp_path / "download" / "a.gz.part"
+    part.parent.mkdir()
+    if (left := parts.get(case, DATA)) is not None:
+        part.write_bytes(left)
+    path = ArchiveFolder(None, tmp_path, lambda message: None).get(Archive(f"{server.address}/a.gz", size))
+    assert path.read_bytes() == DATA
+    assert list(path.parent.iterdir()) == [path]
+    asked = {
+        "fresh": [""],
+        "part": ["bytes=100-"],
+        "no ranges": ["bytes=100-", ""],
+        "whole part": [f"bytes={len(DATA)}-"],
+        "whole part of known size": [],
+        "too long": [""],
+    }
+    # curl 7.88 knows that status 416 means that nothing is missing; others begin anew.
+    assert server.ranges in (asked[case], [*asked[case], ""] if case == "whole part" else None)
+
+
+def test_a_download_that_breaks_off(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    archive = Archive(f"{serve({'a.gz': DATA}, breaks_after=100).address}/a.gz")
+    folder = ArchiveFolder(None, tmp_path, lambda message: None)
+    with pytest.raises(ValueError, match=r"could not download http.*; call again to go on"):
+        folder.get(archive)
+    part = tmp_path / "download" / "a.gz.part"
+    assert part.read_bytes() == DATA[:100]
+    server = serve({"a.gz": DATA})
+    assert folder.get(Archive(f"{server.address}/a.gz")).read_bytes() == DATA
+    assert server.ranges == ["bytes=100-"]
+
+
+@pytest.mark.parametrize("fault", ["no network", "not found", "damaged", "truncated", "no curl"])
+def test_a_download_that_fails_leaves_nothing(
+    tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    server = serve({"a.gz": DATA[:-9] if fault == "truncated" else DATA})
+    archive = Archive(f"{server.address}/{'b' if fault == 'not found' else 'a'}.gz")
+    message = {
+        "no network": "could not download http",
+        "not found": "404",
+        "damaged": "is damaged or another file: its sha256 is",
+        "truncated": "is truncated or no gzip file; it is removed, call again to download it anew",
+        "no curl": "needs curl to download",
+    }
+    if fault == "no network":
+        server.close()
+    elif fault == "damaged":
+        archive = replace(archive, checksum="sha256:" + "0" * 64)
+    elif fault == "no curl":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=message[fault]):
+        ArchiveFolder(None, tmp_path / "work", lambda message: None).get(archive)
+    assert not (tmp_path / "work").exists()
+
+
+def test_multi30k_is_downloaded(
+    tmp_path: Path, serve: Callable[..., Server], binarised: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{name}.{language}" for name in ("train", "val", "test_2016_flickr") for language in ("fr", "cs")]
+    server = serve({f"{name}.gz": gzip.compress(f"{name}\n".encode()) for name in names})
+    monkeypatch.setattr(prepare_data, "MULTI30K_ADDRESS", server.address)
+    monkeypatch.setattr(prepare_data, "RUNS", tmp_path)
+    text: dict[str, str] = {}
+    monkeypatch.setattr(binarise, "main", lambda c: text.update({p.name: p.read_text() for p in Path(c[0]).iterdir()}))
+    options = ["--source", "fr", "--target", "cs", "--output", str(tmp_path / "data")]
+    for _ in range(2):
+        prepare_data.prepare_multi30k("prepare_multi30k", options)
+    assert text["valid.cs"] == "val.cs\n"
+    assert text["test.fr"] == "test_2016_flickr.fr\n"
+    assert len(text) == len(server.ranges) == 6, "a file is downloaded once"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--archvies", "x"], "prepare_wmt17: unknown option --archvies; allowed: --archives --work --output"),
+        (["--archives"], "prepare_wmt17: --archives needs a value"),
+        (["--archives", "--work", "x"], "prepare_wmt17: --archives needs a value"),
+        (["--workers", "x"], "prepare_wmt17: argument --workers: invalid int value: 'x'"),
+    ],
+)
+def test_wrong_options(options: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        prepare_data.main(["wmt17", *options])
+
+
+def test_the_known_checksums() -> None:
+    """Sizes and checksums are those of the sources that scripts/data_sets.py names; sacreBLEU is one that is here."""
+    from sacrebleu.dataset import DATASETS
+
+    known = DATASETS["wmt14/full"]
+    assert known.md5 == [WMT17.archives["test"].checksum.removeprefix("md5:")]
+    assert known.data == [WMT17.archives["test"].address]
+    members = known.langpairs["en-de"]
+    assert members == ["test-full/newstest2014-deen-src.en.sgm", "test-full/newstest2014-deen-ref.de.sgm"]
+    for archive in WMT17.archives.values():
+        assert re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", archive.checksum)
+
+
+def test_hash_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert hash_of(tmp_path / "a", "md5") == "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, appendix A.5
