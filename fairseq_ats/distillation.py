@@ -19,7 +19,7 @@ vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ import torch
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
+from fairseq_ats.metrics import network_key
 from fairseq_ats.precision import in_autocast
 
 # fairseq's criteria, as FairseqTask.train_step calls them: loss, sample size, logging output.
@@ -122,13 +123,23 @@ class Teacher:
         return divergence.masked_fill(~tokens, 0.0).sum()
 
 
-def reduce_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:
-    """Log one network's KL(p ‖ q) for each target token in bits, fairseq's unit of losses, where it was distilled."""
-    distilled = [output for output in logging_outputs if METRIC in output]
-    tokens = sum(output[_TOKENS] for output in distilled)
-    if tokens:
-        bits = sum(output[METRIC] for output in distilled) / math.log(2)
-        metrics.log_scalar(METRIC, bits / tokens, tokens, round=3)
+def log_distillation(logging_outputs: Sequence[dict[str, Any]], networks: Iterable[str]) -> None:
+    """Log KL(p ‖ q) for each target token in bits, fairseq's unit of losses, of each network that was distilled.
+
+    Args:
+        networks: names of the networks below the highest.
+    """
+    for network in networks:
+        name, key = f"{network}_{METRIC}", network_key(network, METRIC)
+        outputs = [output for output in logging_outputs if key in output]
+        tokens = sum(output[network_key(network, _TOKENS)] for output in outputs)
+        last = metrics.get_meter("default", name)
+        if tokens:
+            bits = sum(output[key] for output in outputs) / math.log(2)
+            metrics.log_scalar(name, bits / tokens, tokens, round=3)
+        elif last is not None and not any(k.startswith(network_key(network, "")) for o in logging_outputs for k in o):
+            # An update of other networks (a validation is of all): its last value, for --log-interval 1.
+            metrics.log_scalar(name, last.val, weight=0, round=3)
 
 
 def _with_output(criterion: Criterion, model: nn.Module, sample: dict[str, Any]) -> tuple[tuple, Any]:

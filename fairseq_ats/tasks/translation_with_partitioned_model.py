@@ -14,7 +14,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from fairseq.criterions import FairseqCriterion
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
@@ -22,8 +21,7 @@ from omegaconf import II
 
 from fairseq_ats.best_checkpoints import BestOfOtherNetwork
 from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
-from fairseq_ats.distillation import Distillation, Teacher
-from fairseq_ats.distillation import reduce_metrics as reduce_distillation
+from fairseq_ats.distillation import Distillation, Teacher, log_distillation
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, set_level, use_level
 from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
@@ -395,16 +393,12 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         return logging_output if level == self.partition.max_level else as_core(logging_output)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        reduce_by_network(self._reduce_one_network, logging_outputs, criterion)
+        reduce_by_network(super().reduce_metrics, logging_outputs, criterion)
+        log_distillation(logging_outputs, [CORE])
         if self.schedule.scheme == ALTERNATE:
             usual, _ = split_networks(logging_outputs)
             trained, other = ("super", CORE) if usual else (CORE, "super")
             log_gradient_norm(trained, other)
-
-    def _reduce_one_network(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        super().reduce_metrics(logging_outputs, criterion)
-        if isinstance(criterion, FairseqCriterion):  # and no stand-in, with which only the throughput is logged
-            reduce_distillation(logging_outputs)
 
     # The best checkpoint of the network that --best-checkpoint-metric does not follow.
 
