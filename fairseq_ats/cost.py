@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +36,7 @@ from fairseq_ats.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
+from fairseq_ats.schemes import ALTERNATE, SLIMMABLE, STANDARD, Schedule
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
 from fairseq_ats.tasks import TASK_NAME
 
@@ -124,16 +125,53 @@ def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[
     return forward, counter.get_total_flops() - forward, sum(saved.values())
 
 
-def update_flops(costs: dict[int, Cost]) -> dict[str, float]:
-    """FLOPs of an average update of each training scheme, from the costs of a model's levels."""
-    result = {}
-    if SUPER_LEVEL in costs:
-        result["standard (super-network only)"] = float(costs[SUPER_LEVEL].flops)
-    result["core only"] = float(costs[CORE_LEVEL].flops)
-    if SUPER_LEVEL in costs:
-        both = costs[SUPER_LEVEL].flops + costs[CORE_LEVEL].flops
-        result["ATS (alternate)"] = both / 2
-        result["slimmable (both in one update)"] = float(both)
+def update_flops(costs: dict[int, Cost], levels: tuple[int, ...], distils: bool = False) -> int:
+    """FLOPs of one update, without the optimizer.
+
+    Args:
+        costs: of every level of the model.
+        levels: those that the update runs (:meth:`~fairseq_ats.schemes.Schedule.levels_of_update`).
+        distils: networks below the highest learn from its soft targets (--distillation-weight): where it does not run
+            in the update itself, that is one more forward pass of it. Softmaxes are not counted, here as elsewhere.
+    """
+    highest = max(costs)
+    asked = distils and highest not in levels
+    return sum(costs[level].flops for level in levels) + asked * costs[highest].forward_flops
+
+
+def training_flops(costs: dict[int, Cost], schedule: Schedule, updates: range, distils: bool = False) -> int:
+    """FLOPs of the updates of these numbers, all on mini-batches of one size."""
+    return sum(update_flops(costs, schedule.levels_of_update(number), distils) for number in updates)
+
+
+def average_update_flops(costs: dict[int, Cost], schedule: Schedule, distils: bool = False) -> float:
+    """FLOPs of an average update, between the phases of one network alone."""
+    start = schedule.super_only_updates
+    endless = replace(schedule, core_only_from=None)
+    return training_flops(costs, endless, range(start, start + schedule.period), distils) / schedule.period
+
+
+def scheme_flops(costs: dict[int, Cost], pattern: tuple[int, ...] = ()) -> dict[str, float]:
+    """FLOPs of an average update of each training scheme, from the costs of a model's levels.
+
+    Args:
+        pattern: of --alternate-pattern, for a row of its own.
+    """
+    highest = max(costs)
+    core = {"core only": float(costs[CORE_LEVEL].flops)}
+    if highest == CORE_LEVEL:
+        return core
+    alternate = Schedule(ALTERNATE, highest)
+    result = {
+        "standard (super-network only)": average_update_flops(costs, Schedule(STANDARD, highest)),
+        **core,
+        "ATS (alternate)": average_update_flops(costs, alternate),
+        "ATS with distillation": average_update_flops(costs, alternate, distils=True),
+        "slimmable (all in one update)": average_update_flops(costs, Schedule(SLIMMABLE, highest)),
+    }
+    if pattern:
+        name = f"ATS (alternate {':'.join(map(str, pattern))})"
+        result[name] = average_update_flops(costs, replace(alternate, pattern=pattern))
     return result
 
 
@@ -168,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s (CHECKPOINT | --arch ARCH [fairseq options]) [--tokens N] [--length N] [--vocabulary N]",
         epilog="Other options are fairseq's: --arch and what belongs to it, --partitioned-linear-module-name, "
-        "--small-ratio, --max-level.",
+        "--small-ratio, --max-level, --alternate-pattern.",
         allow_abbrev=False,
     )
     parser.add_argument("--tokens", type=int, default=4096, help="target tokens of the mini-batch (default: 4096)")
@@ -196,7 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = sentences * args.length
     costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
-    print(table(costs, tokens))
+    print(table(costs, tokens, task.schedule.pattern))
 
 
 def _from_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
@@ -214,7 +252,7 @@ def _from_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     return task, task.build_model(cfg.model, from_checkpoint=True)
 
 
-def table(costs: dict[int, Cost], tokens: int) -> str:
+def table(costs: dict[int, Cost], tokens: int, pattern: tuple[int, ...] = ()) -> str:
     """Markdown: the networks, and the updates of each scheme."""
     names = {CORE_LEVEL: "core", SUPER_LEVEL: "super"}
     lines = [
@@ -228,7 +266,7 @@ def table(costs: dict[int, Cost], tokens: int) -> str:
             f"| {cost.forward_flops / tokens / 1e6:.1f} | {cost.backward_flops / tokens / 1e6:.1f} "
             f"| {cost.activation_bytes / tokens / 1e3:.0f} | {cost.state_bytes / 1e6:.0f} |"
         )
-    updates = update_flops(costs)
+    updates = scheme_flops(costs, pattern)
     whole = next(iter(updates.values()))
     lines += ["", "| update of | GFLOPs | relative |", "|---|---:|---:|"]
     lines += [f"| {name} | {flops / 1e9:.1f} | {flops / whole:.2f} |" for name, flops in updates.items()]

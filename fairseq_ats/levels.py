@@ -1,4 +1,4 @@
-"""Levels: which network an update trains, which network a model runs, which network owns a parameter."""
+"""Levels: which network a model runs, and which parameters of it have gradients."""
 
 from __future__ import annotations
 
@@ -9,15 +9,6 @@ from torch import nn
 
 from fairseq_ats.modules.partitioned_module import PartitionedModule, parameter_level
 from fairseq_ats.partition import CORE_LEVEL
-
-
-def level_of_update(update_num: int, max_level: int, alternate: bool) -> int:
-    """The level that update ``update_num`` trains (Algorithm 2 of the paper).
-
-    Even updates train the highest level, odd updates the core. A function of ``update_num`` alone, so that
-    gradient accumulation, overflow retries, skipped batches, workers and resumed runs all agree.
-    """
-    return CORE_LEVEL if alternate and update_num % 2 == 1 else max_level
 
 
 def partitioned_modules(model: nn.Module) -> list[PartitionedModule]:

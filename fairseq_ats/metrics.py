@@ -22,6 +22,11 @@ _SEPARATOR = ":"
 _THROUGHPUT = ("wps", "wpb", "bsz")
 
 
+def network_key(network: str, key: str) -> str:
+    """Key of a network's number on the way to the reduction over workers."""
+    return f"{network}{_SEPARATOR}{key}"
+
+
 class _NoCriterion:
     """Stands in for a criterion where only the task's own throughput is to be logged."""
 
@@ -32,7 +37,7 @@ class _NoCriterion:
 
 def as_core(logging_output: LoggingOutput) -> LoggingOutput:
     """The same numbers under the core's keys."""
-    return {f"{CORE}{_SEPARATOR}{key}": value for key, value in logging_output.items()}
+    return {network_key(CORE, key): value for key, value in logging_output.items()}
 
 
 def split_networks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -12,6 +13,15 @@ from fairseq.utils import split_paths
 from fairseq_ats.metrics import core_name
 from fairseq_ats.optim import OPTIMIZER_NAME
 from fairseq_ats.partition import CORE_LEVEL, Partition
+from fairseq_ats.schemes import (
+    ALTERNATE,
+    CORE_ALONE,
+    SCHEMES_OF_SEVERAL_NETWORKS,
+    SLIMMABLE,
+    name_of_scheme,
+    parsed_pattern,
+    scheme_of,
+)
 
 # fairseq's default of --restore-file: a name in --save-dir.
 LAST_CHECKPOINT = "checkpoint_last.pt"
@@ -28,7 +38,7 @@ def partition_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 
 def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """One sentence for each combination of options that cannot be trained with."""
-    problems = _alternation_problems(cfg) if cfg.alternate else []
+    problems = _scheme_problems(cfg) + _schedule_problems(cfg) + _distillation_problems(cfg) + _mask_problems(cfg)
     return problems + _precision_problems(cfg) + _metric_problems(cfg) + _warm_start_problems(cfg)
 
 
@@ -49,39 +59,109 @@ def _file_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     ]
 
 
-def _alternation_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+def _scheme_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    scheme = scheme_of(cfg)
     problems = []
-    if cfg.max_level == CORE_LEVEL:
-        problems.append("--alternate needs two networks and --max-level 1 builds the core alone; leave one of them out")
-    # None while decoding, where fairseq has no optimizer.
-    if cfg.optimizer_name not in (None, OPTIMIZER_NAME):
+    if cfg.alternate and scheme != ALTERNATE:
+        problems.append(f"--alternate is --scheme {ALTERNATE}, and --scheme is {scheme}; leave one of them out")
+    if scheme in SCHEMES_OF_SEVERAL_NETWORKS and cfg.max_level == CORE_LEVEL:
         problems.append(
-            f"--optimizer is {cfg.optimizer_name}; --alternate needs {OPTIMIZER_NAME}, since other optimizers move "
-            "masked parameters by momentum and weight decay"
+            f"{name_of_scheme(cfg)} needs two networks and --max-level 1 builds the core alone; leave one of them out"
         )
-    if cfg.use_bmuf:
-        problems.append("--use-bmuf averages all parameters, masked ones too; with --alternate leave it out")
-    if str(cfg.zero_sharding) != "none":
-        problems.append(f"--zero-sharding is {cfg.zero_sharding}, which hides the optimizer; with --alternate: none")
-    if cfg.distributed_world_size > 1:
-        problems += _data_parallel_problems(cfg)
+    if scheme == CORE_ALONE and cfg.max_level not in (None, CORE_LEVEL):
+        problems.append(
+            f"--scheme {CORE_ALONE} builds the core alone and --max-level is {cfg.max_level}; leave one of them out"
+        )
     return problems
 
 
-def _data_parallel_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+def _schedule_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    problems = []
+    if cfg.alternate_pattern is not None:
+        problems += _needs_scheme(cfg, f"--alternate-pattern is {cfg.alternate_pattern}", (ALTERNATE,))
+        try:
+            parsed_pattern(cfg.alternate_pattern)
+        except ValueError as error:
+            problems.append(str(error))
+    if cfg.super_only_updates < 0:
+        problems.append(f"--super-only-updates is {cfg.super_only_updates}; allowed: 0 or more")
+    elif cfg.super_only_updates > 0:
+        problems += _needs_scheme(cfg, f"--super-only-updates is {cfg.super_only_updates}", SCHEMES_OF_SEVERAL_NETWORKS)
+    if cfg.core_only_from is not None:
+        problems += _needs_scheme(cfg, f"--core-only-from is {cfg.core_only_from}", SCHEMES_OF_SEVERAL_NETWORKS)
+        if cfg.core_only_from <= max(cfg.super_only_updates, 0):
+            problems.append(
+                f"--core-only-from is {cfg.core_only_from}; allowed: more than --super-only-updates "
+                f"({cfg.super_only_updates}), so that both networks are trained between the two"
+            )
+    return problems
+
+
+def _distillation_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    weight, temperature = cfg.distillation_weight, cfg.distillation_temperature
+    problems = []
+    if not 0.0 <= weight <= 1.0:
+        problems.append(f"--distillation-weight is {weight}; allowed: 0 to 1")
+    if weight != 0.0:
+        problems += _needs_scheme(cfg, f"--distillation-weight is {weight}", SCHEMES_OF_SEVERAL_NETWORKS)
+    elif temperature != 1.0:
+        problems.append(f"--distillation-temperature is {temperature}, which needs --distillation-weight above 0")
+    if not 0.0 < temperature < math.inf:
+        problems.append(f"--distillation-temperature is {temperature}; allowed: above 0")
+    return problems
+
+
+def _needs_scheme(cfg: PartitionedTranslationConfig, given: str, schemes: tuple[str, ...]) -> list[str]:
+    scheme = scheme_of(cfg)
+    return [] if scheme in schemes else [f"{given}, which needs --scheme {' or '.join(schemes)}; --scheme is {scheme}"]
+
+
+def _mask_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    """What keeps a parameter from being left alone, or an update from running several networks."""
+    scheme = scheme_of(cfg)
+    name = name_of_scheme(cfg)
+    problems = []
+    if scheme == ALTERNATE or cfg.core_only_from is not None:
+        if scheme != ALTERNATE:
+            name += " --core-only-from"
+        problems += _optimizer_problems(cfg, name)
+    if cfg.distributed_world_size > 1 and scheme in SCHEMES_OF_SEVERAL_NETWORKS:
+        problems += _data_parallel_problems(cfg, name)
+    return problems
+
+
+def _optimizer_problems(cfg: PartitionedTranslationConfig, name: str) -> list[str]:
+    problems = []
+    # None while decoding, where fairseq has no optimizer.
+    if cfg.optimizer_name not in (None, OPTIMIZER_NAME):
+        problems.append(
+            f"--optimizer is {cfg.optimizer_name}; {name} needs {OPTIMIZER_NAME}, since other optimizers move "
+            "masked parameters by momentum and weight decay"
+        )
+    if cfg.use_bmuf:
+        problems.append(f"--use-bmuf averages all parameters, masked ones too; with {name} leave it out")
+    if str(cfg.zero_sharding) != "none":
+        problems.append(f"--zero-sharding is {cfg.zero_sharding}, which hides the optimizer; with {name}: none")
+    return problems
+
+
+def _data_parallel_problems(cfg: PartitionedTranslationConfig, name: str) -> list[str]:
     backend = str(cfg.ddp_backend)
     if backend in ("legacy_ddp", "no_c10d"):
         return []
     if backend not in ("c10d", "pytorch_ddp"):
+        cannot = (
+            "an update cannot run several networks" if scheme_of(cfg) == SLIMMABLE else "parameters cannot be masked"
+        )
         return [
-            f"--ddp-backend is {backend}, under which parameters cannot be masked; with --alternate use legacy_ddp, or "
-            "pytorch_ddp with --find-unused-parameters"
+            f"--ddp-backend is {backend}, under which {cannot}; with {name} use legacy_ddp, or pytorch_ddp with "
+            "--find-unused-parameters"
         ]
     if cfg.find_unused_parameters:
         return []
     return [
-        f"--ddp-backend is {backend}, which would apply gradients of core updates without synchronising them; with "
-        "--alternate add --find-unused-parameters, or use --ddp-backend legacy_ddp"
+        f"--ddp-backend is {backend}, which would apply gradients of the core without synchronising them; with "
+        f"{name} add --find-unused-parameters, or use --ddp-backend legacy_ddp"
     ]
 
 
@@ -101,10 +181,11 @@ def _metric_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     problems = []
     if metric in ("bleu", core_name("bleu")) and not cfg.eval_bleu:
         problems.append(f"--best-checkpoint-metric is {metric}, which needs --eval-bleu")
-    if metric.startswith(core_name("")) and cfg.max_level == CORE_LEVEL:
+    only_core = cfg.max_level == CORE_LEVEL or scheme_of(cfg) == CORE_ALONE
+    if metric.startswith(core_name("")) and only_core:
         problems.append(
-            f"--best-checkpoint-metric is {metric}; with --max-level 1 the core is the only network and reports as "
-            f"{metric.removeprefix(core_name(''))}"
+            f"--best-checkpoint-metric is {metric}; without a super-network the core is the only network and reports "
+            f"as {metric.removeprefix(core_name(''))}"
         )
     return problems
 

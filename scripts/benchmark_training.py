@@ -99,13 +99,19 @@ class Contestant:
     Args:
         name: of its rows.
         options: fairseq's, for task, optimizer and partition.
-        levels: what its updates are called, in the order in which they alternate, and the level of each.
+        levels: what its updates are called, in the order in which they take turns, and the levels that each runs; None
+            for a model that is not partitioned.
     """
 
     def __init__(
-        self, name: str, options: str, levels: dict[str, int | None], args: argparse.Namespace, dictionary: Dictionary
+        self,
+        name: str,
+        options: str,
+        levels: dict[str, tuple[int | None, ...]],
+        args: argparse.Namespace,
+        dictionary: Dictionary,
     ) -> None:
-        self.levels = {f"{name}{kind}": level for kind, level in levels.items()}
+        self.levels = {f"{name}{kind}": of_kind for kind, of_kind in levels.items()}
         self.device = args.device
         low = args.precision == "bfloat16"
         command = f"{options} --arch {args.arch} {args.arch_options} --lr 1e-4 --seed 1 --share-all-embeddings"
@@ -124,8 +130,8 @@ class Contestant:
         # Before the trainer puts the model into half precision, or on a GPU.
         sentences = args.tokens // args.length
         self.flops = {
-            kind: network_cost(built.model, built.task, sentences, args.length, level).flops
-            for kind, level in self.levels.items()
+            kind: sum(network_cost(built.model, built.task, sentences, args.length, level).flops for level in levels)
+            for kind, levels in self.levels.items()
         }
         self.trainer = Trainer(built.cfg, built.task, built.model, built.criterion)
 
@@ -162,14 +168,17 @@ class Contestant:
 def contestants_of(args: argparse.Namespace, dictionary: Dictionary) -> list[Contestant]:
     low_rank = f"{PARTITIONED} --partitioned-linear-module-name PartitionedRankLinear --small-ratio {args.ratio}"
     small_width = low_rank.replace("PartitionedRankLinear", "PartitionedLinear")
-    both = {": super update": 2, ": core update": 1}
+    in_turn = {": super update": (2,), ": core update": (1,)}
+    together = {": slimmable": (2, 1)}
     rows = [
-        (STOCK, "--task translation --optimizer adam --adam-betas (0.9,0.98)", {"": None}),
-        (STANDARD, f"{OURS} translation", {"": None}),
-        ("low rank", f"{low_rank} --alternate", both),
-        ("small width", f"{small_width} --alternate", both),
-        ("low-rank core alone", f"{low_rank} --max-level 1", {"": 1}),
-        ("small-width core alone", f"{small_width} --max-level 1", {"": 1}),
+        (STOCK, "--task translation --optimizer adam --adam-betas (0.9,0.98)", {"": (None,)}),
+        (STANDARD, f"{OURS} translation", {"": (None,)}),
+        ("low rank", f"{low_rank} --scheme alternate", in_turn),
+        ("small width", f"{small_width} --scheme alternate", in_turn),
+        ("low rank", f"{low_rank} --scheme slimmable", together),
+        ("small width", f"{small_width} --scheme slimmable", together),
+        ("low-rank core alone", f"{low_rank} --scheme core", {"": (1,)}),
+        ("small-width core alone", f"{small_width} --scheme core", {"": (1,)}),
     ]
     return [Contestant(*row, args, dictionary) for row in rows]
 

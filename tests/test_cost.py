@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats import PartitionedRankLinear, cost
 from fairseq_ats.levels import use_level
+from fairseq_ats.schemes import Schedule
 from fairseq_ats.synthetic import Built, build, numbered_dictionary, random_batch
 from fairseq_ats.tasks import TASK_NAME
 from tests.conftest import ROOT
@@ -132,8 +133,23 @@ def test_counting_leaves_the_model_as_it_was() -> None:
 
 def test_schemes() -> None:
     costs = {1: cost.Cost(1, 1, 10, 20, 1), 2: cost.Cost(1, 1, 30, 60, 1)}
-    assert list(cost.update_flops(costs).values()) == [90, 30, 60, 120]
-    assert cost.update_flops({1: costs[1]}) == {"core only": 30}
+    # Distilled: (90 + 30 + a forward pass of 30) / 2.
+    assert list(cost.scheme_flops(costs).values()) == [90, 30, 60, 75, 120]
+    assert cost.scheme_flops(costs, (3, 1))["ATS (alternate 3:1)"] == (3 * 90 + 30) / 4
+    assert cost.scheme_flops({1: costs[1]}) == {"core only": 30}
+    three = costs | {3: cost.Cost(1, 1, 100, 200, 1)}
+    assert list(cost.scheme_flops(three).values()) == [300, 30, 140, (300 + (90 + 100) + (30 + 100)) / 3, 420]
+
+
+def test_flops_of_a_training() -> None:
+    """Phases and distillation: where the super-network runs anyway, its soft targets cost nothing."""
+    costs = {1: cost.Cost(1, 1, 10, 20, 1), 2: cost.Cost(1, 1, 30, 60, 1)}
+    phases = {"super_only_updates": 2, "core_only_from": 5}
+    slimmable = Schedule("slimmable", 2, **phases)
+    assert cost.training_flops(costs, slimmable, range(7)) == 2 * 90 + 3 * 120 + 2 * 30
+    assert cost.training_flops(costs, slimmable, range(7), distils=True) == 2 * 90 + 3 * 120 + 2 * (30 + 30)
+    alternate = Schedule("alternate", 2, **phases)
+    assert cost.training_flops(costs, alternate, range(7), distils=True) == 2 * 90 + (90 + 60 + 90) + 2 * 60
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -142,9 +158,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_command() -> None:
-    printed = run(*ARCH, "--small-ratio", "0.25", "--vocabulary", "50", "--tokens", "200", "--length", "5").stdout
+    options = ("--small-ratio", "0.25", "--alternate", "--alternate-pattern", "2:1")
+    printed = run(*ARCH, *options, "--vocabulary", "50", "--tokens", "200", "--length", "5").stdout
     assert "small_ratio=0.25" in printed
     assert "| ATS (alternate) |" in printed
+    assert "| ATS (alternate 2:1) |" in printed
     model = built_of("PartitionedRankLinear", 0.25).model
     assert f"| super | {sum(p.numel() for p in model.parameters()):,} |" in printed
 

@@ -8,17 +8,11 @@ from fairseq.distributed import LegacyDistributedDataParallel
 from torch import nn
 
 from fairseq_ats import PartitionedLinear, PartitionedRankLinear
-from fairseq_ats.levels import freeze_above, level_of_update, set_level, use_level
+from fairseq_ats.levels import freeze_above, set_level, use_level
 
 
 def layer(max_level: int = 2) -> PartitionedLinear:
     return PartitionedLinear.from_linear(nn.Linear(4, 4), 0.5, dim=0, max_level=max_level)
-
-
-def test_even_updates_train_everything_and_odd_ones_the_core() -> None:
-    assert [level_of_update(n, 2, alternate=True) for n in range(5)] == [2, 1, 2, 1, 2]
-    assert [level_of_update(n, 2, alternate=False) for n in range(3)] == [2, 2, 2]
-    assert [level_of_update(n, 1, alternate=False) for n in range(3)] == [1, 1, 1]
 
 
 def test_level_returns_on_exit_and_after_an_exception() -> None:

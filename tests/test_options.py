@@ -27,6 +27,40 @@ Build = Callable[..., SimpleNamespace]
         (["--best-checkpoint-metric", "bleu"], "--best-checkpoint-metric is bleu, which needs --eval-bleu"),
         (["--best-checkpoint-metric", "core_bleu"], "core_bleu, which needs --eval-bleu"),
         (["--best-checkpoint-metric", "core_loss", "--max-level", "1"], "reports as loss"),
+        (["--best-checkpoint-metric", "core_loss", "--scheme", "core"], "reports as loss"),
+        (["--alternate", "--scheme", "slimmable"], "--alternate is --scheme alternate, and --scheme is slimmable"),
+        (["--scheme", "slimmable", "--max-level", "1"], "--scheme slimmable needs two networks"),
+        (["--scheme", "core", "--max-level", "2"], "--scheme core builds the core alone and --max-level is 2"),
+        (
+            ["--alternate-pattern", "3:1"],
+            "--alternate-pattern is 3:1, which needs --scheme alternate; --scheme is stan",
+        ),
+        (["--alternate", "--alternate-pattern", "3:x"], "--alternate-pattern is '3:x'; allowed: whole numbers above 0"),
+        (["--alternate", "--alternate-pattern", "2:1:1"], "--alternate-pattern is 2:1:1; allowed: 2 numbers"),
+        (["--alternate", "--super-only-updates", "-1"], "--super-only-updates is -1; allowed: 0 or more"),
+        (["--super-only-updates", "5"], "--super-only-updates is 5, which needs --scheme alternate or slimmable"),
+        (["--scheme", "core", "--core-only-from", "5"], "--core-only-from is 5, which needs --scheme alternate or"),
+        (
+            ["--alternate", "--super-only-updates", "5", "--core-only-from", "5"],
+            r"--core-only-from is 5; allowed: more than --super-only-updates \(5\)",
+        ),
+        (["--alternate", "--distillation-weight", "1.5"], r"--distillation-weight is 1\.5; allowed: 0 to 1"),
+        (["--alternate", "--distillation-weight", "nan"], "--distillation-weight is nan; allowed: 0 to 1"),
+        (["--distillation-weight", "0.5"], r"--distillation-weight is 0\.5, which needs --scheme alternate or"),
+        (
+            ["--alternate", "--distillation-weight", "1", "--distillation-temperature", "0"],
+            r"--distillation-temperature is 0\.0; allowed: above 0",
+        ),
+        (["--alternate", "--distillation-temperature", "2"], "which needs --distillation-weight above 0"),
+        (
+            ["--scheme", "slimmable", "--distributed-world-size", "2", "--ddp-backend", "slowmo"],
+            "--ddp-backend is slowmo, under which an update cannot run several networks; with --scheme slimmable use",
+        ),
+        (["--scheme", "slimmable", "--distributed-world-size", "2"], r"--ddp-backend is pytorch_ddp.* add --find-unu"),
+        (
+            ["--scheme", "slimmable", "--core-only-from", "9", "--use-bmuf"],
+            "with --scheme slimmable --core-only-from leave it out",
+        ),
         (
             ["--alternate", "--distributed-world-size", "2", "--ddp-backend", "fully_sharded"],
             "--ddp-backend is fully_sharded",
@@ -51,12 +85,17 @@ def test_refused(build: Build, arguments: list[str], message: str) -> None:
 def test_all_problems_at_once(build: Build) -> None:
     with pytest.raises(ValueError, match=r"--small-ratio is 2.*--max-level is 7"):
         build("--small-ratio", "2", "--max-level", "7")
+    with pytest.raises(ValueError, match=r"--alternate-pattern is .*--distillation-weight is "):
+        build("--alternate-pattern", "2:1", "--distillation-weight", "2")
 
 
 def test_alternation_needs_our_optimizer(build: Build) -> None:
     with pytest.raises(ValueError, match="--optimizer is adam; --alternate needs adam_for_partitioned_model"):
         build("--alternate", optimizer="adam")
+    with pytest.raises(ValueError, match="--scheme slimmable --core-only-from needs adam_for_partitioned_model"):
+        build("--scheme", "slimmable", "--core-only-from", "9", optimizer="adam")
     build(optimizer="adam")
+    build("--scheme", "slimmable", optimizer="adam")
 
 
 @pytest.mark.parametrize(
@@ -69,6 +108,7 @@ def test_alternation_needs_our_optimizer(build: Build) -> None:
 )
 def test_accepted_with_two_workers(build: Build, arguments: list[str]) -> None:
     build("--alternate", "--distributed-world-size", "2", *arguments)
+    build("--scheme", "slimmable", "--distributed-world-size", "2", *arguments)
 
 
 def test_unknown_module_name(parse: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,3 +145,13 @@ def test_no_option_of_ours_hides_one_of_fairseqs(parse: Callable[..., Any]) -> N
     cfg = parse("--max-level", "2", "--small-ratio", "0.5", "--alternate", "--alternate-lr-coef", "2")
     assert (cfg.task.max_level, cfg.task.small_ratio, cfg.task.alternate) == (2, 0.5, True)
     assert cfg.optimizer.alternate_lr_coef == 2.0
+    options = ("--scheme", "alternate", "--alternate-pattern", "3:1", "--super-only-updates", "4")
+    options += ("--core-only-from", "9", "--distillation-weight", "0.5", "--distillation-temperature", "2")
+    task = parse(*options).task
+    assert (task.scheme, task.alternate_pattern, task.super_only_updates, task.core_only_from) == (
+        "alternate",
+        "3:1",
+        4,
+        9,
+    )
+    assert (task.distillation_weight, task.distillation_temperature) == (0.5, 2.0)

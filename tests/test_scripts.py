@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from fairseq_ats.schemes import scheme_of
 from tests.command_line import train
 from tests.conftest import OUR_TASK, ROOT
 
@@ -108,7 +109,7 @@ def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., 
     assert cfg.task._name == options["task"]
     if options["task"] == OUR_TASK:
         assert cfg.task.small_ratio == options["small_ratio"]
-        assert cfg.task.alternate == options["alternate"]
+        assert scheme_of(cfg.task) == options.get("scheme", "alternate" if options.get("alternate") else "standard")
     assert cfg.optimization.lr == [options["lr"]]
     assert cfg.model.encoder_layers == options["encoder_layers"]
 
@@ -163,7 +164,8 @@ def test_benchmark_of_training() -> None:
     assert flops["low rank: core update"] == flops["low-rank core alone"] < 1
     assert flops["small width: core update"] == flops["small-width core alone"] < 1
     assert memory["small-width core alone"] < memory["small width: super update"]
-    assert len(flops) == 10
+    assert flops["low rank: slimmable"] > flops["low rank: super update"]
+    assert len(flops) == 12
 
 
 def test_benchmark_of_decoding() -> None:
@@ -227,7 +229,16 @@ def test_every_option_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     assert not re.search(r"@[A-Z0-9_]+@", readme), "a number that was to be filled in"
     options = ["--partitioned-linear-module-name", "--small-ratio", "--alternate", "--max-level", "--alternate-lr-coef"]
-    options += ["--autocast", "--init-from", "--init-order"]
+    options += [
+        "--autocast",
+        "--init-from",
+        "--init-order",
+        "--scheme",
+        "--alternate-pattern",
+        "--super-only-updates",
+        "--core-only-from",
+    ]
+    options += ["--distillation-weight", "--distillation-temperature"]
     for option in options:
         row = re.search(rf"^\| `{option}` \|.*\|.*\| `(.*)` \|$", readme, re.MULTILINE)
         assert row, f"{option} has no row with an example"

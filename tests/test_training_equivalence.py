@@ -15,12 +15,10 @@ from fairseq_ats.modules.partitioned_module import PartitionedModule
 from fairseq_ats.partition import Partition
 from fairseq_ats.surgery import partition_linears_, partition_model_
 from tests.conftest import with_our_attention
+from tests.plain_networks import NOISE, adam_by_hand, dense_gradients
 
 Build = Callable[..., SimpleNamespace]
 UPDATES = 5
-
-# A key bias adds the same to all scores of a query: its gradient is zero but for rounding, which Adam scales up.
-NOISE = ("k_proj.bias", "k_proj.core_bias")
 
 
 def train(
@@ -141,6 +139,10 @@ def test_ats_against_two_plain_networks_in_float64(build: Build, batch: Any, upd
     moments = {name: [0.0, 0.0, 0] for name in reference}
     replaced = [name for name, m in model.named_modules() if isinstance(m, PartitionedModule)]
 
+    def loss(network: torch.nn.Module) -> torch.Tensor:
+        total, sample_size, _ = built.criterion(network, batch)
+        return total / sample_size
+
     for update in range(4):
         level = built.task.level_of_update(update)
         assert level == (2 if update % 2 == 0 else 1)
@@ -151,59 +153,11 @@ def test_ats_against_two_plain_networks_in_float64(build: Build, batch: Any, upd
         adam.multiply_grads(1 / (update_freq * batch["ntokens"]))
         built.task.optimizer_step(adam, model, update)
 
-        gradients = dense_gradients(stock, reference, replaced, level, built.criterion, batch)
+        gradients = dense_gradients(stock, reference, replaced, level, loss)
         for name, gradient in gradients.items():
-            adam_by_hand(reference, moments, name, gradient, cfg)
+            adam_by_hand(reference, moments, name, gradient, cfg.lr[0], cfg.adam_eps)
     for name, parameter in model.named_parameters():
         if name.endswith(NOISE):
             continue
         # fairseq's loss takes its log-softmax in float32 (fairseq/utils.py, log_softmax).
         torch.testing.assert_close(parameter.detach(), reference[name], rtol=1e-4, atol=1e-6)
-
-
-def dense_gradients(
-    stock: torch.nn.Module,
-    values: dict[str, torch.Tensor],
-    replaced: list[str],
-    level: int,
-    criterion: Any,
-    batch: Any,
-) -> dict[str, torch.Tensor]:
-    for name, parameter in stock.named_parameters():
-        owner, kind = name.rsplit(".", 1)
-        if owner not in replaced:
-            parameter.data.copy_(values[name])
-        elif kind == "bias":
-            parameter.data.copy_(values[f"{owner}.core_bias"])
-        else:
-            product = values[f"{owner}.core_v"] @ values[f"{owner}.core_u"]
-            full = values[f"{owner}.extension_weight"] if level == 2 else 0.0
-            parameter.data.copy_(product + full)
-    stock.zero_grad()
-    loss, sample_size, _ = criterion(stock, batch)
-    (loss / sample_size).backward()
-    gradients = {}
-    for name, parameter in stock.named_parameters():
-        owner, kind = name.rsplit(".", 1)
-        g = parameter.grad
-        if owner not in replaced:
-            gradients[name] = g
-        elif kind == "bias":
-            gradients[f"{owner}.core_bias"] = g
-        else:
-            gradients[f"{owner}.core_v"] = g @ values[f"{owner}.core_u"].T
-            gradients[f"{owner}.core_u"] = values[f"{owner}.core_v"].T @ g
-            if level == 2:
-                gradients[f"{owner}.extension_weight"] = g
-    return gradients
-
-
-def adam_by_hand(
-    values: dict[str, torch.Tensor], moments: dict[str, list], name: str, g: torch.Tensor, cfg: Any
-) -> None:
-    b1, b2 = 0.9, 0.98
-    m, v, t = moments[name]
-    m, v, t = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g, t + 1
-    moments[name] = [m, v, t]
-    step_size = cfg.lr[0] * (1 - b2**t) ** 0.5 / (1 - b1**t)
-    values[name] = values[name] - step_size * m / (v.sqrt() + cfg.adam_eps)

@@ -24,6 +24,16 @@ from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWith
 # The same tensors in the same code.
 TOLERANCE = 0.0
 
+# Options of trainings of more than one network, at their defaults.
+_NO_SCHEME = {
+    "scheme": None,
+    "alternate_pattern": None,
+    "super_only_updates": 0,
+    "core_only_from": None,
+    "distillation_weight": 0.0,
+    "distillation_temperature": 1.0,
+}
+
 
 @dataclass(frozen=True)
 class CoreCheckpoint(OutputFormat):
@@ -83,7 +93,7 @@ def _options_of_core(options: Any) -> Any:
         return argparse.Namespace(**_options_of_core(vars(options)))
     if not isinstance(options, Mapping):
         return options
-    changes = {"max_level": CORE_LEVEL, "alternate": False}
+    changes = {"max_level": CORE_LEVEL, "alternate": False} | _NO_SCHEME
     if options.get("best_checkpoint_metric"):
         changes["best_checkpoint_metric"] = options["best_checkpoint_metric"].removeprefix(core_name(""))
     return dict(options) | {name: value for name, value in changes.items() if name in options}

@@ -1,8 +1,9 @@
 """Translation with a super-network and the core network inside it.
 
-One update, in order: fairseq's trainer calls :meth:`train_step` with ``update_num``; the level of that update is set
-on the partitioned layers while the stock task runs forward and backward; the trainer clips; :meth:`optimizer_step`
-gives the optimizer the same level; :meth:`reduce_metrics` logs the loss under the network's name.
+One update, in order: fairseq's trainer calls :meth:`train_step` with ``update_num``; each level of that update, from
+the highest down, is set on the partitioned layers while the stock task runs forward and backward; the trainer clips;
+:meth:`optimizer_step` gives the optimizer the highest of these levels; :meth:`reduce_metrics` logs each loss under its
+network's name.
 """
 
 # No "from __future__ import annotations" here: fairseq makes options from the field types and needs them as types
@@ -20,8 +21,9 @@ from omegaconf import II
 
 from fairseq_ats.best_checkpoints import BestOfOtherNetwork
 from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
+from fairseq_ats.distillation import Distillation, Teacher, log_distillation
 from fairseq_ats.importance import order_by_importance_
-from fairseq_ats.levels import freeze_above, level_of_update, set_level, use_level
+from fairseq_ats.levels import freeze_above, set_level, use_level
 from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
 from fairseq_ats.option_checks import LAST_CHECKPOINT, partition_problems, training_problems
 from fairseq_ats.partition import (
@@ -34,6 +36,17 @@ from fairseq_ats.partition import (
     reconciled,
 )
 from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast
+from fairseq_ats.schemes import (
+    ALTERNATE,
+    CORE_ALONE,
+    SCHEMES,
+    SCHEMES_OF_SEVERAL_NETWORKS,
+    STANDARD,
+    Schedule,
+    name_of_scheme,
+    schedule_of,
+    scheme_of,
+)
 from fairseq_ats.surgery import check_model_options, partition_model_
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.warm_start import load_stock_weights_
@@ -61,12 +74,50 @@ class PartitionedTranslationConfig(TranslationConfig):
             f"checkpoint, or {DEFAULT_SMALL_RATIO}"
         },
     )
+    scheme: Optional[ChoiceEnum(list(SCHEMES))] = field(
+        default=None,
+        metadata={
+            "help": "what an update trains: the highest level (standard), the core, which is then the only network "
+            "(core), one network in turn (alternate), or every network by the sum of their gradients (slimmable); "
+            "default: standard"
+        },
+    )
     alternate: bool = field(
         default=False,
         metadata={
             "help": "alternating training scheme: even updates train the super-network, odd updates run and move the "
-            "core only"
+            "core only; the same as --scheme alternate"
         },
+    )
+    alternate_pattern: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme alternate: how many updates in a row train each network, from the super-network "
+            "down, as in 3:1; default: one each"
+        },
+    )
+    super_only_updates: int = field(
+        default=0,
+        metadata={
+            "help": "with --scheme alternate or slimmable: train the super-network alone in so many updates at first"
+        },
+    )
+    core_only_from: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme alternate or slimmable: train the core alone from this update on, counted from 0; "
+            "default: never"
+        },
+    )
+    distillation_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "with --scheme alternate or slimmable: weight, from 0 to 1, of the super-network's soft targets in "
+            "the loss of the smaller networks"
+        },
+    )
+    distillation_temperature: float = field(
+        default=1.0, metadata={"help": "temperature of the soft targets of --distillation-weight"}
     )
     max_level: Optional[int] = field(
         default=None,
@@ -127,7 +178,10 @@ class PartitionedTranslationConfig(TranslationConfig):
 
 @register_task(TASK_NAME, dataclass=PartitionedTranslationConfig)
 class TranslationWithPartitionedModelTask(TranslationTask):
-    """``--task translation_with_partitioned_model``: ATS (Algorithm 2 of the paper) on any stock Transformer."""
+    """``--task translation_with_partitioned_model``: ATS (Algorithm 2 of the paper) on any stock Transformer.
+
+    Other schemes, too: :mod:`fairseq_ats.schemes`.
+    """
 
     cfg: PartitionedTranslationConfig
 
@@ -153,6 +207,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     def __init__(self, cfg: PartitionedTranslationConfig, src_dict: Any, tgt_dict: Any) -> None:
         super().__init__(cfg, src_dict, tgt_dict)
         self.partition: Partition | None = None
+        self.schedule: Schedule | None = None
         self.best_of_other_network = BestOfOtherNetwork(
             cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, keeps_last=not cfg.no_last_checkpoints
         )
@@ -173,6 +228,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         if self.cfg.autocast is not None and not from_checkpoint:
             check_autocast(cfg, str(self.cfg.autocast))
         given = self._given_partition()
+        if scheme_of(self.cfg) == CORE_ALONE and not from_checkpoint:
+            given["max_level"] = CORE_LEVEL
         source = "the checkpoint" if from_checkpoint else self._checkpoint_to_load()
         if from_checkpoint:
             # --model-overrides reaches the model's options; of the task's it changes the saved ones only.
@@ -182,6 +239,9 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             self.partition = Partition(**given)
         else:
             self.partition = self._continue_from(source, given)
+        # What is decoded is not trained; its options may be those of a training of more networks.
+        max_level = self.partition.max_level
+        self.schedule = Schedule(STANDARD, max_level) if from_checkpoint else schedule_of(self.cfg, max_level)
         model = super().build_model(cfg, from_checkpoint)
         if self.cfg.init_from and not from_checkpoint:
             self._warm_start_(model, source)
@@ -230,13 +290,18 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         header = read_header(source)
         saved = partition_of(header.get("task_state"))
         partition = reconciled(given, saved, source)
-        if self.cfg.alternate and partition.max_level == CORE_LEVEL:
-            raise ValueError(f"--alternate needs two networks and {source} holds the core alone")
+        if scheme_of(self.cfg) in SCHEMES_OF_SEVERAL_NETWORKS and partition.max_level == CORE_LEVEL:
+            raise ValueError(f"{name_of_scheme(self.cfg)} needs two networks and {source} holds the core alone")
         # With --finetune-from-model fairseq resets optimizer, meters and data by itself.
         resets_all = source == self.cfg.finetune_from_model
         if partition.max_level < saved.max_level and not (self.cfg.reset_optimizer or resets_all):
+            asked = (
+                f"--scheme is {CORE_ALONE}"
+                if scheme_of(self.cfg) == CORE_ALONE
+                else f"--max-level is {partition.max_level}"
+            )
             raise ValueError(
-                f"--max-level is {partition.max_level} and {source} has the optimizer's state of both networks; "
+                f"{asked} and {source} has the optimizer's state of both networks; "
                 "take its weights only: --finetune-from-model instead, or --reset-optimizer"
             )
         # As fairseq does with its own best value (fairseq/checkpoint_utils.py:256).
@@ -247,7 +312,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     # One update.
 
     def level_of_update(self, update_num: int) -> int:
-        return level_of_update(update_num, self.partition.max_level, self.cfg.alternate)
+        """The highest level that update ``update_num`` trains; what is above it stays as it is."""
+        return max(self.schedule.levels_of_update(update_num))
 
     def train_step(
         self,
@@ -258,24 +324,54 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         update_num: int,
         ignore_grad: bool = False,
     ) -> tuple[Any, Any, dict[str, Any]]:
-        """Forward and backward of the update's network, on one mini-batch."""
-        level = self.level_of_update(update_num)
-        if self.cfg.alternate:
-            freeze_above(model, level)
-        with use_level(model, level):
-            loss, sample_size, logging_output = super().train_step(
-                sample, model, in_autocast(criterion, self._autocast), optimizer, update_num, ignore_grad
-            )
-        return loss, sample_size, self._under_own_name(logging_output, level)
+        """Forward and backward of the update's networks, one after the other, on one mini-batch.
+
+        Their gradients add up. With pytorch_ddp each backward pass reduces: the gradients of an earlier network are
+        the same mean on every worker by then, and a mean of them. (Reducing in the last pass alone would miss what only
+        earlier passes use: PyTorch's issue 69031, mended in 2024.)
+
+        Returns:
+            The sum of the losses, the sample size of the mini-batch, and every network's logging output.
+        """
+        levels = self.schedule.levels_of_update(update_num)
+        if self.schedule.masks:
+            freeze_above(model, max(levels))
+        teacher = self._teacher(sample, model, levels)
+        losses, merged = 0.0, {}
+        for level in levels:
+            step_criterion = criterion
+            if teacher is not None:
+                is_super = level == self.partition.max_level
+                step_criterion = teacher.recording(criterion) if is_super else teacher.distilling(criterion)
+            with use_level(model, level):
+                loss, sample_size, logging_output = super().train_step(
+                    sample, model, in_autocast(step_criterion, self._autocast), optimizer, update_num, ignore_grad
+                )
+            losses = losses + loss.detach()
+            merged.update(self._under_own_name(logging_output, level))
+        return losses, sample_size, merged
+
+    def _teacher(self, sample: dict[str, Any], model: Any, levels: tuple[int, ...]) -> Teacher | None:
+        """Where distillation trains a smaller network: the super-network's soft targets, or who will make them."""
+        highest = self.partition.max_level
+        if self.cfg.distillation_weight == 0 or min(levels) == highest:
+            return None
+        teacher = Teacher(
+            Distillation(self.cfg.distillation_weight, self.cfg.distillation_temperature, self.target_dictionary.pad())
+        )
+        if highest not in levels:
+            with use_level(model, highest):
+                teacher.predict(model, sample, self._autocast)
+        return teacher
 
     @property
     def _autocast(self) -> str | None:
         return None if self.cfg.autocast is None else str(self.cfg.autocast)
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
-        """Move the parameters of the update's network, and nothing else."""
+        """Move the parameters of the update's networks, and nothing else."""
         self.best_of_other_network.updated()
-        if not self.cfg.alternate:
+        if not self.schedule.masks:
             super().optimizer_step(optimizer, model, update_num)
             return
         # .optimizer is the torch optimizer under each of fairseq's wrappers (fp16, memory-efficient fp16, amp).
@@ -298,7 +394,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         reduce_by_network(super().reduce_metrics, logging_outputs, criterion)
-        if self.cfg.alternate:
+        log_distillation(logging_outputs, [CORE])
+        if self.schedule.scheme == ALTERNATE:
             usual, _ = split_networks(logging_outputs)
             trained, other = ("super", CORE) if usual else (CORE, "super")
             log_gradient_norm(trained, other)
