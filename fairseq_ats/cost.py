@@ -35,7 +35,7 @@ from fairseq_ats.levels import use_level
 from fairseq_ats.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.partitioned_module import parameter_level
-from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
+from fairseq_ats.partition import CORE_LEVEL, Partition
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
 from fairseq_ats.tasks import TASK_NAME
 
@@ -126,15 +126,15 @@ def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[
 
 def update_flops(costs: dict[int, Cost]) -> dict[str, float]:
     """FLOPs of an average update of each training scheme, from the costs of a model's levels."""
-    result = {}
-    if SUPER_LEVEL in costs:
-        result["standard (super-network only)"] = float(costs[SUPER_LEVEL].flops)
-    result["core only"] = float(costs[CORE_LEVEL].flops)
-    if SUPER_LEVEL in costs:
-        both = costs[SUPER_LEVEL].flops + costs[CORE_LEVEL].flops
-        result["ATS (alternate)"] = both / 2
-        result["slimmable (both in one update)"] = float(both)
-    return result
+    if len(costs) == 1:
+        return {"core only": float(costs[CORE_LEVEL].flops)}
+    of_all = sum(cost.flops for cost in costs.values())
+    return {
+        "standard (super-network only)": float(costs[max(costs)].flops),
+        "core only": float(costs[CORE_LEVEL].flops),
+        "ATS (alternate)": of_all / len(costs),
+        f"slimmable ({'both' if len(costs) == 2 else 'all'} in one update)": float(of_all),
+    }
 
 
 @contextmanager
@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = sentences * args.length
     costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
-    print(table(costs, tokens))
+    print(table(costs, tokens, task.partition))
 
 
 def _from_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
@@ -214,9 +214,8 @@ def _from_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     return task, task.build_model(cfg.model, from_checkpoint=True)
 
 
-def table(costs: dict[int, Cost], tokens: int) -> str:
+def table(costs: dict[int, Cost], tokens: int, partition: Partition) -> str:
     """Markdown: the networks, and the updates of each scheme."""
-    names = {CORE_LEVEL: "core", SUPER_LEVEL: "super"}
     lines = [
         "| network | parameters | in embeddings | forward MFLOPs/token | backward | activations kB/token "
         "| weights, gradients, Adam MB |",
@@ -224,7 +223,7 @@ def table(costs: dict[int, Cost], tokens: int) -> str:
     ]
     for level, cost in sorted(costs.items(), reverse=True):
         lines.append(
-            f"| {names[level]} | {cost.parameters:,} | {cost.embedding_parameters:,} "
+            f"| {partition.network_name(level)} | {cost.parameters:,} | {cost.embedding_parameters:,} "
             f"| {cost.forward_flops / tokens / 1e6:.1f} | {cost.backward_flops / tokens / 1e6:.1f} "
             f"| {cost.activation_bytes / tokens / 1e3:.0f} | {cost.state_bytes / 1e6:.0f} |"
         )

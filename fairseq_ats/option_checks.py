@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from fairseq.utils import split_paths
 
-from fairseq_ats.metrics import core_name
+from fairseq_ats.metrics import split_metric
 from fairseq_ats.optim import OPTIMIZER_NAME
-from fairseq_ats.partition import CORE_LEVEL, Partition
+from fairseq_ats.partition import CORE_LEVEL, Partition, parse_small_ratio
 
 # fairseq's default of --restore-file: a name in --save-dir.
 LAST_CHECKPOINT = "checkpoint_last.pt"
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 def partition_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """One sentence for each option or file that cannot be, in training as in decoding."""
-    problems = Partition.problems(cfg.partitioned_linear_module_name, cfg.small_ratio, cfg.max_level)
+    problems = []
+    small_ratio = None
+    try:
+        small_ratio = parse_small_ratio(cfg.small_ratio)
+    except ValueError as error:
+        problems.append(str(error))
+    problems += Partition.problems(cfg.partitioned_linear_module_name, small_ratio, cfg.max_level)
     return problems + _data_problems(cfg) + _file_problems(cfg)
 
 
@@ -98,15 +104,10 @@ def _precision_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def _metric_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     # fairseq looks the metric up after the first validation and before the first save (fairseq_cli/train.py:534).
     metric = cfg.best_checkpoint_metric or ""
-    problems = []
-    if metric in ("bleu", core_name("bleu")) and not cfg.eval_bleu:
-        problems.append(f"--best-checkpoint-metric is {metric}, which needs --eval-bleu")
-    if metric.startswith(core_name("")) and cfg.max_level == CORE_LEVEL:
-        problems.append(
-            f"--best-checkpoint-metric is {metric}; with --max-level 1 the core is the only network and reports as "
-            f"{metric.removeprefix(core_name(''))}"
-        )
-    return problems
+    # Whether the run has the network is known with its partition (best_checkpoints.py).
+    if split_metric(metric)[1] == "bleu" and not cfg.eval_bleu:
+        return [f"--best-checkpoint-metric is {metric}, which needs --eval-bleu"]
+    return []
 
 
 def _warm_start_problems(cfg: PartitionedTranslationConfig) -> list[str]:

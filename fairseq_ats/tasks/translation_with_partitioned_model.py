@@ -1,4 +1,4 @@
-"""Translation with a super-network and the core network inside it.
+"""Translation with a super-network and the core, or several networks, inside it.
 
 One update, in order: fairseq's trainer calls :meth:`train_step` with ``update_num``; the level of that update is set
 on the partitioned layers while the stock task runs forward and backward; the trainer clips; :meth:`optimizer_step`
@@ -18,19 +18,19 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
-from fairseq_ats.best_checkpoints import BestOfOtherNetwork
+from fairseq_ats.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
 from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, level_of_update, set_level, use_level
-from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
+from fairseq_ats.metrics import HIGHEST, log_gradient_norm, reduce_by_network, split_networks, under_name
 from fairseq_ats.option_checks import LAST_CHECKPOINT, partition_problems, training_problems
 from fairseq_ats.partition import (
     CORE_LEVEL,
     DEFAULT_MODULE_NAME,
     DEFAULT_SMALL_RATIO,
     MODULE_NAMES,
-    SUPER_LEVEL,
     Partition,
+    parse_small_ratio,
     reconciled,
 )
 from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast
@@ -54,11 +54,13 @@ class PartitionedTranslationConfig(TranslationConfig):
             f"(small-width core); default: as in the checkpoint, or {DEFAULT_MODULE_NAME}"
         },
     )
-    small_ratio: Optional[float] = field(
+    # A number, or several with commas between them: see parse_small_ratio.
+    small_ratio: Optional[str] = field(
         default=None,
         metadata={
-            "help": "r, size of the core's rank or width relative to the full layer, 0 < r < 1; default: as in the "
-            f"checkpoint, or {DEFAULT_SMALL_RATIO}"
+            "help": "r, size of the core's rank or width relative to the full layer, 0 < r < 1; several, ascending and "
+            "with commas between them, make a network of each between the core and the super-network; default: as in "
+            f"the checkpoint, or {DEFAULT_SMALL_RATIO}"
         },
     )
     alternate: bool = field(
@@ -71,8 +73,8 @@ class PartitionedTranslationConfig(TranslationConfig):
     max_level: Optional[int] = field(
         default=None,
         metadata={
-            "help": "network to train or decode: 1 is the core alone, 2 the super-network; default: the highest that "
-            "there is"
+            "help": "network to train or decode: 1 is the core alone, 2 the super-network, or with several ratios the "
+            "next larger one, and so on; default: the highest that there is"
         },
     )
     autocast: Optional[ChoiceEnum(list(AUTOCAST_DTYPES))] = field(
@@ -153,9 +155,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     def __init__(self, cfg: PartitionedTranslationConfig, src_dict: Any, tgt_dict: Any) -> None:
         super().__init__(cfg, src_dict, tgt_dict)
         self.partition: Partition | None = None
-        self.best_of_other_network = BestOfOtherNetwork(
-            cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, keeps_last=not cfg.no_last_checkpoints
-        )
+        self.best_of_other_networks: list[BestOfNetwork] = []
 
     # The partition: from the options in a new run, from the checkpoint everywhere else.
 
@@ -180,6 +180,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             self.partition = reconciled(given, partition_of(self.state_dict()), source)
         elif source is None:
             self.partition = Partition(**given)
+            self.best_of_other_networks = self._best_of_other_networks(self.partition)
         else:
             self.partition = self._continue_from(source, given)
         model = super().build_model(cfg, from_checkpoint)
@@ -211,7 +212,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         module_name = self.cfg.partitioned_linear_module_name
         given = {
             "module_name": None if module_name is None else str(module_name),
-            "small_ratio": self.cfg.small_ratio,
+            "small_ratio": parse_small_ratio(self.cfg.small_ratio),
             "max_level": self.cfg.max_level,
         }
         return {name: value for name, value in given.items() if value is not None}
@@ -236,12 +237,16 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         resets_all = source == self.cfg.finetune_from_model
         if partition.max_level < saved.max_level and not (self.cfg.reset_optimizer or resets_all):
             raise ValueError(
-                f"--max-level is {partition.max_level} and {source} has the optimizer's state of both networks; "
+                f"--max-level is {partition.max_level} and {source} has the optimizer's state of "
+                f"{'both' if saved.max_level == 2 else 'more'} networks; "
                 "take its weights only: --finetune-from-model instead, or --reset-optimizer"
             )
+        self.best_of_other_networks = self._best_of_other_networks(partition)
         # As fairseq does with its own best value (fairseq/checkpoint_utils.py:256).
         if not (self.cfg.reset_optimizer or self.cfg.reset_meters or resets_all):
-            self.best_of_other_network.load_state(header["extra_state"].get(type(self).__name__, {}))
+            for state in states_of(header["extra_state"].get(type(self).__name__, {})):
+                for best in self.best_of_other_networks:
+                    best.load_state(state)
         return partition
 
     # One update.
@@ -274,7 +279,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """Move the parameters of the update's network, and nothing else."""
-        self.best_of_other_network.updated()
+        for best in self.best_of_other_networks:
+            best.updated()
         if not self.cfg.alternate:
             super().optimizer_step(optimizer, model, update_num)
             return
@@ -294,29 +300,36 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         return loss, sample_size, merged
 
     def _under_own_name(self, logging_output: dict[str, Any], level: int) -> dict[str, Any]:
-        return logging_output if level == self.partition.max_level else as_core(logging_output)
+        highest = level == self.partition.max_level
+        return under_name(HIGHEST if highest else self.partition.network_name(level), logging_output)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        reduce_by_network(super().reduce_metrics, logging_outputs, criterion)
+        names = {level: self.partition.network_name(level) for level in self.partition.levels}
+        highest = names.pop(self.partition.max_level)
+        reduce_by_network(super().reduce_metrics, logging_outputs, criterion, list(names.values()))
         if self.cfg.alternate:
-            usual, _ = split_networks(logging_outputs)
-            trained, other = ("super", CORE) if usual else (CORE, "super")
-            log_gradient_norm(trained, other)
+            trained = next(iter(split_networks(logging_outputs)), HIGHEST) or highest
+            log_gradient_norm(trained, [name for name in (*names.values(), highest) if name != trained])
 
-    # The best checkpoint of the network that --best-checkpoint-metric does not follow.
+    # The best checkpoints of the networks that --best-checkpoint-metric does not follow.
 
-    @property
-    def has_two_networks(self) -> bool:
-        return self.partition.max_level == SUPER_LEVEL
+    def _best_of_other_networks(self, partition: Partition) -> list[BestOfNetwork]:
+        return best_of_other_networks(
+            partition,
+            self.cfg.best_checkpoint_metric,
+            self.cfg.maximize_best_checkpoint_metric,
+            keeps_last=not self.cfg.no_last_checkpoints,
+        )
 
     def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
-        if self.has_two_networks:
-            self.best_of_other_network.validated(stats)
+        for best in self.best_of_other_networks:
+            best.validated(stats)
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
-        if not self.has_two_networks:
+        if not self.best_of_other_networks:
             return {}
-        return {type(self).__name__: self.best_of_other_network.state_to_save()}
+        return {type(self).__name__: as_saved([best.state_to_save() for best in self.best_of_other_networks])}
 
     def post_save(self, checkpoint: str, num_updates: int) -> None:
-        self.best_of_other_network.saved(checkpoint)
+        for best in self.best_of_other_networks:
+            best.saved(checkpoint)
