@@ -14,10 +14,11 @@ from fairseq_ats.partition import CORE_LEVEL
 def level_of_update(update_num: int, max_level: int, alternate: bool) -> int:
     """The level that update ``update_num`` trains (Algorithm 2 of the paper).
 
-    Even updates train the highest level, odd updates the core. A function of ``update_num`` alone, so that
-    gradient accumulation, overflow retries, skipped batches, workers and resumed runs all agree.
+    Even updates train the highest level, odd updates the core; of more networks each in turn, from the highest down.
+    A function of ``update_num`` alone, so that gradient accumulation, overflow retries, skipped batches, workers and
+    resumed runs all agree.
     """
-    return CORE_LEVEL if alternate and update_num % 2 == 1 else max_level
+    return max_level - update_num % max_level if alternate else max_level
 
 
 def partitioned_modules(model: nn.Module) -> list[PartitionedModule]:
