@@ -111,8 +111,8 @@ def best_of_other_networks(
     followed, metric = split_metric(best_checkpoint_metric)
     if followed == highest:
         raise ValueError(
-            f"--best-checkpoint-metric is {best_checkpoint_metric}; with --max-level {partition.max_level} that is the "
-            f"highest network, which reports as {metric}"
+            f"--best-checkpoint-metric is {best_checkpoint_metric}; {followed} is the highest network of this run, and "
+            f"reports as {metric}"
         )
     if followed != HIGHEST and followed not in names:
         raise ValueError(

@@ -134,9 +134,11 @@ def _validation_of(
     if network == (followed or held[-1]):
         value = extra_state.get("val_loss")  # fairseq's, whatever the metric is
     else:
-        metric = metric_name(HIGHEST if network == held[-1] else network, plain)
+        wanted = metric_name(HIGHEST if network == held[-1] else network, plain)
         states = states_of(extra_state.get(_OUR_STATE, {}))
-        value = next((state.get("value") for state in states if state.get("metric") == metric), None)
+        # Of two networks there is one entry, the other's.
+        ours = states[0] if len(states) == 1 else next((s for s in states if s["metric"] == wanted), {})
+        metric, value = ours.get("metric"), ours.get("value")
     if value is None:
         return None
     updates = checkpoint["optimizer_history"][-1]["num_updates"]

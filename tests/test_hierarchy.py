@@ -290,7 +290,10 @@ def test_the_option_is_text_or_an_old_number(value: Any, expected: Any) -> None:
         (["--small-ratio", "2", "--max-level", "7"], r"--small-ratio is 2.*--max-level is 7"),
         ([*HIERARCHY, "--best-checkpoint-metric", "level2_bleu"], "level2_bleu, which needs --eval-bleu"),
         ([*HIERARCHY, "--best-checkpoint-metric", "level3_loss"], "no network level3; it has core, level2, super"),
-        ([*HIERARCHY, "--best-checkpoint-metric", "level2_loss", "--max-level", "2"], "which reports as loss"),
+        (
+            [*HIERARCHY, "--best-checkpoint-metric", "level2_loss", "--max-level", "2"],
+            "level2 is the highest network of this run, and reports as loss",
+        ),
     ],
 )
 def test_refused(build: Build, arguments: list[str], message: str) -> None:
