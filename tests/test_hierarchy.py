@@ -58,7 +58,7 @@ sizes = st.integers(1, 16)
 # Layers, against a plain reference in float64.
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(width=sizes, per_group=sizes, groups=st.integers(1, 3), ratios=ascending, bias=st.booleans())
 def test_small_width(width: int, per_group: int, groups: int, ratios: list[float], bias: bool) -> None:
     """Every level has the first rows, or columns, of each group; two levels may have the same."""
@@ -77,7 +77,7 @@ def test_small_width(width: int, per_group: int, groups: int, ratios: list[float
             torch.testing.assert_close(reads(hidden[:, columns]), expected, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(inputs=sizes, outputs=sizes, ratios=ascending, rows=st.integers(1, 20), bias=st.booleans())
 def test_low_rank(inputs: int, outputs: int, ratios: list[float], rows: int, bias: bool) -> None:
     """At start, level l is the stock weight's best approximation of rank k_l; after training, what its blocks say."""
@@ -451,9 +451,8 @@ def test_every_network_is_decoded(run_dir: Path, toy_data: Path) -> None:
     path = str(run_dir / "checkpoint_last.pt")
     found = [generated(toy_data, path, "--max-level", level) for level in "123"]
     assert [len(sentences) for sentences in found] == [40] * 3
-    assert found[2] == generated(toy_data, path)
     assert found[0] != found[1] != found[2]
-    assert len(generated(toy_data, f"{path}:{run_dir / 'checkpoint_best.pt'}", "--max-level", "2")) == 40
+    assert found[1] == generated(toy_data, f"{path}:{path}", "--max-level", "2"), "an ensemble of one network twice"
     translator = Translator(path, level="level2", data=toy_data, beam=2, max_len_b=12)
     lines = (toy_data / "test.en").read_text().splitlines()
     pieces = {number: translator._text.decode(text.split()) for number, text in found[1].items()}
@@ -504,6 +503,18 @@ def test_level_2_is_converted(
     core = convert(source, "core", tmp_path / "core.pt", to="core")
     assert read_partition(str(core)) == Partition(module_name, RATIOS, 1)
     assert torch.equal(logits(load(core, toy_data), batch), expected[1])
+
+
+def test_a_checkpoint_whose_options_hold_a_number(build: Build, toy_data: Path, tmp_path: Path) -> None:
+    """As those of versions that knew one ratio."""
+    source = save_checkpoint(build("--small-ratio", "0.25"), tmp_path / "source.pt")
+    state = read(source)
+    assert state["task_state"]["partition"]["small_ratio"] == 0.25
+    state["cfg"]["task"]["small_ratio"] = 0.25
+    torch.save(state, source)
+    for level in (1, 2):
+        layer = next(m for m in load(source, toy_data, max_level=level).modules() if isinstance(m, PartitionedModule))
+        assert (layer.max_level, layer.super_level, layer.rank) == (level, 2, 8)
 
 
 def test_a_folder_of_level_2(tmp_path: Path) -> None:
