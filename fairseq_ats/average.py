@@ -7,7 +7,7 @@
 Checkpoints are chosen for one network, and averaged whole. The best checkpoints of the core need not be those of the
 super-network, so there is one average for each, as there is one best checkpoint for each. But the core's parameters are
 the super-network's too, and a super-network put together from two different averages was never trained. So every file
-holds both networks; decode one that was chosen for the core with --max-level 1.
+holds all networks; decode one that was chosen for the core with --max-level 1.
 
 Averaged are the parameters as they were trained. Of a low-rank layer these are V, U and W, and mean(V) mean(U) is not
 mean(VU), whose rank would be larger than the core's.
@@ -27,9 +27,8 @@ from torch import Tensor
 
 from fairseq_ats import checkpoint_choice
 from fairseq_ats.arguments import positive
-from fairseq_ats.checkpoint_choice import SUPER, read_training_checkpoint
+from fairseq_ats.checkpoint_choice import read_training_checkpoint
 from fairseq_ats.checkpoints import partition_of
-from fairseq_ats.metrics import CORE
 from fairseq_ats.saved_options import differing_options, saved_options
 from fairseq_ats.whole_files import written_whole
 
@@ -119,8 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     choice.add_argument("--best", type=positive, metavar="N", help="of a run: the N with the best validation")
     parser.add_argument(
         "--network",
-        choices=[CORE, SUPER],
-        help="with --best: whose validation, by the run's --best-checkpoint-metric (default: the highest network)",
+        metavar="NAME",
+        help="with --best: whose validation, by the run's --best-checkpoint-metric: core, super, or one between the "
+        "two, as level2 (default: the highest network)",
     )
     return parser
 

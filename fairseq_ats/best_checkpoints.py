@@ -1,9 +1,10 @@
-"""Keep the best checkpoint of the network that fairseq's own ``checkpoint_best.pt`` does not follow.
+"""Keep the best checkpoint of each network that fairseq's own ``checkpoint_best.pt`` does not follow.
 
 fairseq keeps one best checkpoint, by ``--best-checkpoint-metric``. If that is ``loss`` it is the super-network's, and
-this module keeps ``checkpoint_best_core.pt`` by ``core_loss``; if it is ``core_loss``, ``checkpoint_best_super.pt`` by
-``loss``. fairseq calls three hooks of the task around a save, in this order: ``post_validate``,
-``get_checkpoint_dict`` and ``post_save`` (fairseq_cli/train.py:506 and :439, fairseq/checkpoint_utils.py:101).
+this module keeps ``checkpoint_best_core.pt`` by ``core_loss``, and ``checkpoint_best_level2.pt`` by ``level2_loss`` if
+there is such a network; if it is ``core_loss``, ``checkpoint_best_super.pt`` by ``loss``. fairseq calls three hooks of
+the task around a save, in this order: ``post_validate``, ``get_checkpoint_dict`` and ``post_save``
+(fairseq_cli/train.py:506 and :439, fairseq/checkpoint_utils.py:101).
 """
 
 from __future__ import annotations
@@ -12,28 +13,31 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
-from fairseq_ats.metrics import CORE, core_name
+from fairseq_ats.metrics import HIGHEST, metric_name, split_metric
+from fairseq_ats.partition import Partition
 
 logger = logging.getLogger(__name__)
 
+# What a checkpoint says of one network: the metric, the best value so far, and the value of this checkpoint.
+State = dict[str, float | str | None]
 
-class BestOfOtherNetwork:
+
+class BestOfNetwork:
     """Follows one validation metric and copies the saved checkpoint whenever it is the best so far.
 
     Args:
-        best_checkpoint_metric: fairseq's option, with or without ``core_`` before it.
+        network: whose best checkpoint it is.
+        metric: by which it is the best.
         maximize: fairseq's ``--maximize-best-checkpoint-metric``.
         keeps_last: whether each save also writes ``checkpoint_last.pt`` (no ``--no-last-checkpoints``).
     """
 
-    def __init__(self, best_checkpoint_metric: str, maximize: bool, keeps_last: bool = True) -> None:
-        prefix = core_name("")
-        if best_checkpoint_metric.startswith(prefix):
-            self.network, self.metric = "super", best_checkpoint_metric.removeprefix(prefix)
-        else:
-            self.network, self.metric = CORE, core_name(best_checkpoint_metric)
+    def __init__(self, network: str, metric: str, maximize: bool, keeps_last: bool = True) -> None:
+        self.network = network
+        self.metric = metric
         self.maximize = maximize
         self.keeps_last = keeps_last
         self.best = -math.inf if maximize else math.inf
@@ -57,7 +61,7 @@ class BestOfOtherNetwork:
         else:
             self._validated = float(stats[self.metric])
 
-    def state_to_save(self) -> dict[str, float | str | None]:
+    def state_to_save(self) -> State:
         """Before the checkpoint is written: settle whether it is the best, so that it says so itself.
 
         ``value`` is of this checkpoint, as fairseq's ``val_loss`` is for its metric: None without a validation.
@@ -68,7 +72,7 @@ class BestOfOtherNetwork:
             self.best = value
         return {"metric": self.metric, "best": self.best, "value": value}
 
-    def load_state(self, state: dict[str, float | str | None]) -> None:
+    def load_state(self, state: Mapping[str, float | str | None]) -> None:
         """On resume. A best value of another metric means nothing."""
         if state.get("metric") == self.metric:
             self.best = state["best"]
@@ -89,3 +93,44 @@ class BestOfOtherNetwork:
         shutil.copyfile(checkpoint, target + ".tmp")
         os.replace(target + ".tmp", target)
         logger.info(f"best {self.metric} {self.best:g}: copied to {target}")
+
+
+def best_of_other_networks(
+    partition: Partition, best_checkpoint_metric: str, maximize: bool, keeps_last: bool = True
+) -> list[BestOfNetwork]:
+    """One for each network of the run that fairseq's best checkpoint does not follow, from the core up.
+
+    Args:
+        best_checkpoint_metric: fairseq's option; the metric of a network below the highest has its name before it.
+
+    Raises:
+        ValueError: the metric is of a network that the run has not, or that reports under the usual names in it.
+    """
+    names = {partition.network_name(level): level for level in partition.levels}
+    highest = partition.network_name(partition.max_level)
+    followed, metric = split_metric(best_checkpoint_metric)
+    if followed == highest:
+        raise ValueError(
+            f"--best-checkpoint-metric is {best_checkpoint_metric}; {followed} is the highest network of this run, and "
+            f"reports as {metric}"
+        )
+    if followed != HIGHEST and followed not in names:
+        raise ValueError(
+            f"--best-checkpoint-metric is {best_checkpoint_metric}, and this run has no network {followed}; it has "
+            f"{', '.join(names)}"
+        )
+    return [
+        BestOfNetwork(name, metric_name(HIGHEST if name == highest else name, metric), maximize, keeps_last)
+        for name in names
+        if name != (followed or highest)
+    ]
+
+
+def states_of(saved: State | list[State]) -> list[State]:
+    """What a checkpoint says of each network: of one, a dictionary, as runs of two networks have saved it always."""
+    return saved if isinstance(saved, list) else [saved]
+
+
+def as_saved(states: list[State]) -> State | list[State]:
+    """The inverse of :func:`states_of`."""
+    return states[0] if len(states) == 1 else states

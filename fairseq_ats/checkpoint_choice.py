@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairseq_ats.best_checkpoints import states_of
 from fairseq_ats.checkpoints import partition_of, read_header
-from fairseq_ats.metrics import CORE, core_name
-from fairseq_ats.partition import CORE_LEVEL, Partition
+from fairseq_ats.metrics import HIGHEST, metric_name, split_metric
+from fairseq_ats.partition import SUPER, Partition
 from fairseq_ats.saved_options import saved_options
 from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
-
-SUPER = "super"
 
 # Under which fairseq keeps what the task remembers of a run.
 _OUR_STATE = TranslationWithPartitionedModelTask.__name__
@@ -74,10 +73,10 @@ def _numbered(run: Path, pattern: re.Pattern[str]) -> list[str]:
 def best(run: Path, count: int, network: str | None = None) -> list[Validated]:
     """The ``count`` best checkpoints of one network among all of a run, the best first; files of one update count once.
 
-    Best by the run's ``--best-checkpoint-metric``, or by the same metric of the other network.
+    Best by the run's ``--best-checkpoint-metric``, or by the same metric of another network.
 
     Args:
-        network: "core" or "super"; None is the highest that the run trained.
+        network: "core", "super", "level2", ...; None is the highest that the run trained.
 
     Raises:
         ValueError: fewer were validated, or the run has no such network.
@@ -97,7 +96,8 @@ def best(run: Path, count: int, network: str | None = None) -> list[Validated]:
     # A resumed run may have changed its metric; values of different ones do not compare.
     comparable = [found for found in latest_first if found.metric == latest_first[0].metric]
     if len(comparable) < count:
-        older = sum("value" not in c["extra_state"].get(_OUR_STATE, {"value": None}) for c in checkpoints.values())
+        states = [states_of(c["extra_state"].get(_OUR_STATE, {"value": None})) for c in checkpoints.values()]
+        older = sum(any("value" not in state for state in of_checkpoint) for of_checkpoint in states)
         raise ValueError(
             f"--best is {count} and {run} has {len(comparable)} checkpoint(s) that were validated; fairseq-train keeps "
             "one of each epoch without --no-epoch-checkpoints, and the best of the network that "
@@ -126,15 +126,18 @@ def _validation_of(
     extra_state = checkpoint["extra_state"]
     options = saved_options(checkpoint, "checkpoint")
     metric = options["best_checkpoint_metric"]
-    if partition is None or partition.max_level == CORE_LEVEL:
-        only = SUPER if partition is None else CORE
-        if network not in (None, only):
-            raise ValueError(f"--network is {network} and {path} holds one network; allowed: {only}")
-        value = extra_state.get("val_loss")
-    elif (network or SUPER) == (CORE if metric.startswith(core_name("")) else SUPER):
+    held = [SUPER] if partition is None else [partition.network_name(level) for level in partition.levels]
+    network = network or held[-1]
+    if network not in held:
+        raise ValueError(f"--network is {network} and {path} holds {', '.join(held)}")
+    followed, plain = split_metric(metric)
+    if network == (followed or held[-1]):
         value = extra_state.get("val_loss")  # fairseq's, whatever the metric is
     else:
-        ours = extra_state.get(_OUR_STATE, {})
+        wanted = metric_name(HIGHEST if network == held[-1] else network, plain)
+        states = states_of(extra_state.get(_OUR_STATE, {}))
+        # Of two networks there is one entry, the other's.
+        ours = states[0] if len(states) == 1 else next((s for s in states if s["metric"] == wanted), {})
         metric, value = ours.get("metric"), ours.get("value")
     if value is None:
         return None

@@ -35,7 +35,7 @@ from fairseq_ats.levels import use_level
 from fairseq_ats.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.partitioned_module import parameter_level
-from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
+from fairseq_ats.partition import CORE_LEVEL, Partition
 from fairseq_ats.schemes import ALTERNATE, SLIMMABLE, STANDARD, Schedule
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
 from fairseq_ats.tasks import TASK_NAME
@@ -234,7 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = sentences * args.length
     costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
-    print(table(costs, tokens, task.schedule.pattern))
+    print(table(costs, tokens, task.partition, task.schedule.pattern))
 
 
 def _from_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
@@ -252,9 +252,8 @@ def _from_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     return task, task.build_model(cfg.model, from_checkpoint=True)
 
 
-def table(costs: dict[int, Cost], tokens: int, pattern: tuple[int, ...] = ()) -> str:
+def table(costs: dict[int, Cost], tokens: int, partition: Partition, pattern: tuple[int, ...] = ()) -> str:
     """Markdown: the networks, and the updates of each scheme."""
-    names = {CORE_LEVEL: "core", SUPER_LEVEL: "super"}
     lines = [
         "| network | parameters | in embeddings | forward MFLOPs/token | backward | activations kB/token "
         "| weights, gradients, Adam MB |",
@@ -262,7 +261,7 @@ def table(costs: dict[int, Cost], tokens: int, pattern: tuple[int, ...] = ()) ->
     ]
     for level, cost in sorted(costs.items(), reverse=True):
         lines.append(
-            f"| {names[level]} | {cost.parameters:,} | {cost.embedding_parameters:,} "
+            f"| {partition.network_name(level)} | {cost.parameters:,} | {cost.embedding_parameters:,} "
             f"| {cost.forward_flops / tokens / 1e6:.1f} | {cost.backward_flops / tokens / 1e6:.1f} "
             f"| {cost.activation_bytes / tokens / 1e3:.0f} | {cost.state_bytes / 1e6:.0f} |"
         )

@@ -10,10 +10,10 @@ directly in it.
     {
       "schema": 1,
       "format": "ctranslate2",                "ctranslate2" or "onnx"
-      "network": "core",                      "core" or "super"
-      "level": 1,                             1 is the core
+      "network": "core",                      "core", "super", or "level2", "level3", ... for one between the two
+      "level": 1,                             its number: 1 is the core
       "partition": {"module_name": "PartitionedLinear", "small_ratio": 0.25, "max_level": 2},
-                                              of the checkpoint that was converted
+                                              of the checkpoint that was converted; several ratios are a list
       "source_language": "en",
       "target_language": "de",
       "source_dictionary": "dict.en.txt",     in fairseq's format; pieces and numbers of the network's inputs
@@ -40,24 +40,11 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL, Partition
+from fairseq_ats.partition import Partition
 
 DESCRIPTION_FILE = "fairseq_ats.json"
 SCHEMA = 1
 FORMATS = ("ctranslate2", "onnx")
-NETWORK_LEVELS = {"core": CORE_LEVEL, "super": SUPER_LEVEL}
-
-
-def parse_level(level: str | int) -> int:
-    """The number of a level that is given by number or by name.
-
-    Raises:
-        ValueError: there is no such level.
-    """
-    numbers = NETWORK_LEVELS | {str(number): number for number in NETWORK_LEVELS.values()}
-    if str(level) not in numbers:
-        raise ValueError(f"--level is {level}; allowed: {', '.join(numbers)}")
-    return numbers[str(level)]
 
 
 @dataclass(frozen=True)
@@ -89,8 +76,8 @@ class DeployedFolder:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}; allowed: {', '.join(FORMATS)}")
-        if self.network not in NETWORK_LEVELS:
-            raise ValueError(f"network is {self.network!r}; allowed: {', '.join(NETWORK_LEVELS)}")
+        if self.network not in self.partition.network_levels:
+            raise ValueError(f"network is {self.network!r}; allowed: {', '.join(self.partition.network_levels)}")
         for name in (self.source_dictionary, self.target_dictionary, self.sentencepiece_model):
             if name is not None and (Path(name).name != name or name in ("", ".", "..")):
                 raise ValueError(f"{name!r} is not the name of a file that lies directly in the folder")
@@ -107,7 +94,7 @@ class DeployedFolder:
 
     @property
     def level(self) -> int:
-        return NETWORK_LEVELS[self.network]
+        return self.partition.network_levels[self.network]
 
     def write(self, folder: Path) -> None:
         """Write the description into ``folder``."""
@@ -132,11 +119,12 @@ class DeployedFolder:
             raise ValueError(f"{path} is not of schema {SCHEMA}, the one that this version reads")
         names = {f.name for f in dataclasses.fields(cls)}
         try:
-            if content["level"] != NETWORK_LEVELS.get(content["network"]):
+            partition = Partition(**content["partition"])
+            if content["level"] != partition.network_levels.get(content["network"]):
                 raise ValueError(f"network is {content['network']!r} and level is {content['level']!r}")
             description = cls(
                 **{name: value for name, value in content.items() if name in names - {"partition"}},
-                partition=Partition(**content["partition"]),
+                partition=partition,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not describe a folder of schema {SCHEMA}: {error}") from error

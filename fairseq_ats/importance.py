@@ -1,7 +1,7 @@
 """Order hidden neurons and key/query dimensions by importance; the model computes what it computed before.
 
-A small-width core keeps the *first* rows of each layer, and of each head. In a trained model these are no better than
-any others, so that a warm start may put the more important ones there first.
+A small-width core keeps the *first* rows of each layer, and of each head; each larger network adds the rows after them.
+In a trained model these are no better than any others, so that a warm start may put the more important ones first.
 """
 
 from __future__ import annotations

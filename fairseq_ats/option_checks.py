@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from fairseq.utils import split_paths
 
-from fairseq_ats.metrics import core_name
+from fairseq_ats.metrics import split_metric
 from fairseq_ats.optim import OPTIMIZER_NAME
-from fairseq_ats.partition import CORE_LEVEL, Partition
+from fairseq_ats.partition import CORE_LEVEL, Partition, parse_small_ratio
 from fairseq_ats.schemes import (
     ALTERNATE,
     CORE_ALONE,
@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 
 def partition_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """One sentence for each option or file that cannot be, in training as in decoding."""
-    problems = Partition.problems(cfg.partitioned_linear_module_name, cfg.small_ratio, cfg.max_level)
+    problems = []
+    small_ratio = None
+    try:
+        small_ratio = parse_small_ratio(cfg.small_ratio)
+    except ValueError as error:
+        problems.append(str(error))
+    problems += Partition.problems(cfg.partitioned_linear_module_name, small_ratio, cfg.max_level)
     return problems + _data_problems(cfg) + _file_problems(cfg)
 
 
@@ -178,16 +184,10 @@ def _precision_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def _metric_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     # fairseq looks the metric up after the first validation and before the first save (fairseq_cli/train.py:534).
     metric = cfg.best_checkpoint_metric or ""
-    problems = []
-    if metric in ("bleu", core_name("bleu")) and not cfg.eval_bleu:
-        problems.append(f"--best-checkpoint-metric is {metric}, which needs --eval-bleu")
-    only_core = cfg.max_level == CORE_LEVEL or scheme_of(cfg) == CORE_ALONE
-    if metric.startswith(core_name("")) and only_core:
-        problems.append(
-            f"--best-checkpoint-metric is {metric}; without a super-network the core is the only network and reports "
-            f"as {metric.removeprefix(core_name(''))}"
-        )
-    return problems
+    # Whether the run has the network is known with its partition (best_checkpoints.py).
+    if split_metric(metric)[1] == "bleu" and not cfg.eval_bleu:
+        return [f"--best-checkpoint-metric is {metric}, which needs --eval-bleu"]
+    return []
 
 
 def _warm_start_problems(cfg: PartitionedTranslationConfig) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,8 @@ from fairseq_ats.modules import (
     PartitionedRankLinear,
 )
 from fairseq_ats.modules.partitioned_linear import INPUT_DIM, OUTPUT_DIM
-from fairseq_ats.partition import Partition
+from fairseq_ats.modules.partitioned_module import PartitionedModule, parameter_level
+from fairseq_ats.partition import Partition, shown
 
 ALLOWED_ARCHS = (
     "a partitioned model needs an encoder-decoder Transformer (--arch transformer, transformer_iwslt_de_en, "
@@ -45,7 +47,8 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
         The number of replaced linear layers.
 
     Raises:
-        ValueError: not an encoder–decoder Transformer, or a variant whose layers cannot be replaced.
+        ValueError: not an encoder–decoder Transformer, a variant whose layers cannot be replaced, or two levels that
+            are the same network.
     """
     refuse_unsupported(model)
     swaps = partition_linears_(model, partition, initialise)
@@ -96,17 +99,16 @@ def refuse_unsupported(model: nn.Module) -> None:
 
 def partition_linears_(model: nn.Module, partition: Partition, initialise: bool = True) -> int:
     """Replace the linear layers only; see :func:`partition_model_`."""
-    swaps = 0
+    swapped: list[PartitionedModule] = []
 
     def swap(owner: nn.Module, name: str, dim: int, groups: int = 1) -> None:
-        nonlocal swaps
         if partition.module_name == "PartitionedRankLinear":
             make = partial(PartitionedRankLinear.from_linear, initialise=initialise)
         else:
             make = partial(PartitionedLinear.from_linear, dim=dim, groups=groups)
         layer = make(getattr(owner, name), small_ratio=partition.small_ratio, max_level=partition.max_level)
         setattr(owner, name, layer)
-        swaps += 1
+        swapped.append(layer)
 
     for layer in transformer_layers(model):
         swap(layer, "fc1", dim=OUTPUT_DIM)
@@ -114,7 +116,24 @@ def partition_linears_(model: nn.Module, partition: Partition, initialise: bool 
     for attention in attentions(model):
         swap(attention, "q_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
         swap(attention, "k_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
-    return swaps
+    if partition.super_level > 2:  # with one ratio, a core that is rounded to the whole has always been allowed
+        _refuse_equal_levels(swapped, partition)
+    return len(swapped)
+
+
+def _refuse_equal_levels(layers: Sequence[PartitionedModule], partition: Partition) -> None:
+    """One layer may have the same size at two levels, and an empty block between them; not all of them may.
+
+    Raises:
+        ValueError: two levels are the same network.
+    """
+    sizes = Counter(parameter_level(p) for layer in layers for p in layer.parameters() if p.numel() > 0)
+    for level in partition.levels[1:]:
+        if sizes[level] == 0:
+            raise ValueError(
+                f"--small-ratio is {shown(partition.small_ratio)}, and in a model of these sizes levels "
+                f"{level - 1} and {level} are the same network; allowed: ratios that give them different sizes"
+            )
 
 
 def replace_attention_and_dropout_(model: nn.Module) -> None:

@@ -41,7 +41,6 @@ from fairseq_ats.convert.core_checkpoint import CoreCheckpoint
 from fairseq_ats.convert.ctranslate2_model import CTranslate2Model
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.stock_checkpoint import StockCheckpoint
-from fairseq_ats.deployed_folder import NETWORK_LEVELS
 from fairseq_ats.translate import Translator
 
 BATCH_SIZE = 32
@@ -124,7 +123,7 @@ def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
             both = read_header(str(best[level]))
             torch.save({key: value for key, value in both.items() if key != "last_optimizer_state"}, path)
         else:
-            convert(best[level], NETWORK_LEVELS[level], FORMS[name], path, data=args.data)
+            convert(best[level], level, FORMS[name], path, data=args.data)
         if form.startswith("CTranslate2"):
             contestants.append(Contestant(name, path, None, None, of_ctranslate2))
         else:

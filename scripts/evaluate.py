@@ -3,9 +3,10 @@
 
     python scripts/evaluate.py DATA RUN [--beam 5]
 
-The super-network is decoded from ``checkpoint_best.pt`` and the core from ``checkpoint_best_core.pt``; a run of one
-network has the first file only. The networks take turns batch by batch in one process, so that their speeds can be
-compared on a busy machine. Writes ``RUN/evaluation.json`` and, for each network, ``RUN/test.NETWORK.txt``.
+Each network is decoded from its own best checkpoint: ``checkpoint_best_core.pt``, ``checkpoint_best_level2.pt``, ...,
+or ``checkpoint_best.pt`` where there is no such file. The networks take turns batch by batch in one process, so that
+their speeds can be compared on a busy machine. Writes ``RUN/evaluation.json`` and, for each network,
+``RUN/test.NETWORK.txt``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from fairseq import utils
 from fairseq_ats.checkpoints import read_partition
 from fairseq_ats.data_folder import DataFolder
 from fairseq_ats.loading import load_network, prepare_to_decode, read_checkpoint
-from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
 from fairseq_ats.saved_options import saved_options
 
 
@@ -106,16 +106,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def networks_of(run: Path) -> list[Network]:
-    """What a run trained: both networks, the core alone, or a stock model."""
+    """What a run trained: every network from the highest down, or a stock model."""
     best = run / "checkpoint_best.pt"
     partition = read_partition(str(best))
     if partition is None:
         return [Network("standard", str(best), None)]
-    if partition.max_level == CORE_LEVEL:
-        return [Network("core", str(best), CORE_LEVEL)]
-    best_of = {name: run / f"checkpoint_best_{name}.pt" for name in ("super", "core")}
-    levels = {"super": SUPER_LEVEL, "core": CORE_LEVEL}
-    return [Network(name, str(path if path.is_file() else best), levels[name]) for name, path in best_of.items()]
+    names = {level: partition.network_name(level) for level in reversed(partition.levels)}
+    best_of = {level: run / f"checkpoint_best_{name}.pt" for level, name in names.items()}
+    return [Network(names[level], str(path if path.is_file() else best), level) for level, path in best_of.items()]
 
 
 def load(network: Network, data: Path) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairseq_ats.best_checkpoints import BestOfOtherNetwork
+from fairseq_ats.best_checkpoints import BestOfNetwork, best_of_other_networks
 from fairseq_ats.checkpoints import read_partition
 from fairseq_ats.partition import Partition
 
@@ -56,7 +56,13 @@ def test_a_damaged_checkpoint_is_said_as_such(tmp_path: Path, kept: int) -> None
         read_partition(str(path))
 
 
-def validate_and_save(best: BestOfOtherNetwork, folder: Path, value: float | None, **other: float) -> str | None:
+def best_of_other(metric: str, maximize: bool, keeps_last: bool = True) -> BestOfNetwork:
+    """In a run of two networks."""
+    (best,) = best_of_other_networks(Partition(), metric, maximize, keeps_last)
+    return best
+
+
+def validate_and_save(best: BestOfNetwork, folder: Path, value: float | None, **other: float) -> str | None:
     """One update and fairseq's hooks after it; returns what the best file then holds."""
     best.updated()
     if value is not None:
@@ -71,7 +77,7 @@ def validate_and_save(best: BestOfOtherNetwork, folder: Path, value: float | Non
 
 
 def test_best_of_the_other_network(tmp_path: Path) -> None:
-    best = BestOfOtherNetwork("loss", maximize=False)
+    best = best_of_other("loss", maximize=False)
     assert (best.file_name, best.metric) == ("checkpoint_best_core.pt", "core_loss")
     history = [validate_and_save(best, tmp_path, value) for value in (3.0, 2.0, 2.5, None, 2.0, 1.0)]
     assert history == ["3.0", "2.0", "2.0", "2.0", "2.0", "1.0"]
@@ -79,7 +85,7 @@ def test_best_of_the_other_network(tmp_path: Path) -> None:
 
 
 def test_a_validation_without_a_save_does_not_count(tmp_path: Path) -> None:
-    best = BestOfOtherNetwork("loss", maximize=False)
+    best = best_of_other("loss", maximize=False)
     best.validated({"core_loss": 1.0})
     assert validate_and_save(best, tmp_path, None) is None
     best.validated({"core_loss": 1.0})
@@ -89,7 +95,7 @@ def test_a_validation_without_a_save_does_not_count(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_fairseq_pruned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for keeps_last in (True, False):
-        best = BestOfOtherNetwork("loss", maximize=False, keeps_last=keeps_last)
+        best = best_of_other("loss", maximize=False, keeps_last=keeps_last)
         best.validated({"core_loss": 1.0})
         best.state_to_save()
         (tmp_path / "checkpoint_last.pt").write_text(f"last {keeps_last}")
@@ -99,20 +105,20 @@ def test_a_checkpoint_that_fairseq_pruned(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_a_metric_that_was_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    best = BestOfOtherNetwork("bleu", maximize=True)
+    best = best_of_other("bleu", maximize=True)
     best.validated({"bleu": 1.0})
     assert best.state_to_save()["best"] == float("-inf")
     assert "core_bleu was not logged" in caplog.text
 
 
 def test_best_survives_a_resume(tmp_path: Path) -> None:
-    first = BestOfOtherNetwork("core_bleu", maximize=True)
+    first = best_of_other("core_bleu", maximize=True)
     assert (first.file_name, first.metric) == ("checkpoint_best_super.pt", "bleu")
     validate_and_save(first, tmp_path, 30.0)
-    resumed = BestOfOtherNetwork("core_bleu", maximize=True)
+    resumed = best_of_other("core_bleu", maximize=True)
     resumed.load_state(first.state_to_save())
     assert validate_and_save(resumed, tmp_path, 29.0) == "30.0"
     assert validate_and_save(resumed, tmp_path, 31.0) == "31.0"
-    other_metric = BestOfOtherNetwork("loss", maximize=False)
+    other_metric = best_of_other("loss", maximize=False)
     other_metric.load_state(first.state_to_save())
     assert validate_and_save(other_metric, tmp_path / ".", 50.0) == "50.0"

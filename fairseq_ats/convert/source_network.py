@@ -10,9 +10,8 @@ from fairseq.models.transformer import TransformerModelBase
 from fairseq.tasks.translation import TranslationTask
 
 from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.deployed_folder import NETWORK_LEVELS
 from fairseq_ats.loading import load_network, prepare_to_decode, read_checkpoint
-from fairseq_ats.partition import CORE_LEVEL, Partition
+from fairseq_ats.partition import CORE, SUPER, Partition
 from fairseq_ats.saved_options import saved_options
 from fairseq_ats.tasks import TASK_NAME
 
@@ -26,8 +25,8 @@ class SourceNetwork:
         checkpoint: what is in it.
         partition: the checkpoint's, with its highest level and not this network's.
         level: of this network.
-        model: the partitioned model at that level, prepared for decoding: a core has no extension parameters, and a
-            super-network has dense weights in their place.
+        model: the partitioned model at that level, prepared for decoding: a core has no extension parameters, and
+            another network has folded weights in their place.
         parameters: of the network before it was prepared.
         task: fairseq's task, with both dictionaries.
         data: the folder that they were read from.
@@ -46,24 +45,26 @@ class SourceNetwork:
 
     @property
     def name(self) -> str:
-        """ "core" or "super"."""
-        return next(name for name, level in NETWORK_LEVELS.items() if level == self.level)
+        """ "core", "super", "level2", ..."""
+        return self.partition.network_name(self.level)
 
     @property
     def title(self) -> str:
-        return "core" if self.level == CORE_LEVEL else "super-network"
+        return {CORE: "core", SUPER: "super-network"}.get(self.name, f"level {self.level}")
 
     @property
-    def is_low_rank_core(self) -> bool:
-        return self.level == CORE_LEVEL and self.partition.module_name == "PartitionedRankLinear"
+    def is_low_rank(self) -> bool:
+        """Whether its layers are thin: those of the super-network are dense."""
+        return self.name != SUPER and self.partition.module_name == "PartitionedRankLinear"
 
 
 def read_source(
-    path: Path, level: int, data: Path | None = None, sentencepiece_model: Path | None = None
+    path: Path, level: str | int, data: Path | None = None, sentencepiece_model: Path | None = None
 ) -> SourceNetwork:
     """Read one network of the checkpoint at ``path``.
 
     Args:
+        level: the network's name, or its level's number.
         data: folder with the dictionaries of both languages; None is the one that the checkpoint was trained with.
         sentencepiece_model: None is the one in ``data``, if there is one.
 
@@ -74,6 +75,7 @@ def read_source(
     checkpoint, partition = read_checkpoint(path)
     if partition is None:
         raise ValueError(f"{path} was not written by --task {TASK_NAME}")
+    level = partition.level_of(level)
     if level not in partition.levels:
         held = ", ".join(str(n) for n in partition.levels)
         raise ValueError(f"--level is {level} and {path} holds level(s) {held}")

@@ -19,7 +19,7 @@ from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
 from fairseq_ats.loading import STOCK_TASK_NAME, load_to_decode
-from fairseq_ats.metrics import core_name
+from fairseq_ats.metrics import split_metric
 from fairseq_ats.optim import OPTIMIZER_NAME
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModelConfig
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
@@ -35,7 +35,7 @@ class StockCheckpoint(OutputFormat):
     """``--to fairseq``.
 
     Args:
-        dense: allow a low-rank core, whose thin layers become dense ones.
+        dense: allow a low-rank network below the super-network, whose thin layers become dense ones.
     """
 
     dense: bool = False
@@ -61,7 +61,7 @@ def stock_checkpoint(source: SourceNetwork) -> dict[str, Any]:
     ``torch.load`` of torch >= 2.6 reads nothing else without an allow-list, and stock fairseq has none. So the options
     of the model, an ``argparse.Namespace`` after ``fairseq-train``, become a dictionary, which fairseq accepts (it is
     what ``fairseq-hydra-train`` writes). Options of this plugin are left out; so are the optimizer's state and the
-    running averages of the log, which are those of two networks.
+    running averages of the log, which are those of all networks.
     """
     parameters = stock_parameters(source.model)
     history = source.checkpoint["optimizer_history"][-1] | {"optimizer_name": "FairseqAdam"}
@@ -101,7 +101,7 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
         if "user_dir" in group:
             group["user_dir"] = None
         if group.get("best_checkpoint_metric"):
-            group["best_checkpoint_metric"] = group["best_checkpoint_metric"].removeprefix(core_name(""))
+            _, group["best_checkpoint_metric"] = split_metric(group["best_checkpoint_metric"])
     for option, value in (("task", STOCK_TASK_NAME), ("optimizer", stock["optimizer"]["_name"])):
         if option in model:
             model[option] = value

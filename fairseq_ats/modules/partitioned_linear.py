@@ -1,4 +1,4 @@
-"""Small width: the core is a block of rows, or of columns, of the full weight."""
+"""Small width: each level is a block of rows, or of columns, of the full weight."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairseq_ats.modules.partitioned_module import PartitionedModule, divide, join
-from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL, core_size
+from fairseq_ats.partition import CORE_LEVEL, SmallRatio, core_size, ratios_of
 
 OUTPUT_DIM = 0
 INPUT_DIM = 1
@@ -22,67 +22,65 @@ class PartitionedLinear(PartitionedModule):
     keys and queries. The right form (``dim=1``) narrows the input: the second layer, which reads the neurons that
     the first one has at that level. The bias of the right form is whole, and the core's.
 
-    With ``groups`` the core takes the first rows *of each group*. Keys and queries use one group per head: taken
+    With several ratios (not in the paper) each level adds one more block to those below it.
+
+    With ``groups`` a level takes the first rows *of each group*. Keys and queries use one group per head: taken
     contiguously, the core's rows would fill the first heads and leave the others without a score. The paper does
     not say which rows the core keeps.
 
-    Shapes: the super-network maps (*, in) to (*, out). In the core, the partitioned side has ``core_features``.
+    Shapes: the super-network maps (*, in) to (*, out). At a level below it, the partitioned side has
+    ``sizes[level - 1]``.
 
     Args:
         weight: full weight, (out, in).
         bias: full bias, (out,), or None.
-        small_ratio: r; the core has ``groups * max(1, round(r * size / groups))`` of the partitioned side.
+        small_ratio: r; the core has ``groups * max(1, round(r * size / groups))`` of the partitioned side. Several are
+            those of the levels below the super-network, in ascending order.
         dim: 0 partitions the output, 1 the input.
         groups: equal groups on the partitioned side; must divide it.
-        max_level: 1 keeps the core alone.
+        max_level: 1 keeps the core alone; None is the super-network.
     """
 
     def __init__(
         self,
         weight: Tensor,
         bias: Tensor | None,
-        small_ratio: float,
+        small_ratio: SmallRatio,
         dim: int,
         groups: int = 1,
-        max_level: int = SUPER_LEVEL,
+        max_level: int | None = None,
     ) -> None:
         out_features, in_features = weight.shape
-        super().__init__(in_features, out_features, max_level)
+        sizes = [groups * core_size(weight.shape[dim] // groups, ratio) for ratio in ratios_of(small_ratio)]
+        super().__init__(in_features, out_features, sizes, max_level)
         self.dim = dim
         self.groups = groups
-        self.core_features = groups * core_size(weight.shape[dim] // groups, small_ratio)
-
-        core_weight, extension_weight = divide(weight, self.core_features, dim, groups)
-        self.add_parameter("core_weight", core_weight)
-        self.add_parameter("extension_weight", extension_weight)
-        if bias is not None and dim == OUTPUT_DIM:
-            core_bias, extension_bias = divide(bias, self.core_features, 0, groups)
-        else:
-            core_bias, extension_bias = bias, None
-        self.add_parameter("core_bias", core_bias)
-        self.add_parameter("extension_bias", extension_bias)
+        for level, block in enumerate(divide(weight, sizes, dim, groups), start=CORE_LEVEL):
+            self.add_block(level, "weight", block)
+        self.splits_bias = bias is not None and dim == OUTPUT_DIM
+        biases = divide(bias, sizes, 0, groups) if self.splits_bias else [bias, *(None for _ in sizes)]
+        for level, block in enumerate(biases, start=CORE_LEVEL):
+            self.add_block(level, "bias", block)
 
     @classmethod
     def from_linear(
         cls,
         linear: nn.Linear,
-        small_ratio: float,
+        small_ratio: SmallRatio,
         dim: int,
         groups: int = 1,
-        max_level: int = SUPER_LEVEL,
+        max_level: int | None = None,
     ) -> PartitionedLinear:
-        """Split an initialised stock layer; at level 2 the result computes what ``linear`` computed."""
+        """Split an initialised stock layer; as the super-network the result computes what ``linear`` computed."""
         return cls(linear.weight, linear.bias, small_ratio, dim, groups, max_level)
 
     def weight_at(self, level: int) -> Tensor:
-        if level == CORE_LEVEL:
-            return self.core_weight
-        return join(self.core_weight, self.extension_weight, self.dim, self.groups)
+        return join(self.blocks("weight", level), self.dim, self.groups)
 
     def bias_at(self, level: int) -> Tensor | None:
-        if level == CORE_LEVEL or self.extension_bias is None:
+        if not self.splits_bias:
             return self.core_bias
-        return join(self.core_bias, self.extension_bias, 0, self.groups)
+        return join(self.blocks("bias", level), 0, self.groups)
 
     def forward_level(self, x: Tensor) -> Tensor:
         """(*, in) → (*, out); the core's weight is a parameter as it is."""
@@ -92,4 +90,5 @@ class PartitionedLinear(PartitionedModule):
 
     def extra_repr(self) -> str:
         side = "out" if self.dim == OUTPUT_DIM else "in"
-        return f"{super().extra_repr()}, core_{side}_features={self.core_features}, groups={self.groups}"
+        sizes = ", ".join(map(str, self.sizes))
+        return f"{super().extra_repr()}, core_{side}_features={sizes}, groups={self.groups}"

@@ -14,7 +14,7 @@ from torch import nn
 
 from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.optim.fused_adam import FusedAdam, hidden_gradients
-from fairseq_ats.partition import SUPER_LEVEL
+from fairseq_ats.partition import CORE_LEVEL
 
 OPTIMIZER_NAME = "adam_for_partitioned_model"
 
@@ -27,7 +27,7 @@ class AdamForPartitionedModelConfig(FairseqAdamConfig):
     adam_eps: float = field(default=1e-9, metadata={"help": "epsilon for Adam optimizer"})
     alternate_lr_coef: float = field(
         default=1.0,
-        metadata={"help": "learning rate of an update that trains the core alone, relative to --lr"},
+        metadata={"help": "learning rate of an update that does not train the super-network, relative to --lr"},
     )
 
 
@@ -45,15 +45,16 @@ class AdamForPartitionedModel(FusedAdam):
     def __init__(
         self,
         params: Any,
-        core_lr_coef: float,
+        masked_lr_coef: float,
         lr: float,
         betas: tuple[float, float],
         eps: float,
         weight_decay: float,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        self.core_lr_coef = core_lr_coef
-        self.level = SUPER_LEVEL
+        self.masked_lr_coef = masked_lr_coef
+        # The highest that there is: nothing is masked.
+        self.level = max(parameter_level(p) for group in self.param_groups for p in group["params"])
 
     @property
     def supports_flat_params(self) -> bool:
@@ -65,12 +66,12 @@ class AdamForPartitionedModel(FusedAdam):
         """Steps inside the context move parameters of ``level`` and below.
 
         Raises:
-            ValueError: every parameter is of that level or below, so that nothing would be masked.
+            ValueError: every parameter is the core's, so that nothing could be masked.
         """
-        if level < SUPER_LEVEL and not self._above(level):
+        if not self._above(CORE_LEVEL):
             raise ValueError(
-                f"level is {level} and the optimizer holds no parameter above it; were the parameters copied? "
-                "copy.deepcopy loses their levels"
+                f"the core is level {CORE_LEVEL} and the optimizer holds no parameter above it; were the parameters "
+                "copied? copy.deepcopy loses their levels"
             )
         previous, self.level = self.level, level
         try:
@@ -82,7 +83,7 @@ class AdamForPartitionedModel(FusedAdam):
         masked = self._above(self.level)
         if not masked:
             return super().step(closure)
-        with hidden_gradients(masked), self._scaled_lr(self.core_lr_coef):
+        with hidden_gradients(masked), self._scaled_lr(self.masked_lr_coef):
             return super().step(closure)
 
     def _above(self, level: int) -> list[nn.Parameter]:
@@ -105,7 +106,8 @@ class AdamForPartitionedModel(FusedAdam):
 class FairseqAdamForPartitionedModel(FairseqAdam):
     """``--optimizer adam_for_partitioned_model``.
 
-    The paper does not say which updates ``alternate_lr_coef`` scales; here it is those that train the core alone.
+    The paper does not say which updates ``alternate_lr_coef`` scales; here it is those that do not train the
+    super-network: with two networks the core's, with more those of every level below the highest.
 
     Raises:
         ValueError: an option of Adam outside its range.
@@ -115,7 +117,7 @@ class FairseqAdamForPartitionedModel(FairseqAdam):
         # Past FairseqAdam's own __init__, which may choose apex's Adam, which cannot be masked (optim/adam.py:53).
         FairseqOptimizer.__init__(self, cfg)
         self._check()
-        self._optimizer = AdamForPartitionedModel(params, core_lr_coef=cfg.alternate_lr_coef, **self.optimizer_config)
+        self._optimizer = AdamForPartitionedModel(params, masked_lr_coef=cfg.alternate_lr_coef, **self.optimizer_config)
 
     def _check(self) -> None:
         if self.cfg.fp16_adam_stats:

@@ -1,4 +1,4 @@
-"""Translation with a super-network and the core network inside it.
+"""Translation with a super-network and the core, or several networks, inside it.
 
 One update, in order: fairseq's trainer calls :meth:`train_step` with ``update_num``; each level of that update, from
 the highest down, is set on the partitioned layers while the stock task runs forward and backward; the trainer clips;
@@ -19,20 +19,20 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
-from fairseq_ats.best_checkpoints import BestOfOtherNetwork
+from fairseq_ats.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
 from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
 from fairseq_ats.distillation import Distillation, Teacher, log_distillation
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, set_level, use_level
-from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
+from fairseq_ats.metrics import HIGHEST, log_gradient_norm, reduce_by_network, split_networks, under_name
 from fairseq_ats.option_checks import LAST_CHECKPOINT, partition_problems, training_problems
 from fairseq_ats.partition import (
     CORE_LEVEL,
     DEFAULT_MODULE_NAME,
     DEFAULT_SMALL_RATIO,
     MODULE_NAMES,
-    SUPER_LEVEL,
     Partition,
+    parse_small_ratio,
     reconciled,
 )
 from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast
@@ -67,11 +67,13 @@ class PartitionedTranslationConfig(TranslationConfig):
             f"(small-width core); default: as in the checkpoint, or {DEFAULT_MODULE_NAME}"
         },
     )
-    small_ratio: Optional[float] = field(
+    # A number, or several with commas between them: see parse_small_ratio.
+    small_ratio: Optional[str] = field(
         default=None,
         metadata={
-            "help": "r, size of the core's rank or width relative to the full layer, 0 < r < 1; default: as in the "
-            f"checkpoint, or {DEFAULT_SMALL_RATIO}"
+            "help": "r, size of the core's rank or width relative to the full layer, 0 < r < 1; several, ascending and "
+            "with commas between them, make a network of each between the core and the super-network; default: as in "
+            f"the checkpoint, or {DEFAULT_SMALL_RATIO}"
         },
     )
     scheme: Optional[ChoiceEnum(list(SCHEMES))] = field(
@@ -122,8 +124,8 @@ class PartitionedTranslationConfig(TranslationConfig):
     max_level: Optional[int] = field(
         default=None,
         metadata={
-            "help": "network to train or decode: 1 is the core alone, 2 the super-network; default: the highest that "
-            "there is"
+            "help": "network to train or decode: 1 is the core alone, 2 the super-network, or with several ratios the "
+            "next larger one, and so on; default: the highest that there is"
         },
     )
     autocast: Optional[ChoiceEnum(list(AUTOCAST_DTYPES))] = field(
@@ -208,9 +210,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         super().__init__(cfg, src_dict, tgt_dict)
         self.partition: Partition | None = None
         self.schedule: Schedule | None = None
-        self.best_of_other_network = BestOfOtherNetwork(
-            cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, keeps_last=not cfg.no_last_checkpoints
-        )
+        self.best_of_other_networks: list[BestOfNetwork] = []
 
     # The partition: from the options in a new run, from the checkpoint everywhere else.
 
@@ -237,6 +237,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             self.partition = reconciled(given, partition_of(self.state_dict()), source)
         elif source is None:
             self.partition = Partition(**given)
+            self.best_of_other_networks = self._best_of_other_networks(self.partition)
         else:
             self.partition = self._continue_from(source, given)
         # What is decoded is not trained; its options may be those of a training of more networks.
@@ -271,7 +272,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         module_name = self.cfg.partitioned_linear_module_name
         given = {
             "module_name": None if module_name is None else str(module_name),
-            "small_ratio": self.cfg.small_ratio,
+            "small_ratio": parse_small_ratio(self.cfg.small_ratio),
             "max_level": self.cfg.max_level,
         }
         return {name: value for name, value in given.items() if value is not None}
@@ -301,12 +302,16 @@ class TranslationWithPartitionedModelTask(TranslationTask):
                 else f"--max-level is {partition.max_level}"
             )
             raise ValueError(
-                f"{asked} and {source} has the optimizer's state of both networks; "
-                "take its weights only: --finetune-from-model instead, or --reset-optimizer"
+                f"{asked} and {source} has the optimizer's state of "
+                f"{'both' if saved.max_level == 2 else 'more'} networks; take its weights only: "
+                "--finetune-from-model instead, or --reset-optimizer"
             )
+        self.best_of_other_networks = self._best_of_other_networks(partition)
         # As fairseq does with its own best value (fairseq/checkpoint_utils.py:256).
         if not (self.cfg.reset_optimizer or self.cfg.reset_meters or resets_all):
-            self.best_of_other_network.load_state(header["extra_state"].get(type(self).__name__, {}))
+            for state in states_of(header["extra_state"].get(type(self).__name__, {})):
+                for best in self.best_of_other_networks:
+                    best.load_state(state)
         return partition
 
     # One update.
@@ -370,7 +375,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """Move the parameters of the update's networks, and nothing else."""
-        self.best_of_other_network.updated()
+        for best in self.best_of_other_networks:
+            best.updated()
         if not self.schedule.masks:
             super().optimizer_step(optimizer, model, update_num)
             return
@@ -390,30 +396,37 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         return loss, sample_size, merged
 
     def _under_own_name(self, logging_output: dict[str, Any], level: int) -> dict[str, Any]:
-        return logging_output if level == self.partition.max_level else as_core(logging_output)
+        highest = level == self.partition.max_level
+        return under_name(HIGHEST if highest else self.partition.network_name(level), logging_output)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        reduce_by_network(super().reduce_metrics, logging_outputs, criterion)
-        log_distillation(logging_outputs, [CORE])
+        names = {level: self.partition.network_name(level) for level in self.partition.levels}
+        highest = names.pop(self.partition.max_level)
+        reduce_by_network(super().reduce_metrics, logging_outputs, criterion, list(names.values()))
+        log_distillation(logging_outputs, names.values())
         if self.schedule.scheme == ALTERNATE:
-            usual, _ = split_networks(logging_outputs)
-            trained, other = ("super", CORE) if usual else (CORE, "super")
-            log_gradient_norm(trained, other)
+            trained = next(iter(split_networks(logging_outputs)), HIGHEST) or highest
+            log_gradient_norm(trained, [name for name in (*names.values(), highest) if name != trained])
 
-    # The best checkpoint of the network that --best-checkpoint-metric does not follow.
+    # The best checkpoints of the networks that --best-checkpoint-metric does not follow.
 
-    @property
-    def has_two_networks(self) -> bool:
-        return self.partition.max_level == SUPER_LEVEL
+    def _best_of_other_networks(self, partition: Partition) -> list[BestOfNetwork]:
+        return best_of_other_networks(
+            partition,
+            self.cfg.best_checkpoint_metric,
+            self.cfg.maximize_best_checkpoint_metric,
+            keeps_last=not self.cfg.no_last_checkpoints,
+        )
 
     def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
-        if self.has_two_networks:
-            self.best_of_other_network.validated(stats)
+        for best in self.best_of_other_networks:
+            best.validated(stats)
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
-        if not self.has_two_networks:
+        if not self.best_of_other_networks:
             return {}
-        return {type(self).__name__: self.best_of_other_network.state_to_save()}
+        return {type(self).__name__: as_saved([best.state_to_save() for best in self.best_of_other_networks])}
 
     def post_save(self, checkpoint: str, num_updates: int) -> None:
-        self.best_of_other_network.saved(checkpoint)
+        for best in self.best_of_other_networks:
+            best.saved(checkpoint)

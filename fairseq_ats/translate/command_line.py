@@ -1,4 +1,4 @@
-"""Translate text, a line at a time, with either network.
+"""Translate text, a line at a time, with any network of a run.
 
     fairseq-ats-translate RUN/checkpoint_best_core.pt --level core < text.en > text.de
     fairseq-ats-translate FOLDER --input text.en --output text.de       # of fairseq-ats-convert
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="fairseq-ats-translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, or a folder of fairseq-ats-convert")
-    parser.add_argument("--level", help="core, super, or a number (default: the highest of a checkpoint)")
+    parser.add_argument("--level", help="core, super, level2, ..., or a number (default: the highest of a checkpoint)")
     parser.add_argument("--input", type=Path, metavar="FILE", help="text in UTF-8 (default: stdin)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="written when all is translated (default: stdout)")
     parser.add_argument("--data", help="of a checkpoint: folder of its binarised data (default: as in training)")

@@ -12,8 +12,9 @@ from typing import overload
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.deployed_folder import DeployedFolder, parse_level
+from fairseq_ats.deployed_folder import DeployedFolder
 from fairseq_ats.loading import load_to_decode, read_checkpoint
+from fairseq_ats.partition import check_level_name
 from fairseq_ats.saved_options import saved_options
 from fairseq_ats.text import READS_TOKENS, Text, parts
 from fairseq_ats.translate.ctranslate2_engine import CTranslate2Engine
@@ -34,7 +35,8 @@ class Translator:
     Args:
         path: a checkpoint of this plugin's task or of stock fairseq's ``translation``, or a folder that
             ``fairseq-ats-convert`` wrote.
-        level: "core", "super", or the level's number. None is a folder's network, and the highest of a checkpoint.
+        level: "core", "super", "level2", ..., or the level's number. None is a folder's network, and the highest of
+            a checkpoint.
         data: for a checkpoint, the folder with its dictionaries and ``sentencepiece.model``; None is the one that it
             was trained with.
         sentencepiece_model: for a checkpoint, where it is not in the data. Without any, lines are tokens with spaces
@@ -68,16 +70,17 @@ class Translator:
         machine = Machine(batch_size, threads, workers, device)
         given = {"beam": beam, "max_len_a": max_len_a, "max_len_b": max_len_b, "length_penalty": length_penalty}
         given = {name: value for name, value in given.items() if value is not None}
-        number = None if level is None else parse_level(level)
+        if level is not None:
+            check_level_name(level)
         if path.is_dir():
             for option, value in (("--data", data), ("--sentencepiece-model", sentencepiece_model)):
                 if value is not None:
                     raise ValueError(f"{option} is {value} and {path} is a folder, which brings its own; leave it out")
-            self._engine, self._text = _open_folder(path, number, given, machine)
+            self._engine, self._text = _open_folder(path, level, given, machine)
         elif path.is_file():
             data = None if data is None else Path(data)
             model = None if sentencepiece_model is None else Path(sentencepiece_model)
-            self._engine, self._text = _open_checkpoint(path, number, data, model, Search(**given), machine)
+            self._engine, self._text = _open_checkpoint(path, level, data, model, Search(**given), machine)
         else:
             raise ValueError(f"{path} is neither a checkpoint nor a folder")
 
@@ -119,9 +122,9 @@ class Translator:
         return [line.replace("\n", " ") for line in joined]
 
 
-def _open_folder(path: Path, level: int | None, given: dict[str, float], machine: Machine) -> tuple[Engine, Text]:
+def _open_folder(path: Path, level: str | int | None, given: dict[str, float], machine: Machine) -> tuple[Engine, Text]:
     folder = DeployedFolder.read(path)
-    if level not in (None, folder.level):
+    if level is not None and folder.partition.level_of(level) != folder.level:
         raise ValueError(f"--level is {level} and {path} holds the {folder.network} (level {folder.level}) only")
     defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
     search = Search(**(defaults | given))
@@ -149,7 +152,7 @@ def _open_onnx(path: Path, search: Search, machine: Machine) -> Engine:
 
 
 def _open_checkpoint(
-    path: Path, level: int | None, data: Path | None, model: Path | None, search: Search, machine: Machine
+    path: Path, level: str | int | None, data: Path | None, model: Path | None, search: Search, machine: Machine
 ) -> tuple[Engine, Text]:
     checkpoint, partition = read_checkpoint(path)
     if partition is None and level is not None:
@@ -162,5 +165,5 @@ def _open_checkpoint(
         raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
     text = Text(model, folder.lowercase)
     device = use_torch_on(machine)
-    network, task = load_to_decode(path, folder, level)
+    network, task = load_to_decode(path, folder, None if level is None else partition.level_of(level))
     return FairseqEngine(network, task, search, machine.batch_size, device), text
