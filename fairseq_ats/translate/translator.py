@@ -124,8 +124,9 @@ class Translator:
 
 def _open_folder(path: Path, level: str | int | None, given: dict[str, float], machine: Machine) -> tuple[Engine, Text]:
     folder = DeployedFolder.read(path)
-    if level is not None and folder.partition.level_of(level) != folder.level:
-        raise ValueError(f"--level is {level} and {path} holds the {folder.network} (level {folder.level}) only")
+    number = folder.level if level is None else folder.partition.level_of(level)
+    if number != folder.level:
+        raise ValueError(f"--level is {number} and {path} holds the {folder.network} (level {folder.level}) only")
     defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
     search = Search(**(defaults | given))
     model = None if folder.sentencepiece_model is None else path / folder.sentencepiece_model
