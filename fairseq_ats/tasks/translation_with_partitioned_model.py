@@ -20,6 +20,7 @@ from omegaconf import II
 
 from fairseq_ats.best_checkpoints import BestOfOtherNetwork
 from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
+from fairseq_ats.criteria_monitor import DROPOUTS, CriteriaMonitor, check_monitored
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, level_of_update, set_level, use_level
 from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
@@ -96,6 +97,24 @@ class PartitionedTranslationConfig(TranslationConfig):
             "dimensions first, into the core (importance), or leave them as they are (unchanged)"
         },
     )
+    criteria_interval: int = field(
+        default=0,
+        metadata={
+            "help": "measure the paper's convergence criteria (c_norm, c_sim, c_align, alpha_t, q_t) in updates 0, N, "
+            "2N, ...; 0: never. Changes nothing in the training"
+        },
+    )
+    criteria_dropout: ChoiceEnum(list(DROPOUTS)) = field(
+        default=DROPOUTS[0],
+        metadata={
+            "help": "dropout of the two gradients that --criteria-interval compares: the same masks, those of the "
+            "update (the paper's definition), different masks, or off"
+        },
+    )
+    criteria_by_layer_type: bool = field(
+        default=False,
+        metadata={"help": "report the criteria of each layer type, too (encoder_fc1, decoder_cross_attn_qk, ...)"},
+    )
     # Batches made anew from the seed and the epoch number in every epoch, so that a run resumed at the start of an
     # epoch sees the same batches as one that went on (fairseq/tasks/fairseq_task.py:310); stock fairseq makes them once
     # for all epochs of a process.
@@ -156,6 +175,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         self.best_of_other_network = BestOfOtherNetwork(
             cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, keeps_last=not cfg.no_last_checkpoints
         )
+        self.criteria = CriteriaMonitor(cfg.criteria_interval, str(cfg.criteria_dropout), cfg.criteria_by_layer_type)
 
     # The partition: from the options in a new run, from the checkpoint everywhere else.
 
@@ -182,6 +202,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             self.partition = Partition(**given)
         else:
             self.partition = self._continue_from(source, given)
+        if self.cfg.criteria_interval and not from_checkpoint:
+            check_monitored(cfg, self.partition.max_level)
         model = super().build_model(cfg, from_checkpoint)
         if self.cfg.init_from and not from_checkpoint:
             self._warm_start_(model, source)
@@ -260,11 +282,13 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Forward and backward of the update's network, on one mini-batch."""
         level = self.level_of_update(update_num)
+        criterion = in_autocast(criterion, self._autocast)
+        self.criteria.remember(model, criterion, sample, update_num, ignore_grad)
         if self.cfg.alternate:
             freeze_above(model, level)
         with use_level(model, level):
             loss, sample_size, logging_output = super().train_step(
-                sample, model, in_autocast(criterion, self._autocast), optimizer, update_num, ignore_grad
+                sample, model, criterion, optimizer, update_num, ignore_grad
             )
         return loss, sample_size, self._under_own_name(logging_output, level)
 
@@ -275,6 +299,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """Move the parameters of the update's network, and nothing else."""
         self.best_of_other_network.updated()
+        self.criteria.measure(model, optimizer, update_num, self.partition.levels)
         if not self.cfg.alternate:
             super().optimizer_step(optimizer, model, update_num)
             return
@@ -302,6 +327,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             usual, _ = split_networks(logging_outputs)
             trained, other = ("super", CORE) if usual else (CORE, "super")
             log_gradient_norm(trained, other)
+        self.criteria.log()
 
     # The best checkpoint of the network that --best-checkpoint-metric does not follow.
 
