@@ -193,7 +193,7 @@ def test_two_workers_are_one_batch(build: Build, in_float64: None, monkeypatch: 
 def train(build: Build, options: tuple[str, ...], updates: int) -> SimpleNamespace:
     """Updates through fairseq's own trainer; everything that a monitor could disturb, after each of them."""
     metrics.reset()
-    built = build(*options, "--max-tokens", "150")
+    built = build(*options, "--max-tokens", "100")
     trainer = Trainer(built.cfg, built.task, built.model, built.criterion)
     epoch = trainer.get_train_iterator(1).next_epoch_itr(shuffle=True)
     batches = iterators.GroupedIterator(epoch, built.cfg.optimization.update_freq[0])
@@ -235,7 +235,7 @@ TIMES = ("wps", "ups", "train_wall", "wall")
 )
 def test_training_is_as_without_it(build: Build, options: tuple[str, ...]) -> None:
     """Bit for bit, after each update: data, gradients, random state, log; and at the end all that is saved."""
-    updates, interval = 4, 3
+    updates, interval = 3, 2
     without_criteria = [o for o in options if o not in ("--criteria-dropout", "different", "off")]
     plain = train(build, tuple(without_criteria), updates)
     watched = train(build, (*options, "--criteria-interval", str(interval)), updates)
