@@ -6,8 +6,8 @@
 One model, through fairseq's own Trainer. In each round two updates run without the monitor and two with it, one of them
 measured, in an order that changes from round to round; the difference, divided by the time of an update without it, is
 what a measurement costs. The table has the median and the quartiles of that ratio, and its share of the training
-time at an interval of 100. In ATS the two updates are one of each network. On a CPU the time is the process's own, which
-does not grow while other programs run.
+time at an interval of 100. In ATS the two updates are one of each network. On a CPU the time is the process's own,
+which does not grow while other programs run.
 """
 
 from __future__ import annotations
