@@ -6,13 +6,14 @@
 The trainings ran with ``--criteria-interval``, ``--log-format json`` and ``--log-file``. Writes OUTPUT.png, whose
 panels are those of the paper: gradient overlap c_norm², norm similarity c_sim and gradient alignment c_align over
 updates; and OUTPUT.jsonl with the numbers, one line for each line of a log: means over the updates measured in the
-interval that ends at ``num_updates``. Thin lines are the numbers, thick ones their moving average.
+interval that ends at ``num_updates``, null where one is infinite. Thin lines are the numbers, thick ones their moving average.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="path of the two files, without their endings")
     parser.add_argument("logs", nargs="+", metavar="NAME=LOG", help="name of a curve and its training's log")
     args = parser.parse_args()
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # importing fairseq has switched debugging on
     if not args.output.parent.is_dir():
         parser.error(f"argument output: {args.output.parent} is not a folder")
     runs = {}
@@ -53,7 +55,10 @@ def main() -> None:
             parser.error(f"argument logs: {path} has no criteria; train with --criteria-interval and --log-format json")
     with written_whole(f"{args.output}.jsonl") as path, path.open("w", encoding="utf-8") as file:
         for name, records in runs.items():
-            file.writelines(json.dumps({"run": name, **record}) + "\n" for record in records)
+            for record in records:
+                # JSON has no infinity.
+                numbers = {key: value if math.isfinite(value) else None for key, value in record.items()}
+                file.write(json.dumps({"run": name} | numbers) + "\n")
     with written_whole(f"{args.output}.png") as path:
         draw(runs, path)
     print(summary(runs))
@@ -80,7 +85,7 @@ def read_criteria(log: Path) -> list[Record]:
 
 def draw(runs: dict[str, list[Record]], path: Path) -> None:
     """A point that is infinite, for want of alignment, is left out of the picture."""
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(12, 3.4), layout="constrained")
+    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(12, 3.6), layout="constrained")
     for axis, (title, label, value) in zip(axes, PANELS, strict=True):
         for number, (name, records) in enumerate(runs.items()):
             points = [(record["num_updates"], value(record)) for record in records]
@@ -88,7 +93,8 @@ def draw(runs: dict[str, list[Record]], path: Path) -> None:
             x, y = [x for x, _ in points], [y for _, y in points]
             axis.plot(x, y, color=f"C{number}", linewidth=0.6, alpha=0.4)
             axis.plot(x, moving_average(y), color=f"C{number}", label=name)
-        axis.set(title=title, xlabel="update", ylabel=label)
+        axis.set(title=title, xlabel="update")
+        axis.set_ylabel(label, fontsize=8)
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(path, dpi=150)
