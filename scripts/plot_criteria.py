@@ -6,7 +6,8 @@
 The trainings ran with ``--criteria-interval``, ``--log-format json`` and ``--log-file``. Writes OUTPUT.png, whose
 panels are those of the paper: gradient overlap c_norm², norm similarity c_sim and gradient alignment c_align over
 updates; and OUTPUT.jsonl with the numbers, one line for each line of a log: means over the updates measured in the
-interval that ends at ``num_updates``, null where one is infinite. Thin lines are the numbers, thick ones their moving average.
+interval that ends at ``num_updates``, null where one is infinite. Thin lines are the numbers, thick ones their moving
+average.
 """
 
 from __future__ import annotations
