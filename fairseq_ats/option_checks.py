@@ -45,7 +45,8 @@ def partition_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """One sentence for each combination of options that cannot be trained with."""
     problems = _scheme_problems(cfg) + _schedule_problems(cfg) + _distillation_problems(cfg) + _mask_problems(cfg)
-    return problems + _precision_problems(cfg) + _metric_problems(cfg) + _warm_start_problems(cfg)
+    problems += _precision_problems(cfg) + _metric_problems(cfg) + _warm_start_problems(cfg)
+    return problems + _criteria_problems(cfg)
 
 
 def _data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
@@ -206,3 +207,30 @@ def _warm_start_problems(cfg: PartitionedTranslationConfig) -> list[str]:
         for option, value in others.items()
         if value is not None
     ]
+
+
+def _criteria_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    interval = cfg.criteria_interval
+    if interval < 0:
+        return [f"--criteria-interval is {interval}; allowed: 0 (never) or more"]
+    if interval == 0:
+        options = {
+            "--criteria-dropout": str(cfg.criteria_dropout) != "same",
+            "--criteria-by-layer-type": cfg.criteria_by_layer_type,
+        }
+        return [f"{option} needs --criteria-interval" for option, is_given in options.items() if is_given]
+    problems = []
+    if cfg.max_level == CORE_LEVEL:
+        problems.append(
+            f"--criteria-interval is {interval}, which compares two networks, and --max-level 1 builds the core alone; "
+            "leave one of them out"
+        )
+    # Workers with weights of their own have no common point x; under FSDP no worker has a whole gradient.
+    if cfg.use_bmuf:
+        problems.append(f"--criteria-interval is {interval}, which does not work with --use-bmuf")
+    allowed = ("legacy_ddp", "no_c10d", "pytorch_ddp", "c10d")
+    if cfg.distributed_world_size > 1 and str(cfg.ddp_backend) not in allowed:
+        problems.append(
+            f"--criteria-interval is {interval} and --ddp-backend is {cfg.ddp_backend}; allowed: {', '.join(allowed)}"
+        )
+    return problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -40,6 +41,7 @@ def run_dir(request: pytest.FixtureRequest, toy_data: Path, tmp_path_factory: py
     options = ["--alternate", "--partitioned-linear-module-name", request.param, "--small-ratio", "0.25"]
     options += [*BLEU, "--log-format", "json", "--validate-interval-updates", "5", "--save-interval-updates", "5"]
     options += ["--tensorboard-logdir", str(directory / "tensorboard"), "--clip-norm", "0.5"]
+    options += ["--criteria-interval", "3", "--criteria-by-layer-type"]
     log = train(toy_data, directory, UPDATES, *options)
     (directory / "log").write_text(log)
     return directory
@@ -72,8 +74,24 @@ def test_both_networks_are_in_the_log(run_dir: Path) -> None:
 
 def test_tensorboard_has_both_networks(run_dir: Path) -> None:
     written = b"".join(p.read_bytes() for p in (run_dir / "tensorboard").rglob("events*"))
-    for name in (b"core_loss", b"core_gnorm", b"super_gnorm", b"core_bleu"):
+    for name in (b"core_loss", b"core_gnorm", b"super_gnorm", b"core_bleu", b"c_align", b"q_t_encoder_fc1"):
         assert name in written
+
+
+def test_criteria_are_in_the_log(run_dir: Path) -> None:
+    """Measured in updates 0, 3 and 6; the others repeat the last value, and an epoch shows the mean."""
+    log = (run_dir / "log").read_text()
+    values = [float(update["c_align"]) for update in events(log, "train_inner")]
+    assert len(values) == UPDATES
+    for number, value in enumerate(values):
+        assert value == values[number - number % 3]
+    assert len(set(values)) == 3
+    assert float(events(log, "train")[-1]["train_c_align"]) == pytest.approx(sum(values[::3]) / 3, rel=1e-4)
+    last = events(log, "train_inner")[-1]
+    for name in ("c_norm", "c_sim", "alpha_t", "q_t"):
+        assert float(last[name]) > 0
+        assert float(last[f"{name}_decoder_cross_attn_qk"]) > 0
+    assert "c_norm" not in json.dumps(events(log, "valid"))
 
 
 def test_best_checkpoint_of_each_network(run_dir: Path) -> None:
@@ -137,7 +155,10 @@ def test_interactive_validate_and_from_pretrained(run_dir: Path, toy_data: Path)
 
 
 def test_resume_in_the_middle_is_exact(run_dir: Path, toy_data: Path, tmp_path: Path) -> None:
-    """Stopped after 5 updates, the next one a core update, and started again: the same bits as without a stop."""
+    """Stopped after 5 updates, the next one a core update, and started again: the same bits as without a stop.
+
+    The one run measures criteria and the other does not: the same bits all the same.
+    """
     for name in ("checkpoint_last.pt", "checkpoint_best_core.pt"):
         assert (run_dir / name).is_file()
     interrupted = tmp_path / "resumed"
@@ -281,13 +302,14 @@ def test_two_workers_with_zero_filled_gradients(toy_data: Path, tmp_path: Path) 
     """legacy_ddp fills missing gradients with zeros before the step; two real processes."""
     options = ["--alternate", "--distributed-world-size", "2", "--distributed-backend", "gloo", "--ddp-backend"]
     options += ["legacy_ddp", "--distributed-no-spawn", "--weight-decay", "0.1", "--max-tokens", "200", *EVERY_UPDATE]
-    options += ["--small-ratio", "0.25"]
+    options += ["--small-ratio", "0.25", "--criteria-interval", "2"]
     for updates in (3, 4):  # the last one is a core update, and the first after a restart
         address = ["--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"]
         command = train_command(toy_data, tmp_path, updates, *options, *address)
         workers = [start([*command, "--distributed-rank", str(rank)]) for rank in (0, 1)]
         outputs = [worker.wait() for worker in workers]
         assert [worker.returncode for worker in workers] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
+        assert re.search(r"\| c_align \d", outputs[0])
     check_mask(tmp_path, 4)
 
 

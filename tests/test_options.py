@@ -75,6 +75,19 @@ Build = Callable[..., SimpleNamespace]
             ["--alternate", "--distributed-world-size", "2"],
             "--ddp-backend is pytorch_ddp.* add --find-unused-parameters",
         ),
+        (["--criteria-interval", "-1"], r"--criteria-interval is -1; allowed: 0 \(never\) or more"),
+        (["--criteria-interval", "5", "--max-level", "1"], "--criteria-interval is 5, which compares two networks"),
+        (["--criteria-interval", "5", "--use-bmuf"], "does not work with --use-bmuf"),
+        (
+            ["--criteria-interval", "5", "--distributed-world-size", "2", "--ddp-backend", "fully_sharded"],
+            "--ddp-backend is fully_sharded; allowed: legacy_ddp, no_c10d, pytorch_ddp, c10d",
+        ),
+        (
+            ["--criteria-interval", "5", "--checkpoint-activations"],
+            "--criteria-interval does not work with --checkpoint-activations",
+        ),
+        (["--criteria-dropout", "off"], "--criteria-dropout needs --criteria-interval"),
+        (["--criteria-by-layer-type"], "--criteria-by-layer-type needs --criteria-interval"),
     ],
 )
 def test_refused(build: Build, arguments: list[str], message: str) -> None:

@@ -203,6 +203,33 @@ def test_benchmarks_refuse() -> None:
     assert "usage:" in done.stderr
 
 
+def test_plot_of_criteria(tmp_path: Path) -> None:
+    """Of a log as fairseq writes it: options at its head, lines of epochs, lines twice, one cut off."""
+    log, output = tmp_path / "train.log", tmp_path / "figure"
+    names = ("c_norm", "c_sim", "c_align", "alpha_t", "q_t")
+    values = [["2", "0.5", "1.5", "0.75", "3"], ["4", "0.7", "inf", "-0.5", "inf"], ["3", "0.6", "2.5", "0.25", "7.5"]]
+    lines = [
+        json.dumps({"num_updates": str(10 * (i + 1)), "loss": "5"} | dict(zip(names, numbers, strict=True)))
+        for i, numbers in enumerate(values)
+    ]
+    log.write_text("\n".join(["{'_name': None}", *lines, lines[-1], '{"train_c_norm": "3"}', lines[0][:30]]))
+    table = script("plot_criteria.py", output, f"standard={log}", f"ATS={log}")
+    records = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
+    assert [(r["run"], r["num_updates"]) for r in records] == [
+        (n, u) for n in ("standard", "ATS") for u in (10, 20, 30)
+    ]
+    assert [records[1][name] for name in names] == [4.0, 0.7, None, -0.5, None]
+    # c_norm² and c_sim of all three, the others where there is alignment.
+    assert "| ATS | all (3) | 9.667 | 0.600 | 2.000 | 0.500 | 5.250 | 1 |" in table
+    assert "| ATS | last quarter (1) | 9.000 | 0.600 | 2.500 | 0.250 | 7.500 | 0 |" in table
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    log.write_text(json.dumps({"num_updates": "10", "loss": "5"}))
+    assert "has no criteria; train with --criteria-interval" in script(
+        "plot_criteria.py", output, f"a={log}", fails=True
+    )
+
+
 MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
 
 
@@ -237,8 +264,12 @@ def test_every_option_is_in_the_readme() -> None:
         "--alternate-pattern",
         "--super-only-updates",
         "--core-only-from",
+        "--distillation-weight",
+        "--distillation-temperature",
+        "--criteria-interval",
+        "--criteria-dropout",
+        "--criteria-by-layer-type",
     ]
-    options += ["--distillation-weight", "--distillation-temperature"]
     for option in options:
         row = re.search(rf"^\| `{option}` \|.*\|.*\| `(.*)` \|$", readme, re.MULTILINE)
         assert row, f"{option} has no row with an example"

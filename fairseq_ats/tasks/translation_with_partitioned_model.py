@@ -21,6 +21,7 @@ from omegaconf import II
 
 from fairseq_ats.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
 from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
+from fairseq_ats.criteria_monitor import DROPOUTS, CriteriaMonitor, check_monitored
 from fairseq_ats.distillation import Distillation, Teacher, log_distillation
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, set_level, use_level
@@ -149,6 +150,24 @@ class PartitionedTranslationConfig(TranslationConfig):
             "dimensions first, into the core (importance), or leave them as they are (unchanged)"
         },
     )
+    criteria_interval: int = field(
+        default=0,
+        metadata={
+            "help": "measure the paper's convergence criteria (c_norm, c_sim, c_align, alpha_t, q_t) in updates 0, N, "
+            "2N, ...; 0: never. Changes nothing in the training"
+        },
+    )
+    criteria_dropout: ChoiceEnum(list(DROPOUTS)) = field(
+        default=DROPOUTS[0],
+        metadata={
+            "help": "dropout of the two gradients that --criteria-interval compares: the same masks, those of the "
+            "update (the paper's definition), different masks, or off"
+        },
+    )
+    criteria_by_layer_type: bool = field(
+        default=False,
+        metadata={"help": "report the criteria of each layer type, too (encoder_fc1, decoder_cross_attn_qk, ...)"},
+    )
     # Batches made anew from the seed and the epoch number in every epoch, so that a run resumed at the start of an
     # epoch sees the same batches as one that went on (fairseq/tasks/fairseq_task.py:310); stock fairseq makes them once
     # for all epochs of a process.
@@ -211,6 +230,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         self.partition: Partition | None = None
         self.schedule: Schedule | None = None
         self.best_of_other_networks: list[BestOfNetwork] = []
+        self.criteria = CriteriaMonitor(cfg.criteria_interval, str(cfg.criteria_dropout), cfg.criteria_by_layer_type)
 
     # The partition: from the options in a new run, from the checkpoint everywhere else.
 
@@ -243,6 +263,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         # What is decoded is not trained; its options may be those of a training of more networks.
         max_level = self.partition.max_level
         self.schedule = Schedule(STANDARD, max_level) if from_checkpoint else schedule_of(self.cfg, max_level)
+        if self.cfg.criteria_interval and not from_checkpoint:
+            check_monitored(cfg, self.partition.max_level)
         model = super().build_model(cfg, from_checkpoint)
         if self.cfg.init_from and not from_checkpoint:
             self._warm_start_(model, source)
@@ -339,6 +361,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             The sum of the losses, the sample size of the mini-batch, and every network's logging output.
         """
         levels = self.schedule.levels_of_update(update_num)
+        self.criteria.remember(model, in_autocast(criterion, self._autocast), sample, update_num, ignore_grad)
         if self.schedule.masks:
             freeze_above(model, max(levels))
         teacher = self._teacher(sample, model, levels)
@@ -377,6 +400,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         """Move the parameters of the update's networks, and nothing else."""
         for best in self.best_of_other_networks:
             best.updated()
+        self.criteria.measure(model, optimizer, update_num, self.partition.levels)
         if not self.schedule.masks:
             super().optimizer_step(optimizer, model, update_num)
             return
@@ -407,6 +431,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         if self.schedule.scheme == ALTERNATE:
             trained = next(iter(split_networks(logging_outputs)), HIGHEST) or highest
             log_gradient_norm(trained, [name for name in (*names.values(), highest) if name != trained])
+        self.criteria.log()
 
     # The best checkpoints of the networks that --best-checkpoint-metric does not follow.
 
