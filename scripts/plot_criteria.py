@@ -110,7 +110,10 @@ def moving_average(values: list[float]) -> list[float]:
 
 
 def summary(runs: dict[str, list[Record]]) -> str:
-    """Markdown: means over all records, and over the last quarter; and how often there was no alignment."""
+    """Markdown: means over all records, and over the last quarter; and how often there was no alignment.
+
+    Of what is infinite or negative without alignment, c_align, alpha_t and q_t, over the records with alignment.
+    """
     lines = ["| run | records | c_norm² | c_sim | c_align | alpha_t | q_t | without alignment |"]
     lines.append("|---|---|---:|---:|---:|---:|---:|---:|")
     for name, records in runs.items():
