@@ -31,6 +31,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fairseq_ats.checkpoints import PARTITION_KEY
 from fairseq_ats.levels import use_level
 from fairseq_ats.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
@@ -210,7 +211,7 @@ def _from_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     sizes = [header["model"][f"{side}.embed_tokens.weight"].shape[0] for side in ("encoder", "decoder")]
     dictionaries = {size: numbered_dictionary(size) for size in sizes}
     task = TASK_REGISTRY[TASK_NAME](cfg.task, *(dictionaries[size] for size in sizes))
-    task.load_state_dict(header["task_state"])
+    task.load_state_dict({PARTITION_KEY: header["task_state"][PARTITION_KEY]})  # the dictionaries are made up
     return task, task.build_model(cfg.model, from_checkpoint=True)
 
 

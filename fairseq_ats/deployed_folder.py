@@ -30,11 +30,14 @@ directly in it.
       "length_penalty": 1.0,
       "versions": {"fairseq_ats": "0.1.0", "torch": "2.13.0", "ctranslate2": "4.8.5"}
     }                                         of the packages that wrote the folder; for people
+
+Beside it lies ``SHA256SUMS``, with the sums of all files, for :func:`check_sums` and ``sha256sum --check``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -43,6 +46,7 @@ from pathlib import Path
 from fairseq_ats.partition import CORE_LEVEL, SUPER_LEVEL, Partition
 
 DESCRIPTION_FILE = "fairseq_ats.json"
+SUMS_FILE = "SHA256SUMS"
 SCHEMA = 1
 FORMATS = ("ctranslate2", "onnx")
 NETWORK_LEVELS = {"core": CORE_LEVEL, "super": SUPER_LEVEL}
@@ -110,9 +114,11 @@ class DeployedFolder:
         return NETWORK_LEVELS[self.network]
 
     def write(self, folder: Path) -> None:
-        """Write the description into ``folder``."""
+        """Write the description into ``folder``, and the sums of all files that are in it."""
         content = {"schema": SCHEMA, "level": self.level} | dataclasses.asdict(self)
         (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SUMS_FILE)
+        (folder / SUMS_FILE).write_text("".join(f"{_sum(folder / name)}  {name}\n" for name in names), "utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> DeployedFolder:
@@ -144,3 +150,28 @@ class DeployedFolder:
             if name is not None and not (folder / name).is_file():
                 raise ValueError(f"{path} names {name}, which is not in {folder}")
         return description
+
+
+def check_sums(folder: Path) -> None:
+    """Compare a folder's files with the sums that were written with them.
+
+    The engines would translate with a changed weight as it is. Whoever changes files on purpose can change the sums,
+    too: they tell damage, not intent.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the folder has no sums.
+    """
+    try:
+        lines = (folder / SUMS_FILE).read_text("utf-8").splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / SUMS_FILE} cannot be read: {error}; convert the checkpoint anew") from error
+    for name in sorted(sums.keys() | {DESCRIPTION_FILE}):
+        path = folder / name
+        if Path(name).name != name or not path.is_file() or _sum(path) != sums.get(name):
+            raise ValueError(f"{folder} is damaged: its {name!r} is not the file that {SUMS_FILE} was written for")
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairseq.utils import split_paths
+from omegaconf import DictConfig, OmegaConf
 
+from fairseq_ats.checkpoints import check_sums, read_header
 from fairseq_ats.metrics import core_name
 from fairseq_ats.optim import OPTIMIZER_NAME
 from fairseq_ats.partition import CORE_LEVEL, Partition
@@ -40,13 +41,20 @@ def _data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 
 
 def _file_problems(cfg: PartitionedTranslationConfig) -> list[str]:
-    # The loader would say "[Errno 22] Invalid argument" of a checkpoint that was cut off.
-    paths = split_paths(cfg.path_to_decode) if cfg.path_to_decode else []
-    return [
-        f"{path} ({os.path.getsize(path):,} bytes) is truncated or damaged: not a whole checkpoint"
-        for path in paths
-        if os.path.isfile(path) and not zipfile.is_zipfile(path)
-    ]
+    # Of a checkpoint that was cut off the loader would say "[Errno 22] Invalid argument", and nothing of a flipped bit.
+    given = cfg.path_to_decode
+    if given is None and isinstance(cfg, DictConfig) and cfg._get_parent() is not None:
+        # fairseq-validate makes the task of the checkpoint's options, of which it has overridden those of other groups
+        # by the command line's (fairseq/checkpoint_utils.py:359); a view was resolved when they were saved.
+        given = OmegaConf.select(cfg, "..common_eval.path")
+    problems = []
+    for path in filter(os.path.isfile, split_paths(given) if given else []):
+        try:
+            check_sums(path)
+            read_header(path)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _alternation_problems(cfg: PartitionedTranslationConfig) -> list[str]:

@@ -12,7 +12,7 @@ from typing import overload
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.deployed_folder import DeployedFolder, parse_level
+from fairseq_ats.deployed_folder import DeployedFolder, check_sums, parse_level
 from fairseq_ats.loading import load_to_decode, read_checkpoint
 from fairseq_ats.saved_options import saved_options
 from fairseq_ats.text import READS_TOKENS, Text, parts
@@ -121,6 +121,7 @@ class Translator:
 
 def _open_folder(path: Path, level: int | None, given: dict[str, float], machine: Machine) -> tuple[Engine, Text]:
     folder = DeployedFolder.read(path)
+    check_sums(path)
     if level not in (None, folder.level):
         raise ValueError(f"--level is {level} and {path} holds the {folder.network} (level {folder.level}) only")
     defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
