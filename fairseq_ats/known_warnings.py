@@ -34,6 +34,13 @@ HARMLESS: tuple[tuple[type[Warning], str, str], ...] = (
     # It advises to leave --find-unused-parameters out, when the first update is the super-network's, which uses all
     # parameters; with --alternate that option is needed (fairseq_ats/option_checks.py).
     (UserWarning, r"find_unused_parameters=True was specified in DDP constructor, but did not find any unused", r""),
+    # torch.onnx.export, of its own parts: a type that it still uses, and names of axes, all of which it knows already.
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated", r"copyreg"),
+    (
+        UserWarning,
+        r"# The axis name: \w+ will not be used, since it shares the same shape constraints",
+        r"torch\.onnx\.",
+    ),
 )
 
 

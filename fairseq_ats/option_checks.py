@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fairseq.utils import split_paths
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_ats.checkpoints import check_sums, read_header
 from fairseq_ats.metrics import core_name
-from fairseq_ats.optim import OPTIMIZER_NAME
+from fairseq_ats.optim import OPTIMIZER_NAME, adam_problems
 from fairseq_ats.partition import CORE_LEVEL, Partition
 
 # fairseq's default of --restore-file: a name in --save-dir.
@@ -30,7 +31,8 @@ def partition_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """One sentence for each combination of options that cannot be trained with."""
     problems = _alternation_problems(cfg) if cfg.alternate else []
-    return problems + _precision_problems(cfg) + _metric_problems(cfg) + _warm_start_problems(cfg)
+    problems += _precision_problems(cfg) + _metric_problems(cfg) + _warm_start_problems(cfg)
+    return problems + _range_problems(cfg)
 
 
 def _data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
@@ -43,10 +45,10 @@ def _data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def _file_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     # Of a checkpoint that was cut off the loader would say "[Errno 22] Invalid argument", and nothing of a flipped bit.
     given = cfg.path_to_decode
-    if given is None and isinstance(cfg, DictConfig) and cfg._get_parent() is not None:
+    if given is None:
         # fairseq-validate makes the task of the checkpoint's options, of which it has overridden those of other groups
         # by the command line's (fairseq/checkpoint_utils.py:359); a view was resolved when they were saved.
-        given = OmegaConf.select(cfg, "..common_eval.path")
+        given = _option_of(cfg, "common_eval", "path")
     problems = []
     for path in filter(os.path.isfile, split_paths(given) if given else []):
         try:
@@ -133,3 +135,28 @@ def _warm_start_problems(cfg: PartitionedTranslationConfig) -> list[str]:
         for option, value in others.items()
         if value is not None
     ]
+
+
+def _option_of(cfg: PartitionedTranslationConfig, group: str, name: str) -> Any:
+    """An option of another group of fairseq's configuration; None if the task was made without the others."""
+    if not isinstance(cfg, DictConfig) or cfg._get_parent() is None:
+        return None
+    return OmegaConf.select(cfg, f"..{group}.{name}")
+
+
+def _range_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    """Numbers on which fairseq would stop in the first update, or train nothing, or with something else."""
+    problems = []
+    if cfg.optimizer_name == OPTIMIZER_NAME and isinstance(cfg, DictConfig):
+        problems += adam_problems(OmegaConf.select(cfg, "..optimizer"))
+    for group, name in (("dataset", "max_tokens"), ("dataset", "batch_size")):
+        value = _option_of(cfg, group, name)
+        if value is not None and value < 1:
+            problems.append(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more")
+    for value in _option_of(cfg, "optimization", "update_freq") or []:
+        if value < 1:
+            problems.append(f"--update-freq is {value}; allowed: 1 or more")
+    for value in _option_of(cfg, "optimization", "lr") or []:
+        if not 0 <= value < math.inf:
+            problems.append(f"--lr is {value}; allowed: 0 or more")
+    return problems

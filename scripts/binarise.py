@@ -62,7 +62,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=8000, help="sentencepiece pieces, both languages together")
     parser.add_argument("--lowercase", action="store_true", help="lower-case all text, references too")
     parser.add_argument("--workers", type=int, default=2, help="processes that binarise")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in ("vocabulary", "workers"):
+        if getattr(args, name) < 1:
+            parser.error(f"argument --{name}: {getattr(args, name)} is not allowed; allowed: 1 or more")
+    return args
 
 
 def check_raw(raw: Path, languages: tuple[str, str]) -> None:
