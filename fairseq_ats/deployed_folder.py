@@ -117,8 +117,8 @@ class DeployedFolder:
         """Write the description into ``folder``, and the sums of all files that are in it."""
         content = {"schema": SCHEMA, "level": self.level} | dataclasses.asdict(self)
         (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SUMS_FILE)
-        (folder / SUMS_FILE).write_text("".join(f"{_sum(folder / name)}  {name}\n" for name in names), "utf-8")
+        sums = "".join(f"{_sum(folder / name)}  {name}\n" for name in sorted(_files_with_sums(folder)))
+        (folder / SUMS_FILE).write_text(sums, "utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> DeployedFolder:
@@ -159,17 +159,21 @@ def check_sums(folder: Path) -> None:
     too: they tell damage, not intent.
 
     Raises:
-        ValueError: a file is missing or damaged, or the folder has no sums.
+        ValueError: a file is missing, damaged or without a sum: engines choose among files by their names.
     """
     try:
         lines = (folder / SUMS_FILE).read_text("utf-8").splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{folder / SUMS_FILE} cannot be read: {error}; convert the checkpoint anew") from error
-    for name in sorted(sums.keys() | {DESCRIPTION_FILE}):
-        path = folder / name
-        if Path(name).name != name or not path.is_file() or _sum(path) != sums.get(name):
+    present = _files_with_sums(folder)
+    for name in sorted(sums.keys() | present):
+        if name not in present or _sum(folder / name) != sums.get(name):
             raise ValueError(f"{folder} is damaged: its {name!r} is not the file that {SUMS_FILE} was written for")
+
+
+def _files_with_sums(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()} - {SUMS_FILE}
 
 
 def _sum(path: Path) -> str:
