@@ -43,30 +43,33 @@ compile requirements/build.txt "$scratch/build.txt"
 compile requirements/tools.txt "$scratch/tools.txt"
 
 # PyPI's torch for Linux needs CUDA's libraries, gigabytes that a CPU build does without. They are the packages that
-# constraints.txt, made with a CPU build, does not have: a file of their own, read only when torch asks for them.
+# constraints.txt, made with a CPU build, does not have. So: what every build needs, and each build with its own.
 compile requirements/torch.txt "$scratch/all.txt"
 names constraints.txt >"$scratch/known"
 names "$scratch/all.txt" >"$scratch/needed"
 mapfile -t cuda < <(comm -23 "$scratch/needed" "$scratch/known" | sed 's/^/--no-emit-package=/')
-mapfile -t others < <(comm -12 "$scratch/needed" "$scratch/known" | sed 's/^/--no-emit-package=/')
-compile requirements/torch.txt "$scratch/torch.txt" "${cuda[@]}"
-compile requirements/torch.txt "$scratch/cuda.txt" "${others[@]}"
+mapfile -t others < <(comm -12 "$scratch/needed" "$scratch/known" | grep -vx torch | sed 's/^/--no-emit-package=/')
+compile requirements/torch.txt "$scratch/torch.txt" --no-emit-package=torch "${cuda[@]}"
+compile requirements/torch.txt "$scratch/torch_pypi.txt" "${others[@]}"
 
-# The CPU builds are not on PyPI, and count as the same version.
-pin=$(sed -n 's/^\(torch==[^ ]*\) .*/\1/p' "$scratch/torch.txt")
+# The CPU builds are not on PyPI.
+version=$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$scratch/torch_pypi.txt")
+printf 'torch==%s+cpu' "$version" >"$scratch/torch_cpu.txt"
 while read -r sum wheel; do
   if [[ $sum == '#'* || -z $sum ]]; then
     continue
   fi
-  if [[ ${wheel%%+cpu-*} != "${pin/==/-}" ]]; then
-    echo "lock: requirements/torch_cpu.sha256 has $wheel, and constraints.txt has $pin; replace its sums" >&2
+  if [[ ${wheel%%+cpu-*} != "torch-$version" ]]; then
+    echo "lock: requirements/torch_cpu.sha256 has $wheel, and constraints.txt torch $version; replace its sums" >&2
     exit 1
   fi
-  sed -i "s/^$pin .*/&\n    --hash=sha256:$sum \\\\/" "$scratch/torch.txt"
+  printf ' \\\n    --hash=sha256:%s' "$sum" >>"$scratch/torch_cpu.txt"
 done <requirements/torch_cpu.sha256
+echo >>"$scratch/torch_cpu.txt"
 
 lock build requirements/build.txt
 lock torch requirements/torch.txt
-lock cuda requirements/torch.txt
+lock torch_cpu requirements/torch_cpu.sha256
+lock torch_pypi requirements/torch.txt
 lock tools requirements/tools.txt
 wc -l requirements/lock/*.txt

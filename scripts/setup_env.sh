@@ -158,17 +158,14 @@ pip_install() {
   fi
 }
 
-# A CUDA build of torch names NVIDIA's libraries among its requirements, with versions and platforms.
+# The CPU build, where pip's settings offer it, or else PyPI's. By themselves pip's --require-hashes and "torch==VERSION"
+# would choose PyPI's, gigabytes, also beside a CPU build in a folder: its sum is known before it is read.
 install_torch() {
   pip_install torch || return
-  if [[ ${ANY_BUILD:-0} != 1 ]] && "$venv/bin/python" -c "$asks_for_cuda"; then
-    pip_install cuda
+  if [[ ${ANY_BUILD:-0} != 1 ]]; then
+    pip_install torch_cpu || pip_install torch_pypi
   fi
 }
-asks_for_cuda='
-import importlib.metadata, sys
-sys.exit(not any("nvidia" in requirement for requirement in importlib.metadata.requires("torch")))
-'
 
 # Kept from the user's settings: where packages come from. Not kept: what would install elsewhere, or something else.
 unset PIP_CONSTRAINT PIP_BUILD_CONSTRAINT PIP_REQUIREMENT PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_NO_BINARY \

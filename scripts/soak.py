@@ -28,6 +28,7 @@ from pathlib import Path
 # leak of 1 kB an update would be 1.5 MB from the middle to the end of 2,000 updates.
 MEMORY_GROWTH = 0.01
 INTERVAL = 1.0  # seconds
+SHUT_DOWN = 5.0  # seconds at the end, in which a process closes what it has open: not looked at
 FEWEST_SAMPLES = 16  # four in each quarter
 
 WARNING = re.compile(r"\w*Warning: |\| (WARNING|ERROR) \||^(WARNING|ERROR):|Traceback")
@@ -112,7 +113,7 @@ def watch(command: Sequence[str], log: Path) -> tuple[list[Sample], int]:
             with suppress(OSError, IndexError):  # it is ending
                 samples.append(look_at(process.pid, time.monotonic() - start))
             time.sleep(INTERVAL)
-    return samples, process.returncode
+    return samples[: -round(SHUT_DOWN / INTERVAL)], process.returncode
 
 
 def report(command: Sequence[str], samples: Sequence[Sample], problems: Sequence[str], warned: Sequence[str]) -> str:
