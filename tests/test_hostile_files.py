@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from argparse import Namespace
@@ -31,7 +32,7 @@ from fairseq_ats.deployed_folder import check_sums as check_folder
 from fairseq_ats.loading import read_checkpoint
 from fairseq_ats.translate import command_line as translate
 from tests.command_line import train
-from tests.conftest import OUR_OPTIMIZER, OUR_TASK, TINY_ARCH, TRAINING
+from tests.conftest import OUR_OPTIMIZER, OUR_TASK, ROOT, TINY_ARCH, TRAINING
 from tests.conversions import save_checkpoint
 from tests.test_checkpoints import Code
 from tests.test_deployed_folder import DESCRIPTION
@@ -191,8 +192,11 @@ COMMANDS: dict[str, Callable[[Path, Path, Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("change", [flipped_tensor, truncated, with_code, of_another_kind, with_wrong_options])
-@pytest.mark.parametrize("command", COMMANDS)
+CHANGES = [(command, change) for command in COMMANDS for change in (flipped_tensor, truncated, with_code)]
+CHANGES += [(command, change) for command in ("resume", "convert") for change in (of_another_kind, with_wrong_options)]
+
+
+@pytest.mark.parametrize(("command", "change"), CHANGES)
 def test_every_command_refuses(
     checkpoint: Path,
     toy_data: Path,
@@ -212,6 +216,22 @@ def test_every_command_refuses(
         assert any(words in said for words in ("damaged", "is not a fairseq checkpoint", "was not written by fairseq"))
     left = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert left == [path], "something was run, or left behind"
+
+
+def test_nothing_here_reads_code() -> None:
+    """What would run code of a file, by name; each use in fairseq is in SECURITY.md."""
+    unsafe = re.compile(
+        r"weights_only\s*=\s*False|allow_pickle|\b(pickle|marshal|shelve|joblib|dill)\.loads?\(|yaml\.(unsafe_)?load\("
+        r"|(?<![\w.])(eval|exec)\("
+    )
+    for example in ("torch.load(p, weights_only=False)", "pickle.load(f)", "yaml.load(f)", "x = eval(text)"):
+        assert unsafe.search(example)
+    files = [*(ROOT / "fairseq_ats").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+    assert len(files) > 40
+    found = [
+        f"{file}: {line}" for file in files for line in file.read_text("utf-8").splitlines() if unsafe.search(line)
+    ]
+    assert found == []
 
 
 def test_another_dictionary_of_the_same_size(checkpoint: Path, toy_data: Path, tmp_path: Path) -> None:
