@@ -1,10 +1,11 @@
 """fairseq plugin: train a Transformer together with its core network by alternating training (ATS).
 
 Importing the package, which ``--user-dir`` does, registers the task ``translation_with_partitioned_model`` and the
-optimizer ``adam_for_partitioned_model``.
+optimizer ``adam_for_partitioned_model``, lets torch read fairseq's checkpoints, and silences known harmless warnings.
 """
 
 from fairseq_ats.checkpoints import allow_fairseq_checkpoints
+from fairseq_ats.known_warnings import silence_known_warnings
 from fairseq_ats.modules import PartitionedLinear, PartitionedRankLinear
 from fairseq_ats.optim import FairseqAdamForPartitionedModel
 from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
@@ -19,3 +20,4 @@ __all__ = [
 ]
 
 allow_fairseq_checkpoints()
+silence_known_warnings()

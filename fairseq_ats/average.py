@@ -28,7 +28,7 @@ from torch import Tensor
 from fairseq_ats import checkpoint_choice
 from fairseq_ats.arguments import positive
 from fairseq_ats.checkpoint_choice import read_training_checkpoint
-from fairseq_ats.checkpoints import partition_of
+from fairseq_ats.checkpoints import check_sums, partition_of
 from fairseq_ats.saved_options import differing_options, saved_options
 from fairseq_ats.whole_files import written_whole
 
@@ -41,10 +41,12 @@ def average_checkpoints(paths: Sequence[str]) -> dict[str, Any]:
     since they are of no average: the optimizer's state, EMA weights, and the values of validations.
 
     Raises:
-        ValueError: a file that is missing, cannot be read or carries code, or belongs to a model with another
+        ValueError: a file that is missing, damaged, cannot be read or carries code, or belongs to a model with another
             partition, other parameters or other options.
     """
     checkpoints = [read_training_checkpoint(path) for path in paths]
+    for path in paths:
+        check_sums(path)
     last = checkpoints[-1]
     for path, checkpoint in zip(paths, checkpoints, strict=True):
         _check_same_model(checkpoint, last, f"{path} and {paths[-1]}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fairseq_ats.checkpoints import PARTITION_KEY
 from fairseq_ats.levels import use_level
 from fairseq_ats.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
@@ -214,7 +214,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vocabulary", type=int, default=10000, help="with --arch (default: 10000)")
     # The rest is parsed by fairseq, so that its values must not be taken for a file here.
     args, rest = parser.parse_known_args(arguments)
-    warnings.filterwarnings("ignore")  # hydra's, when fairseq parses options
     torch.set_num_threads(1)  # two on a busy machine wait for each other (results/speed_notes.md)
     checkpoint = rest[0] if len(rest) == 1 and not rest[0].startswith("-") else None
     if checkpoint is None and not {"--arch", "-a"} & set(rest):
@@ -253,7 +252,7 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     sizes = [header["model"][f"{side}.embed_tokens.weight"].shape[0] for side in ("encoder", "decoder")]
     dictionaries = {size: numbered_dictionary(size) for size in sizes}
     task = TASK_REGISTRY[TASK_NAME](cfg.task, *(dictionaries[size] for size in sizes))
-    task.load_state_dict(header["task_state"])
+    task.load_state_dict({PARTITION_KEY: header["task_state"][PARTITION_KEY]})  # the dictionaries are made up
     return task, task.build_model(cfg.model, from_checkpoint=True)
 
 

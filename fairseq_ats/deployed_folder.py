@@ -30,11 +30,14 @@ directly in it.
       "length_penalty": 1.0,
       "versions": {"fairseq_ats": "0.1.0", "torch": "2.13.0", "ctranslate2": "4.8.5"}
     }                                         of the packages that wrote the folder; for people
+
+Beside it lies ``SHA256SUMS``, with the sums of all files, for :func:`check_sums` and ``sha256sum --check``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -43,6 +46,7 @@ from pathlib import Path
 from fairseq_ats.partition import Partition
 
 DESCRIPTION_FILE = "fairseq_ats.json"
+SUMS_FILE = "SHA256SUMS"
 SCHEMA = 1
 FORMATS = ("ctranslate2", "onnx")
 
@@ -97,9 +101,11 @@ class DeployedFolder:
         return self.partition.network_levels[self.network]
 
     def write(self, folder: Path) -> None:
-        """Write the description into ``folder``."""
+        """Write the description into ``folder``, and the sums of all files that are in it."""
         content = {"schema": SCHEMA, "level": self.level} | dataclasses.asdict(self)
         (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        sums = "".join(f"{_sum(folder / name)}  {name}\n" for name in sorted(_files_with_sums(folder)))
+        (folder / SUMS_FILE).write_text(sums, "utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> DeployedFolder:
@@ -132,3 +138,32 @@ class DeployedFolder:
             if name is not None and not (folder / name).is_file():
                 raise ValueError(f"{path} names {name}, which is not in {folder}")
         return description
+
+
+def check_sums(folder: Path) -> None:
+    """Compare a folder's files with the sums that were written with them.
+
+    The engines would translate with a changed weight as it is. Whoever changes files on purpose can change the sums,
+    too: they tell damage, not intent.
+
+    Raises:
+        ValueError: a file is missing, damaged or without a sum: engines choose among files by their names.
+    """
+    try:
+        lines = (folder / SUMS_FILE).read_text("utf-8").splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / SUMS_FILE} cannot be read: {error}; convert the checkpoint anew") from error
+    present = _files_with_sums(folder)
+    for name in sorted(sums.keys() | present):
+        if name not in present or _sum(folder / name) != sums.get(name):
+            raise ValueError(f"{folder} is damaged: its {name!r} is not the file that {SUMS_FILE} was written for")
+
+
+def _files_with_sums(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()} - {SUMS_FILE}
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

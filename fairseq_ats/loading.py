@@ -14,7 +14,8 @@ from fairseq import checkpoint_utils
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-from fairseq_ats.checkpoints import partition_of, read_header
+from fairseq_ats.checkpoints import check_sums, partition_of, read_header
+from fairseq_ats.data_checks import check_split, folder_of
 from fairseq_ats.data_folder import DataFolder
 from fairseq_ats.partition import Partition
 from fairseq_ats.saved_options import saved_options
@@ -35,13 +36,20 @@ class _StockTask(TranslationTask):
         check_model_options(cfg)
         return super().build_model(cfg, from_checkpoint)
 
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
+        dictionaries = [(self.cfg.source_lang, self.src_dict), (self.cfg.target_lang, self.tgt_dict)]
+        check_split(folder_of(self.cfg.data, split, epoch, self.cfg.train_subset), split, dictionaries)
+        super().load_dataset(split, epoch, combine, **kwargs)
+
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], Partition | None]:
     """A checkpoint's dictionary, and its partition: None for one of stock fairseq's translation task.
 
     Raises:
-        ValueError: the file cannot be read, carries code, was trained with another task, or contradicts itself.
+        ValueError: the file is damaged, cannot be read, carries code, was trained with another task, or contradicts
+            itself.
     """
+    check_sums(str(path))
     checkpoint = read_header(str(path))
     if (checkpoint.get("cfg") is None) == (checkpoint.get("args") is None):
         # With both, fairseq builds from args (fairseq/checkpoint_utils.py:451), and cfg is what was looked at.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fairseq.utils import split_paths
+from omegaconf import DictConfig, OmegaConf
 
+from fairseq_ats.checkpoints import check_sums, read_header
 from fairseq_ats.metrics import split_metric
-from fairseq_ats.optim import OPTIMIZER_NAME
+from fairseq_ats.optim import OPTIMIZER_NAME, adam_problems
 from fairseq_ats.partition import CORE_LEVEL, Partition, parse_small_ratio
 from fairseq_ats.schemes import (
     ALTERNATE,
@@ -46,7 +47,7 @@ def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """One sentence for each combination of options that cannot be trained with."""
     problems = _scheme_problems(cfg) + _schedule_problems(cfg) + _distillation_problems(cfg) + _mask_problems(cfg)
     problems += _precision_problems(cfg) + _metric_problems(cfg) + _warm_start_problems(cfg)
-    return problems + _criteria_problems(cfg)
+    return problems + _criteria_problems(cfg) + _range_problems(cfg)
 
 
 def _data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
@@ -57,13 +58,20 @@ def _data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 
 
 def _file_problems(cfg: PartitionedTranslationConfig) -> list[str]:
-    # The loader would say "[Errno 22] Invalid argument" of a checkpoint that was cut off.
-    paths = split_paths(cfg.path_to_decode) if cfg.path_to_decode else []
-    return [
-        f"{path} ({os.path.getsize(path):,} bytes) is truncated or damaged: not a whole checkpoint"
-        for path in paths
-        if os.path.isfile(path) and not zipfile.is_zipfile(path)
-    ]
+    # Of a checkpoint that was cut off the loader would say "[Errno 22] Invalid argument", and nothing of a flipped bit.
+    given = cfg.path_to_decode
+    if given is None:
+        # fairseq-validate makes the task of the checkpoint's options, of which it has overridden those of other groups
+        # by the command line's (fairseq/checkpoint_utils.py:359); a view was resolved when they were saved.
+        given = _option_of(cfg, "common_eval", "path")
+    problems = []
+    for path in filter(os.path.isfile, split_paths(given) if given else []):
+        try:
+            check_sums(path)
+            read_header(path)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _scheme_problems(cfg: PartitionedTranslationConfig) -> list[str]:
@@ -233,4 +241,29 @@ def _criteria_problems(cfg: PartitionedTranslationConfig) -> list[str]:
         problems.append(
             f"--criteria-interval is {interval} and --ddp-backend is {cfg.ddp_backend}; allowed: {', '.join(allowed)}"
         )
+    return problems
+
+
+def _option_of(cfg: PartitionedTranslationConfig, group: str, name: str) -> Any:
+    """An option of another group of fairseq's configuration; None if the task was made without the others."""
+    if not isinstance(cfg, DictConfig) or cfg._get_parent() is None:
+        return None
+    return OmegaConf.select(cfg, f"..{group}.{name}")
+
+
+def _range_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    """Numbers on which fairseq would stop in the first update, or train nothing, or with something else."""
+    problems = []
+    if cfg.optimizer_name == OPTIMIZER_NAME and isinstance(cfg, DictConfig):
+        problems += adam_problems(OmegaConf.select(cfg, "..optimizer"))
+    for group, name in (("dataset", "max_tokens"), ("dataset", "batch_size")):
+        value = _option_of(cfg, group, name)
+        if value is not None and value < 1:
+            problems.append(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more")
+    for value in _option_of(cfg, "optimization", "update_freq") or []:
+        if value < 1:
+            problems.append(f"--update-freq is {value}; allowed: 1 or more")
+    for value in _option_of(cfg, "optimization", "lr") or []:
+        if not 0 <= value < math.inf:
+            problems.append(f"--lr is {value}; allowed: 0 or more")
     return problems

@@ -18,7 +18,7 @@ from fairseq.data import Dictionary
 from fairseq.utils import split_paths
 from torch import nn
 
-from fairseq_ats.checkpoints import partition_of, read_header
+from fairseq_ats.checkpoints import check_sums, partition_of, read_header
 from fairseq_ats.saved_options import UNSEEN_IN_WEIGHTS, differing_options, saved_options
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ def load_stock_weights_(model: nn.Module, path: str, dictionaries: Mapping[str, 
     if not os.path.isfile(path):
         raise ValueError(f"--init-from is {path}, which is not a file; allowed: a checkpoint of a stock Transformer")
     try:
+        check_sums(path)
         checkpoint = read_header(path)
     except ValueError as error:
         raise ValueError(f"--init-from: {error}") from error

@@ -11,7 +11,6 @@ round's times are divided by stock fairseq's time of that round.
 from __future__ import annotations
 
 import argparse
-import warnings
 from typing import Any
 
 import torch
@@ -31,7 +30,6 @@ PARTITIONED = "--optimizer adam_for_partitioned_model --task translation_with_pa
 def main() -> None:
     args = parse_args()
     restart_in_cpu_environment(args.threads)
-    warnings.filterwarnings("ignore")  # fairseq's and hydra's, on this stack
     torch.set_num_threads(args.threads)
     dictionary = numbered_dictionary(args.vocabulary)
     contestants = contestants_of(args, dictionary)

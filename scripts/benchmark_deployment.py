@@ -22,7 +22,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,7 +159,6 @@ def workers_of(contestants: list[Contestant]) -> Iterator[dict[Key, Connection]]
 
 def serve(connection: Connection, contestant: Contestant, threads: int, workers: int) -> None:
     """The worker: answers ``ask``."""
-    warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     before = resident_bytes()
     translator = None

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import warnings
 from typing import Any
 
 import torch
@@ -42,7 +41,6 @@ PARTITIONED = f"{OURS} translation_with_partitioned_model"
 def main() -> None:
     args = parse_args()
     restart_in_cpu_environment(args.threads)
-    warnings.filterwarnings("ignore")  # fairseq's and hydra's, on this stack
     torch.set_num_threads(args.threads)
     dictionary = numbered_dictionary(args.vocabulary)
     contestants = contestants_of(args, dictionary)

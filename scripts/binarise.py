@@ -73,7 +73,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if (args.longest is None) != (args.ratio is None):
         sys.exit("binarise: --longest and --ratio are given both or not at all")
-    for option, smallest in (("longest", 1), ("ratio", 1), ("sample", 1), ("workers", 1)):
+    for option, smallest in (("vocabulary", 1), ("longest", 1), ("ratio", 1), ("sample", 1), ("workers", 1)):
         value = vars(args)[option]
         if value is not None and value < smallest:
             sys.exit(f"binarise: --{option} is {value}; it must be at least {smallest}")

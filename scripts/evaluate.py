@@ -26,6 +26,7 @@ from cpu_environment import restart_in_cpu_environment
 from fairseq import utils
 from quiet import silence_libraries
 
+from fairseq_ats.arguments import positive
 from fairseq_ats.checkpoints import read_partition
 from fairseq_ats.data_folder import DataFolder
 from fairseq_ats.loading import load_network, prepare_to_decode, read_checkpoint
@@ -101,9 +102,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of binarised data, with the raw references in it")
     parser.add_argument("run", type=Path, help="folder with the checkpoints")
-    parser.add_argument("--beam", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=32, help="sentences a batch")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--beam", type=positive, default=5)
+    parser.add_argument("--batch-size", type=positive, default=32, help="sentences a batch")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     args = parser.parse_args()
     if not (args.run / "checkpoint_best.pt").is_file():
         parser.error(f"argument run: {args.run} has no checkpoint_best.pt")

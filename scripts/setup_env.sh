@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Make the environment .venv in the repository's root, with the versions of constraints.txt and this plugin installed
-# in place. A second call returns at once; an interrupted one goes on with the stage that it was in; after a change of
-# the files below, .venv is made anew.
+# Make the environment .venv in the repository's root, with the files of requirements/lock, each held to its SHA-256, and
+# this plugin installed in place. A second call returns at once; an interrupted one goes on with the stage that it was
+# in; after a change of the files below, .venv is made anew.
 #
 #   scripts/setup_env.sh
 #   PYTHON=python3.12 scripts/setup_env.sh     with that interpreter (only when .venv is made)
+#   ANY_BUILD=1 scripts/setup_env.sh           the versions of constraints.txt, from files of any sum: for a build of
+#                                              torch, or a platform, that the lock does not know
 #
 # pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_CACHE_DIR, PIP_CERT, ...) say where packages come from.
 set -euo pipefail
@@ -15,7 +17,7 @@ cd "$root"
 venv=$root/.venv
 log=$venv/setup.log
 state=$venv/.setup # key: what .venv is made from; STAGE.started, STAGE.done; complete: written last, holds the key
-inputs=(constraints.txt requirements/build.txt requirements/tools.txt requirements/fairseq.txt setup.py scripts/setup_env.sh)
+inputs=(constraints.txt requirements/*.txt requirements/lock/*.txt setup.py scripts/setup_env.sh)
 
 die() {
   printf 'setup_env: %s\n' "$*" >&2
@@ -135,13 +137,35 @@ stage() {
     printf ' failed\n'
     printf 'setup_env: the last lines of %s:\n' "$log" >&2
     tail -n 30 "$log" >&2
+    if tail -n 30 "$log" | grep -qiE 'hash(es)? (from|mismatch|are required)|do not match the hashes|no matching distribution'; then
+      printf 'setup_env: a file is not one of requirements/lock. If that is meant (another build of torch, another\n' >&2
+      printf 'setup_env: package index), ANY_BUILD=1 scripts/setup_env.sh installs the same versions unchecked\n' >&2
+    fi
     exit 1
   fi
   : >"$state/$name.done"
   printf ' %d s\n' "$((SECONDS - begin))"
 }
 
-pip_install=("$venv/bin/python" -m pip install --constraint constraints.txt)
+# pip_install STAGE [pip options...]: what requirements/lock has for it, complete, so that pip resolves nothing.
+pip_install() {
+  local name=$1
+  shift
+  if [[ ${ANY_BUILD:-0} == 1 ]]; then
+    "$venv/bin/python" -m pip install --constraint constraints.txt "$@" -r "requirements/$name.txt"
+  else
+    "$venv/bin/python" -m pip install --require-hashes --no-deps "$@" -r "requirements/lock/$name.txt"
+  fi
+}
+
+# The CPU build, where pip's settings offer it, or else PyPI's. By themselves pip's --require-hashes and "torch==VERSION"
+# would choose PyPI's, gigabytes, also beside a CPU build in a folder: its sum is known before it is read.
+install_torch() {
+  pip_install torch || return
+  if [[ ${ANY_BUILD:-0} != 1 ]]; then
+    pip_install torch_cpu || pip_install torch_pypi
+  fi
+}
 
 # Kept from the user's settings: where packages come from. Not kept: what would install elsewhere, or something else.
 unset PIP_CONSTRAINT PIP_BUILD_CONSTRAINT PIP_REQUIREMENT PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_NO_BINARY \
@@ -170,11 +194,11 @@ install_fairseq() {
 stage venv "virtual environment with $("$python" -V) (5 s)" \
   "$python" -m venv "$venv"
 stage build "build tools (10 s)" \
-  "${pip_install[@]}" -r requirements/build.txt
+  pip_install build
 stage torch "torch (30 s, the CUDA build minutes)" \
-  "${pip_install[@]}" torch
+  install_torch
 stage tools "fairseq's other requirements, tests, tools (40 s)" \
-  "${pip_install[@]}" --no-build-isolation -r requirements/tools.txt
+  pip_install tools --no-build-isolation
 stage fairseq "fairseq, built from source (3 to 5 min, some seconds if pip has it)" \
   install_fairseq
 stage plugin "this plugin, in place (5 s)" \

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fairseq_ats.best_checkpoints import BestOfNetwork, best_of_other_networks
-from fairseq_ats.checkpoints import read_partition
+from fairseq_ats.checkpoints import read_header, read_partition
 from fairseq_ats.partition import Partition
 
 
@@ -38,13 +38,30 @@ def test_partition_is_read_back(tmp_path: Path) -> None:
     assert read_partition(str(tmp_path / "a.pt")) == partition
     torch.save({"model": {}, "task_state": {}}, tmp_path / "b.pt")
     assert read_partition(str(tmp_path / "b.pt")) is None
-    for malformed in ([1], {"partition": 3}, {"partition": {"ratio": 1}}, {"partition": {"small_ratio": "x"}}):
+    for malformed in ({"partition": 3}, {"partition": {"ratio": 1}}, {"partition": {"small_ratio": "x"}}):
         torch.save({"model": {}, "task_state": malformed}, tmp_path / "c.pt")
         with pytest.raises(ValueError, match="partition cannot be read"):
             read_partition(str(tmp_path / "c.pt"))
-    torch.save({"weights": {}}, tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"weights": {}},
+        [1],
+        {"model": [1]},
+        {"model": {"a": 3}},
+        {"model": {}, "cfg": 3},
+        {"model": {}, "args": {}},
+        {"model": {}, "task_state": [1]},
+        {"model": {}, "extra_state": "x"},
+        {"model": {}, "optimizer_history": [{}]},
+    ],
+)
+def test_another_kind_of_file_is_no_checkpoint(tmp_path: Path, state: object) -> None:
+    torch.save(state, tmp_path / "c.pt")
     with pytest.raises(ValueError, match="is not a fairseq checkpoint"):
-        read_partition(str(tmp_path / "c.pt"))
+        read_header(str(tmp_path / "c.pt"))
 
 
 @pytest.mark.parametrize("kept", [0, 10, 300, -20])

@@ -88,6 +88,13 @@ Build = Callable[..., SimpleNamespace]
         ),
         (["--criteria-dropout", "off"], "--criteria-dropout needs --criteria-interval"),
         (["--criteria-by-layer-type"], "--criteria-by-layer-type needs --criteria-interval"),
+        (["--adam-eps", "-1"], r"--adam-eps is -1\.0; allowed: > 0"),
+        (["--adam-betas", "__import__('os').getcwd()"], r"--adam-betas is __import__.*; allowed: two numbers"),
+        (["--weight-decay", "-1"], r"--weight-decay is -1\.0; allowed: 0 or more"),
+        (["--max-tokens", "-5"], "--max-tokens is -5; allowed: 1 or more"),
+        (["--batch-size", "0"], "--batch-size is 0; allowed: 1 or more"),
+        (["--update-freq", "1,0"], "--update-freq is 0; allowed: 1 or more"),
+        (["--lr=-0.1"], r"--lr is -0\.1; allowed: 0 or more"),
     ],
 )
 def test_refused(build: Build, arguments: list[str], message: str) -> None:
@@ -96,8 +103,9 @@ def test_refused(build: Build, arguments: list[str], message: str) -> None:
 
 
 def test_all_problems_at_once(build: Build) -> None:
-    with pytest.raises(ValueError, match=r"--small-ratio is 2.*--max-level is 7"):
-        build("--small-ratio", "2", "--max-level", "7")
+    said = r"--small-ratio is 2.*--max-level is 7.*--alternate-lr-coef is -1.*--adam-betas is 7.*--update-freq is 0"
+    with pytest.raises(ValueError, match=said):
+        build(*"--small-ratio 2 --max-level 7 --alternate-lr-coef -1 --adam-betas 7 --update-freq 0".split())
     with pytest.raises(ValueError, match=r"--alternate-pattern is .*--distillation-weight is "):
         build("--alternate-pattern", "2:1", "--distillation-weight", "2")
 

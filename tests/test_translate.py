@@ -298,6 +298,9 @@ def test_refused_folders(converted: Path, tmp_path: Path, monkeypatch: pytest.Mo
     for file in converted.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
     (broken / "model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"broken is damaged: its 'model.bin'"):
+        Translator(broken)
+    DeployedFolder.read(broken).write(broken)
     with pytest.raises(ValueError, match="cannot be read by ctranslate2"):
         Translator(broken)
     monkeypatch.setitem(sys.modules, "ctranslate2", None)

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +38,6 @@ EPILOG = """formats:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(arguments)
-    warnings.filterwarnings("ignore")  # fairseq's, hydra's and torch's, on this stack
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING, stream=sys.stdout, force=True)
     logging.getLogger("fairseq_ats.convert").setLevel(logging.INFO)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns of a missing torchvision

@@ -62,7 +62,7 @@ def export_graphs(source: SourceNetwork, folder: Path) -> None:
         for kind in ("cross", "past", "present")
     )
     torch.onnx.export(
-        EncoderGraph(model),
+        EncoderGraph(model).eval(),
         encoder_inputs,
         folder / ENCODER_FILE,
         input_names=["source"],
@@ -73,7 +73,7 @@ def export_graphs(source: SourceNetwork, folder: Path) -> None:
         verbose=False,
     )
     torch.onnx.export(
-        DecoderStepGraph(model),
+        DecoderStepGraph(model).eval(),
         step_inputs,
         folder / DECODER_FILE,
         input_names=["token", "padding", *cross, *own],

@@ -3,6 +3,8 @@
 # No "from __future__ import annotations" here: fairseq makes options from the field types and needs them as types
 # (fairseq/dataclass/utils.py:39).
 
+import ast
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -102,6 +104,29 @@ class AdamForPartitionedModel(FusedAdam):
                 group["lr"] = rate
 
 
+def adam_problems(cfg: AdamForPartitionedModelConfig) -> list[str]:
+    """One sentence for each option of the optimizer that is outside its range."""
+    problems = []
+    if cfg.fp16_adam_stats:
+        problems.append("--fp16-adam-stats is not supported by adam_for_partitioned_model")
+    if not 0 < cfg.alternate_lr_coef < math.inf:
+        problems.append(f"--alternate-lr-coef is {cfg.alternate_lr_coef}; allowed: > 0")
+    if not 0 < cfg.adam_eps < math.inf:
+        problems.append(f"--adam-eps is {cfg.adam_eps}; allowed: > 0")
+    if not 0 <= cfg.weight_decay < math.inf:
+        problems.append(f"--weight-decay is {cfg.weight_decay}; allowed: 0 or more")
+    betas = cfg.adam_betas
+    try:
+        # fairseq would evaluate a string (optim/adam.py:91).
+        beta1, beta2 = ast.literal_eval(betas) if isinstance(betas, str) else betas
+        allowed = 0 <= beta1 < 1 and 0 <= beta2 < 1
+    except (TypeError, ValueError, SyntaxError):
+        allowed = False
+    if not allowed:
+        problems.append(f"--adam-betas is {betas}; allowed: two numbers in [0, 1), as in '(0.9, 0.98)'")
+    return problems
+
+
 @register_optimizer(OPTIMIZER_NAME, dataclass=AdamForPartitionedModelConfig)
 class FairseqAdamForPartitionedModel(FairseqAdam):
     """``--optimizer adam_for_partitioned_model``.
@@ -116,20 +141,7 @@ class FairseqAdamForPartitionedModel(FairseqAdam):
     def __init__(self, cfg: AdamForPartitionedModelConfig, params: Any) -> None:
         # Past FairseqAdam's own __init__, which may choose apex's Adam, which cannot be masked (optim/adam.py:53).
         FairseqOptimizer.__init__(self, cfg)
-        self._check()
+        problems = adam_problems(cfg)
+        if problems:
+            raise ValueError("; ".join(problems))
         self._optimizer = AdamForPartitionedModel(params, masked_lr_coef=cfg.alternate_lr_coef, **self.optimizer_config)
-
-    def _check(self) -> None:
-        if self.cfg.fp16_adam_stats:
-            raise ValueError("--fp16-adam-stats is not supported by adam_for_partitioned_model")
-        if not self.cfg.alternate_lr_coef > 0:
-            raise ValueError(f"--alternate-lr-coef is {self.cfg.alternate_lr_coef}; allowed: > 0")
-        try:
-            beta1, beta2 = self.optimizer_config["betas"]
-            allowed = 0 <= beta1 < 1 and 0 <= beta2 < 1
-        except (TypeError, ValueError, SyntaxError, NameError):
-            allowed = False
-        if not allowed:
-            raise ValueError(
-                f"--adam-betas is {self.cfg.adam_betas}; allowed: two numbers in [0, 1), as in '(0.9, 0.98)'"
-            )

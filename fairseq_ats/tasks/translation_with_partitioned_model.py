@@ -20,8 +20,9 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
 from fairseq_ats.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
-from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
+from fairseq_ats.checkpoints import DICTIONARIES_KEY, PARTITION_KEY, check_sums, partition_of, read_header
 from fairseq_ats.criteria_monitor import DROPOUTS, CriteriaMonitor, check_monitored
+from fairseq_ats.data_checks import check_split, dictionary_sum, folder_of
 from fairseq_ats.distillation import Distillation, Teacher, log_distillation
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, set_level, use_level
@@ -236,7 +237,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """fairseq's hook before a model is built from a checkpoint, once for each checkpoint of an ensemble."""
-        super().load_state_dict({PARTITION_KEY: None, **state_dict})
+        super().load_state_dict({PARTITION_KEY: None, DICTIONARIES_KEY: None, **state_dict})
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the stock model of ``--arch`` and partition it.
@@ -254,6 +255,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         if from_checkpoint:
             # --model-overrides reaches the model's options; of the task's it changes the saved ones only.
             given.setdefault("max_level", getattr(cfg, "max_level", None))
+            self._check_dictionaries(self.state_dict(), source)
             self.partition = reconciled(given, partition_of(self.state_dict()), source)
         elif source is None:
             self.partition = Partition(**given)
@@ -270,7 +272,9 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             self._warm_start_(model, source)
         swaps = partition_model_(model, self.partition, initialise=source is None)
         set_level(model, self.partition.max_level)
-        self.state.merge_state_dict({PARTITION_KEY: self.partition.to_dict()})
+        self.state.merge_state_dict(
+            {PARTITION_KEY: self.partition.to_dict(), DICTIONARIES_KEY: self._dictionary_sums()}
+        )
         logger.info(f"{swaps} linear layers replaced: {self.partition}")
         return model
 
@@ -310,7 +314,9 @@ class TranslationWithPartitionedModelTask(TranslationTask):
 
     def _continue_from(self, source: str, given: dict[str, Any]) -> Partition:
         """The partition to train on with; takes over what the plugin itself remembers of the interrupted run."""
+        check_sums(source)
         header = read_header(source)
+        self._check_dictionaries(header.get("task_state") or {}, source)
         saved = partition_of(header.get("task_state"))
         partition = reconciled(given, saved, source)
         if scheme_of(self.cfg) in SCHEMES_OF_SEVERAL_NETWORKS and partition.max_level == CORE_LEVEL:
@@ -335,6 +341,31 @@ class TranslationWithPartitionedModelTask(TranslationTask):
                 for best in self.best_of_other_networks:
                     best.load_state(state)
         return partition
+
+    # The data.
+
+    def _dictionary_sums(self) -> dict[str, str]:
+        return {"source": dictionary_sum(self.source_dictionary), "target": dictionary_sum(self.target_dictionary)}
+
+    def _check_dictionaries(self, task_state: dict[str, Any], source: str) -> None:
+        """Nothing to compare with in a checkpoint that does not say what its dictionaries were, an older one."""
+        saved = task_state.get(DICTIONARIES_KEY)
+        if saved is not None and saved != self._dictionary_sums():
+            raise ValueError(
+                f"{source} was trained with other dictionaries than those in {self.cfg.data}; its numbers have other "
+                "meanings there. Give the data that it was trained with, or data binarised with its dictionaries "
+                "(fairseq-preprocess --srcdict, --tgtdict)"
+            )
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
+        """fairseq's, of files that were looked at before.
+
+        Raises:
+            ValueError: binarised data are damaged, or do not fit the dictionaries.
+        """
+        dictionaries = [(self.cfg.source_lang, self.src_dict), (self.cfg.target_lang, self.tgt_dict)]
+        check_split(folder_of(self.cfg.data, split, epoch, self.cfg.train_subset), split, dictionaries)
+        super().load_dataset(split, epoch, combine, **kwargs)
 
     # One update.
 

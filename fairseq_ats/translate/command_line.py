@@ -12,7 +12,6 @@ import argparse
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,7 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    warnings.filterwarnings("ignore")  # fairseq's and torch's, on this stack
     for name in ("fairseq", "fairseq_ats"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:

@@ -12,7 +12,7 @@ from typing import overload
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.deployed_folder import DeployedFolder
+from fairseq_ats.deployed_folder import DeployedFolder, check_sums
 from fairseq_ats.loading import load_to_decode, read_checkpoint
 from fairseq_ats.partition import check_level_name
 from fairseq_ats.saved_options import saved_options
@@ -124,6 +124,7 @@ class Translator:
 
 def _open_folder(path: Path, level: str | int | None, given: dict[str, float], machine: Machine) -> tuple[Engine, Text]:
     folder = DeployedFolder.read(path)
+    check_sums(path)
     number = folder.level if level is None else folder.partition.level_of(level)
     if number != folder.level:
         raise ValueError(f"--level is {number} and {path} holds the {folder.network} (level {folder.level}) only")

@@ -1,0 +1,107 @@
+"""Whether binarised data are whole, before they are used.
+
+fairseq takes ``SPLIT.SRC-TGT.LANGUAGE.idx`` and ``.bin`` as they are: an index that does not fit its data reads other
+sentences, or stops a training days later, and a token number outside the dictionary ends in an IndexError of an
+embedding, or in another embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from fairseq.data import Dictionary
+from fairseq.utils import split_paths
+
+# Formats of fairseq/data/indexed_dataset.py: MMapIndexedDataset.Index, and _code_to_dtype for the types of tokens.
+_MAGIC = b"MMIDIDX\x00\x00"
+_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of tokens, number of sentences
+_TOKEN_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}
+
+_CHUNK = 2**24  # tokens that are looked at at once
+
+
+def folder_of(data: str, split: str, epoch: int, train_subset: str) -> str:
+    """Where fairseq reads a split from (fairseq/tasks/translation.py:329); training data may be in several folders."""
+    folders = split_paths(data)
+    return folders[(epoch - 1) % len(folders)] if split == train_subset else folders[0]
+
+
+def dictionary_sum(dictionary: Dictionary) -> str:
+    """SHA-256 of the symbols in their order: two dictionaries of one size give a network's numbers other meanings."""
+    return hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()
+
+
+def check_split(folder: str | Path, split: str, dictionaries: Sequence[tuple[str, Dictionary]]) -> None:
+    """Check every file of a split that is in fairseq's default format (``--dataset-impl mmap``).
+
+    That an index has the length that it says, places sentences one behind the other, and covers its data to the last
+    byte; that both languages have the same number of sentences; and that every token is in its dictionary. All data are
+    read once, as fairseq itself does when it opens them. Not told apart: another token of the dictionary.
+
+    Args:
+        folder: one folder of binarised data.
+        split: "train", "valid", ...; the files of ``split1``, ``split2``, ... belong to it.
+        dictionaries: with their languages, the source's first.
+
+    Raises:
+        ValueError: a file is damaged, or does not fit the others.
+    """
+    (source, _), (target, _) = dictionaries
+    for number in itertools.count():
+        name = f"{split}{number or ''}"
+        pairs = [f"{name}.{source}-{target}", f"{name}.{target}-{source}"]
+        pair = next((p for p in pairs if os.path.isfile(os.path.join(folder, f"{p}.{source}.idx"))), None)
+        if pair is None:
+            return
+        counts = {}
+        for language, dictionary in dictionaries:
+            prefix = os.path.join(folder, f"{pair}.{language}")
+            if os.path.isfile(f"{prefix}.idx") and os.path.isfile(f"{prefix}.bin"):
+                counts[language] = _check_file(prefix, dictionary)
+        if len(set(counts.values()) - {None}) > 1:
+            said = " and ".join(f"{count:,} of {language}" for language, count in counts.items())
+            raise ValueError(f"{folder}/{pair} has {said} sentences; binarise it anew")
+
+
+def _check_file(prefix: str, dictionary: Dictionary) -> int | None:
+    """The number of sentences; None for another format, which is left to fairseq."""
+    size = os.path.getsize(f"{prefix}.idx")
+    with open(f"{prefix}.idx", "rb") as file:
+        header = file.read(_HEADER.size)
+    if not header.startswith(_MAGIC[:8]) and header[:6] in (b"TNTIDX", b"HUFFID"):
+        return None
+    if len(header) < _HEADER.size:
+        raise ValueError(f"{prefix}.idx ({size:,} bytes) is truncated; binarise the data anew")
+    magic, version, code, sentences = _HEADER.unpack(header)
+    if magic != _MAGIC or version != 1 or code not in _TOKEN_TYPES:
+        raise ValueError(f"{prefix}.idx is damaged, or not an index of fairseq-preprocess; binarise the data anew")
+    if size != _HEADER.size + sentences * (4 + 8):
+        raise ValueError(f"{prefix}.idx has {size:,} bytes, which is not an index of {sentences:,} sentences")
+    lengths = np.fromfile(f"{prefix}.idx", np.int32, sentences, offset=_HEADER.size)
+    places = np.fromfile(f"{prefix}.idx", np.int64, sentences, offset=_HEADER.size + 4 * sentences)
+    tokens = np.dtype(_TOKEN_TYPES[code])
+    ends = np.cumsum(lengths, dtype=np.int64) * tokens.itemsize
+    if (lengths < 1).any() or not np.array_equal(places[1:], ends[:-1]) or places[:1].any():
+        raise ValueError(f"{prefix}.idx is damaged: its sentences do not lie one behind the other")
+    held, expected = os.path.getsize(f"{prefix}.bin"), int(ends[-1]) if sentences else 0
+    if held != expected:
+        raise ValueError(f"{prefix}.bin has {held:,} bytes, and by its index {expected:,}; binarise the data anew")
+    _check_tokens(f"{prefix}.bin", tokens, dictionary)
+    return sentences
+
+
+def _check_tokens(path: str, kind: np.dtype, dictionary: Dictionary) -> None:
+    for start in range(0, os.path.getsize(path) // kind.itemsize, _CHUNK):
+        chunk = np.fromfile(path, kind, _CHUNK, offset=start * kind.itemsize)
+        least, most = int(chunk.min()), int(chunk.max())
+        if least < 0 or most >= len(dictionary):
+            raise ValueError(
+                f"{path} has the token {least if least < 0 else most}, and its dictionary has {len(dictionary):,}; "
+                "the data are damaged, or were binarised with another dictionary"
+            )
