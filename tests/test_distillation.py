@@ -12,6 +12,8 @@ import torch
 from fairseq import metrics, optim
 from fairseq.criterions import FairseqCriterion
 
+from tests.plain_networks import NOISE
+
 Build = Callable[..., SimpleNamespace]
 
 DISTILLED = ("--small-ratio", "0.25", "--distillation-weight", "0.5", "--distillation-temperature", "2")
@@ -25,6 +27,10 @@ def step(built: SimpleNamespace, batch: dict[str, Any], update: int, criterion: 
     return built.task.train_step(batch, built.model, criterion or built.criterion, adam, update)[2]
 
 
+def gradients_of(built: SimpleNamespace) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in built.model.named_parameters() if p.grad is not None}
+
+
 def passes_of(model: torch.nn.Module) -> list[tuple[int, bool, torch.Tensor]]:
     """Level, whether dropout was on, and logits of each forward pass from now on."""
     seen = []
@@ -34,64 +40,69 @@ def passes_of(model: torch.nn.Module) -> list[tuple[int, bool, torch.Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "update", "passes"),
+    ("scheme", "ratios", "update", "passes"),
     [
-        ("slimmable", 0, [(2, True), (1, True)]),  # the teacher is the update's own pass
-        ("alternate", 0, [(2, True)]),
-        ("alternate", 1, [(2, False), (1, True)]),  # one more pass, without dropout
+        ("slimmable", "0.25", 0, [(2, True), (1, True)]),  # the teacher is the update's own pass
+        ("slimmable", "0.125,0.5", 0, [(3, True), (2, True), (1, True)]),
+        ("alternate", "0.25", 0, [(2, True)]),
+        ("alternate", "0.25", 1, [(2, False), (1, True)]),  # one more pass, without dropout
+        ("alternate", "0.125,0.5", 1, [(3, False), (2, True)]),
     ],
 )
 def test_the_teacher_and_its_dropout(
-    build: Build, batch: Any, scheme: str, update: int, passes: list[tuple[int, bool]]
+    build: Build, batch: Any, scheme: str, ratios: str, update: int, passes: list[tuple[int, bool]]
 ) -> None:
-    built = build("--scheme", scheme, "--dropout", "0.4", *DISTILLED)
+    built = build("--scheme", scheme, "--dropout", "0.4", *DISTILLED, "--small-ratio", ratios)
     seen = passes_of(built.model)
     logged = step(built, batch, update)
     assert [(level, training) for level, training, _ in seen] == passes
-    if len(passes) == 1:
-        assert not [key for key in logged if "distillation" in key]
-        return
-    target = batch["target"]
-    p, q = ((logits / 2).double().softmax(-1)[target != 1] for _, _, logits in seen)
-    expected = (p * (p / q).log()).sum().item()
-    assert expected > 0.1
-    assert logged["core:distillation"].item() == pytest.approx(expected, rel=1e-4)
-    assert logged["core:distillation_tokens"] == batch["ntokens"]
+    p, *rest = ((logits / 2).double().softmax(-1)[batch["target"] != 1] for _, _, logits in seen)
+    assert len([key for key in logged if key.endswith(":distillation")]) == len(rest)
+    for q, (level, _) in zip(rest, passes[1:], strict=True):
+        network = "core" if level == 1 else f"level{level}"
+        expected = (p * (p / q).log()).sum().item()
+        assert expected > 0.1
+        assert logged[f"{network}:distillation"].item() == pytest.approx(expected, rel=1e-4)
+        assert logged[f"{network}:distillation_tokens"] == batch["ntokens"]
 
 
 def test_a_core_update_draws_the_dropout_of_one_without_distillation(build: Build, batch: Any) -> None:
     """And moves nothing of the teacher."""
-    plain = step(build("--alternate", "--small-ratio", "0.25"), batch, 1)
     built = build("--alternate", *DISTILLED)
     distilled = step(built, batch, 1)
+    assert gradients_of(built)
+    assert not [name for name in gradients_of(built) if "extension_" in name]
+    built.task.cfg.distillation_weight = 0.0
+    plain = step(built, batch, 1)
+    assert "core:distillation" not in plain
     assert torch.equal(plain["core:loss"], distilled["core:loss"])
-    for name, parameter in built.model.named_parameters():
-        assert "extension_" not in name or parameter.grad is None
 
 
 def test_the_teacher_gets_no_gradient_in_a_slimmable_update(build: Build, batch: Any) -> None:
-    gradients = []
-    for options in (("--small-ratio", "0.25"), DISTILLED):
-        built = build("--scheme", "slimmable", *options)
-        step(built, batch, 0)
-        gradients.append({n: p.grad.clone() for n, p in built.model.named_parameters() if "extension_" in n})
-    assert gradients[0]
-    for name, gradient in gradients[0].items():
-        assert torch.equal(gradient, gradients[1][name]), name
+    built = build("--scheme", "slimmable", *DISTILLED)
+    step(built, batch, 0)
+    distilled = gradients_of(built)
+    built.task.cfg.distillation_weight = 0.0
+    step(built, batch, 0)
+    plain = gradients_of(built)
+    assert not torch.equal(plain["encoder.layers.0.fc1.core_u"], distilled["encoder.layers.0.fc1.core_u"])
+    for name, gradient in plain.items():
+        assert "extension_" not in name or torch.equal(gradient, distilled[name]), name
 
 
 @pytest.mark.parametrize("scheme", ["alternate", "slimmable"])
 def test_autocast(build: Build, batch: Any, scheme: str) -> None:
     """A pass without gradient must not leave its bfloat16 weights to the pass with one."""
-    options = ("--scheme", scheme, "--dropout", "0", *DISTILLED)
-    plain, lower = build(*options), build(*options, "--autocast", "bfloat16")
-    expected, actual = step(plain, batch, 1), step(lower, batch, 1)
+    built = build("--scheme", scheme, "--dropout", "0", *DISTILLED)
+    expected, plain = step(built, batch, 1), gradients_of(built)
+    built.task.cfg.autocast = "bfloat16"
+    actual, lower = step(built, batch, 1), gradients_of(built)
     assert actual["core:distillation"].dtype == torch.float32
     assert actual["core:loss"] != expected["core:loss"]
-    for (name, p), q in zip(plain.model.named_parameters(), lower.model.parameters(), strict=True):
-        if p.grad is None or name.endswith("k_proj.core_bias"):
-            continue
-        assert (p.grad - q.grad).norm() < 0.1 * p.grad.norm(), name
+    assert set(plain) == set(lower)
+    for name, gradient in plain.items():
+        if not name.endswith(NOISE):
+            assert (gradient - lower[name]).norm() < 0.1 * gradient.norm(), name
 
 
 class TwoPasses(FairseqCriterion):
@@ -110,11 +121,11 @@ def test_a_criterion_of_several_passes_is_refused(build: Build, batch: Any) -> N
 
 def test_logged_in_bits_and_held(build: Build) -> None:
     """Over two workers; in an update of the super-network with weight 0; not at all in a validation."""
-    task = build("--alternate", *DISTILLED).task
+    built = build("--alternate", *DISTILLED)
+    task, criterion = built.task, built.criterion
     worker = {"core:distillation": torch.tensor(6.0), "core:distillation_tokens": 10, "core:ntokens": 10}
     base = {"loss": 1.0, "nll_loss": 1.0, "ntokens": 10, "nsentences": 1, "sample_size": 10}
     core = worker | {f"core:{key}": value for key, value in base.items()}
-    criterion = build().criterion
     metrics.reset()
     with metrics.aggregate("train_inner") as inner:
         task.reduce_metrics([core, core], criterion)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 from fairseq import tasks
 
+from fairseq_ats.option_checks import training_problems
 from tests.conftest import OUR_TASK
 
 Build = Callable[..., SimpleNamespace]
@@ -27,40 +31,7 @@ Build = Callable[..., SimpleNamespace]
         (["--best-checkpoint-metric", "bleu"], "--best-checkpoint-metric is bleu, which needs --eval-bleu"),
         (["--best-checkpoint-metric", "core_bleu"], "core_bleu, which needs --eval-bleu"),
         (["--best-checkpoint-metric", "core_loss", "--max-level", "1"], "reports as loss"),
-        (["--best-checkpoint-metric", "core_loss", "--scheme", "core"], "reports as loss"),
-        (["--alternate", "--scheme", "slimmable"], "--alternate is --scheme alternate, and --scheme is slimmable"),
-        (["--scheme", "slimmable", "--max-level", "1"], "--scheme slimmable needs two networks"),
-        (["--scheme", "core", "--max-level", "2"], "--scheme core builds the core alone and --max-level is 2"),
-        (
-            ["--alternate-pattern", "3:1"],
-            "--alternate-pattern is 3:1, which needs --scheme alternate; --scheme is stan",
-        ),
-        (["--alternate", "--alternate-pattern", "3:x"], "--alternate-pattern is '3:x'; allowed: whole numbers above 0"),
         (["--alternate", "--alternate-pattern", "2:1:1"], "--alternate-pattern is 2:1:1; allowed: 2 numbers"),
-        (["--alternate", "--super-only-updates", "-1"], "--super-only-updates is -1; allowed: 0 or more"),
-        (["--super-only-updates", "5"], "--super-only-updates is 5, which needs --scheme alternate or slimmable"),
-        (["--scheme", "core", "--core-only-from", "5"], "--core-only-from is 5, which needs --scheme alternate or"),
-        (
-            ["--alternate", "--super-only-updates", "5", "--core-only-from", "5"],
-            r"--core-only-from is 5; allowed: more than --super-only-updates \(5\)",
-        ),
-        (["--alternate", "--distillation-weight", "1.5"], r"--distillation-weight is 1\.5; allowed: 0 to 1"),
-        (["--alternate", "--distillation-weight", "nan"], "--distillation-weight is nan; allowed: 0 to 1"),
-        (["--distillation-weight", "0.5"], r"--distillation-weight is 0\.5, which needs --scheme alternate or"),
-        (
-            ["--alternate", "--distillation-weight", "1", "--distillation-temperature", "0"],
-            r"--distillation-temperature is 0\.0; allowed: above 0",
-        ),
-        (["--alternate", "--distillation-temperature", "2"], "which needs --distillation-weight above 0"),
-        (
-            ["--scheme", "slimmable", "--distributed-world-size", "2", "--ddp-backend", "slowmo"],
-            "--ddp-backend is slowmo, under which an update cannot run several networks; with --scheme slimmable use",
-        ),
-        (["--scheme", "slimmable", "--distributed-world-size", "2"], r"--ddp-backend is pytorch_ddp.* add --find-unu"),
-        (
-            ["--scheme", "slimmable", "--core-only-from", "9", "--use-bmuf"],
-            "with --scheme slimmable --core-only-from leave it out",
-        ),
         (
             ["--alternate", "--distributed-world-size", "2", "--ddp-backend", "fully_sharded"],
             "--ddp-backend is fully_sharded",
@@ -102,21 +73,101 @@ def test_refused(build: Build, arguments: list[str], message: str) -> None:
         build(*arguments)
 
 
+@pytest.fixture(scope="module")
+def training_options(parse: Callable[..., Any]) -> Any:
+    return parse().task
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"alternate": True, "scheme": "slimmable"},
+            "--alternate is --scheme alternate, and --scheme is slimmable",
+        ),
+        ({"scheme": "slimmable", "max_level": 1}, "--scheme slimmable needs two networks"),
+        ({"scheme": "core", "max_level": 2}, "--scheme core builds the core alone and --max-level is 2"),
+        ({"alternate_pattern": "3:1"}, "is 3:1, which needs --scheme alternate; --scheme is standard"),
+        (
+            {"alternate": True, "alternate_pattern": "3:x"},
+            "--alternate-pattern is '3:x'; allowed: whole numbers above 0",
+        ),
+        (
+            {"alternate": True, "super_only_updates": -1},
+            "--super-only-updates is -1; allowed: 0 or more",
+        ),
+        ({"super_only_updates": 5}, "--super-only-updates is 5, which needs --scheme alternate or slimmable"),
+        (
+            {"scheme": "core", "core_only_from": 5},
+            "--core-only-from is 5, which needs --scheme alternate or slimmable; --scheme is core",
+        ),
+        (
+            {"alternate": True, "super_only_updates": 5, "core_only_from": 5},
+            r"--core-only-from is 5; allowed: more than --super-only-updates \(5\)",
+        ),
+        ({"alternate": True, "distillation_weight": 1.5}, r"-weight is 1\.5; allowed: 0 to 1"),
+        ({"alternate": True, "distillation_weight": math.nan}, "-weight is nan; allowed: 0 to 1"),
+        ({"distillation_weight": 0.5}, r"--distillation-weight is 0\.5, which needs --scheme alternate or"),
+        (
+            {"alternate": True, "distillation_weight": 1.0, "distillation_temperature": 0.0},
+            r"--distillation-temperature is 0\.0; allowed: above 0",
+        ),
+        (
+            {"alternate": True, "distillation_temperature": 2.0},
+            "which needs --distillation-weight above 0",
+        ),
+        (
+            {
+                "scheme": "slimmable",
+                "distributed_world_size": 2,
+                "ddp_backend": "slowmo",
+            },
+            "--ddp-backend is slowmo, under which an update cannot run several networks; with --scheme slimmable use",
+        ),
+        (
+            {"scheme": "slimmable", "distributed_world_size": 2},
+            r"--ddp-backend is pytorch_ddp.* with --scheme slimmable add --find-unused-parameters",
+        ),
+        (
+            {"scheme": "slimmable", "core_only_from": 9, "use_bmuf": True},
+            "with --scheme slimmable --core-only-from leave it out",
+        ),
+        (
+            {"scheme": "slimmable", "core_only_from": 9, "optimizer_name": "adam"},
+            "--scheme slimmable --core-only-from needs adam_for_partitioned_model",
+        ),
+        ({"scheme": "slimmable", "optimizer_name": "adam"}, None),
+        (
+            {
+                "scheme": "slimmable",
+                "distributed_world_size": 2,
+                "ddp_backend": "legacy_ddp",
+            },
+            None,
+        ),
+    ],
+)
+def test_schemes(training_options: Any, given: dict[str, Any], message: str | None) -> None:
+    cfg = copy.deepcopy(training_options)
+    cfg.update(given)
+    problems = training_problems(cfg)
+    if message is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1
+        assert re.search(message, problems[0])
+
+
 def test_all_problems_at_once(build: Build) -> None:
     said = r"--small-ratio is 2.*--max-level is 7.*--alternate-lr-coef is -1.*--adam-betas is 7.*--update-freq is 0"
     with pytest.raises(ValueError, match=said):
         build(*"--small-ratio 2 --max-level 7 --alternate-lr-coef -1 --adam-betas 7 --update-freq 0".split())
-    with pytest.raises(ValueError, match=r"--alternate-pattern is .*--distillation-weight is "):
-        build("--alternate-pattern", "2:1", "--distillation-weight", "2")
 
 
 def test_alternation_needs_our_optimizer(build: Build) -> None:
     with pytest.raises(ValueError, match="--optimizer is adam; --alternate needs adam_for_partitioned_model"):
         build("--alternate", optimizer="adam")
-    with pytest.raises(ValueError, match="--scheme slimmable --core-only-from needs adam_for_partitioned_model"):
-        build("--scheme", "slimmable", "--core-only-from", "9", optimizer="adam")
     build(optimizer="adam")
-    build("--scheme", "slimmable", optimizer="adam")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +180,6 @@ def test_alternation_needs_our_optimizer(build: Build) -> None:
 )
 def test_accepted_with_two_workers(build: Build, arguments: list[str]) -> None:
     build("--alternate", "--distributed-world-size", "2", *arguments)
-    build("--scheme", "slimmable", "--distributed-world-size", "2", *arguments)
 
 
 def test_unknown_module_name(parse: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,12 +213,12 @@ def test_defaults_are_the_papers(build: Build) -> None:
 
 def test_no_option_of_ours_hides_one_of_fairseqs(parse: Callable[..., Any]) -> None:
     """fairseq drops a second option of the same name silently (fairseq/dataclass/utils.py:213)."""
-    cfg = parse("--max-level", "2", "--small-ratio", "0.5", "--alternate", "--alternate-lr-coef", "2")
+    options = ["--scheme", "alternate", "--alternate-pattern", "3:1", "--super-only-updates", "4"]
+    options += ["--core-only-from", "9", "--distillation-weight", "0.5", "--distillation-temperature", "2"]
+    cfg = parse("--max-level", "2", "--small-ratio", "0.5", "--alternate", "--alternate-lr-coef", "2", *options)
     assert (cfg.task.max_level, cfg.task.small_ratio, cfg.task.alternate) == (2, "0.5", True)
     assert cfg.optimizer.alternate_lr_coef == 2.0
-    options = ("--scheme", "alternate", "--alternate-pattern", "3:1", "--super-only-updates", "4")
-    options += ("--core-only-from", "9", "--distillation-weight", "0.5", "--distillation-temperature", "2")
-    task = parse(*options).task
+    task = cfg.task
     assert (task.scheme, task.alternate_pattern, task.super_only_updates, task.core_only_from) == (
         "alternate",
         "3:1",

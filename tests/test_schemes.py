@@ -107,8 +107,13 @@ REFERENCES = {
         1.5,
         1.0,
     ),
-    "soft targets alone": ("--alternate --distillation-weight 1".split(), [[2], [1]], 1.0, 1.0, 1.0),
 }
+
+
+@pytest.fixture(scope="module")
+def stock(build: Build) -> torch.nn.Module:
+    """Whose weights each use sets anew."""
+    return with_our_attention(build("--dropout", "0", task="translation", optimizer="adam").model.double())
 
 
 @pytest.mark.parametrize(
@@ -116,6 +121,7 @@ REFERENCES = {
 )
 def test_updates_against_plain_networks_in_float64(
     build: Build,
+    stock: torch.nn.Module,
     batch: Any,
     monkeypatch: pytest.MonkeyPatch,
     options: list[str],
@@ -129,7 +135,6 @@ def test_updates_against_plain_networks_in_float64(
     monkeypatch.setattr("fairseq.utils.log_softmax", lambda x, dim, onnx_trace=False: x.log_softmax(dim))
     built = build(*options, "--small-ratio", "0.25", "--dropout", "0")
     model = built.model.double()
-    stock = with_our_attention(build("--dropout", "0", task="translation", optimizer="adam").model.double())
     cfg = built.cfg.optimizer
     adam = optim.OPTIMIZER_REGISTRY["adam_for_partitioned_model"](cfg, list(model.parameters()))
     reference = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -232,34 +237,33 @@ def test_a_slimmable_update_is_logged_like_a_validation(build: Build, batch: Any
 def test_slimmable_in_half_precision(build: Build, batch: Any, wrapper: Any) -> None:
     """Two backward passes before one step; gradients are those of float32, to half precision."""
     options = "--scheme slimmable --small-ratio 0.25 --dropout 0 --distillation-weight 0.5 --fp16-init-scale 4".split()
-    gradients = []
-    for half in (False, True):
-        built = build(*options, "--fp16-no-flatten-grads")
-        parameters = list(built.model.parameters())
-        if half:
-            built.model.half()
-            built.cfg.common.fp16 = True
-            optimizer = wrapper.build_optimizer(built.cfg, parameters)
-        else:
-            optimizer = optim.OPTIMIZER_REGISTRY["adam_for_partitioned_model"](built.cfg.optimizer, parameters)
+    built = build(*options, "--fp16-no-flatten-grads")
+    model, parameters = built.model, list(built.model.parameters())
+
+    def gradients(optimizer: Any, loss_scale: int) -> dict[str, torch.Tensor]:
         optimizer.zero_grad()
-        built.task.train_step(batch, built.model, built.criterion, optimizer, 0)
-        scale = batch["ntokens"] * (4 if half else 1)
-        gradients.append({name: p.grad.float() / scale for name, p in built.model.named_parameters()})
-        optimizer.multiply_grads(1 / batch["ntokens"])
-        optimizer.clip_grad_norm(1.0)
-        before = built.model.encoder.layers[0].fc1.extension_weight.detach().clone()
-        built.task.optimizer_step(optimizer, built.model, 0)
-        assert not torch.equal(before, built.model.encoder.layers[0].fc1.extension_weight)
-    for name, expected in gradients[0].items():
+        built.task.train_step(batch, model, built.criterion, optimizer, 0)
+        return {name: p.grad.float() / loss_scale for name, p in model.named_parameters()}
+
+    adam = optim.OPTIMIZER_REGISTRY["adam_for_partitioned_model"]
+    expected = gradients(adam(built.cfg.optimizer, parameters), 1)
+    adam(built.cfg.optimizer, parameters).zero_grad()
+    model.half()
+    built.cfg.common.fp16 = True
+    optimizer = wrapper.build_optimizer(built.cfg, parameters)
+    for name, gradient in gradients(optimizer, 4).items():
         if not name.endswith(NOISE):
-            assert (gradients[1][name] - expected).norm() < 0.03 * expected.norm(), name
+            assert (gradient - expected[name]).norm() < 0.03 * expected[name].norm(), name
+    optimizer.multiply_grads(1 / batch["ntokens"])
+    optimizer.clip_grad_norm(1.0)
+    before = model.encoder.layers[0].fc1.extension_weight.detach().clone()
+    built.task.optimizer_step(optimizer, model, 0)
+    assert not torch.equal(before, model.encoder.layers[0].fc1.extension_weight)
 
 
-def _worker(rank: int, build: Build, batches: list[Any], backend: str, options: list[str], folder: Path) -> None:
+def _worker(rank: int, built: SimpleNamespace, batches: list[Any], backend: str, folder: Path) -> None:
     store = torch.distributed.FileStore(str(folder / "store"), 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    built = build(*options)
     if backend == "pytorch_ddp":
         model = DistributedDataParallel(built.model, find_unused_parameters=True)
     else:
@@ -274,26 +278,24 @@ def _worker(rank: int, build: Build, batches: list[Any], backend: str, options: 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a process that used CUDA cannot be forked")
-@pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
-@pytest.mark.parametrize("scheme", ["slimmable", "alternate"])
-def test_two_workers(build: Build, backend: str, scheme: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "backend"), [("slimmable", "pytorch_ddp"), ("slimmable", "legacy_ddp"), ("alternate", "pytorch_ddp")]
+)
+def test_two_workers(build: Build, scheme: str, backend: str, tmp_path: Path) -> None:
     """Gradients of every network are means over the workers, though a pass of the core uses no extension."""
     options = ["--scheme", scheme, "--small-ratio", "0.25", "--dropout", "0", "--distillation-weight", "0.5"]
-    task = build(*options).task
-    task.load_dataset("valid")
-    data = task.dataset("valid")
+    built = build(*options)
+    built.task.load_dataset("valid")
+    data = built.task.dataset("valid")
     batches = [[data.collater([data[i] for i in range(n, n + 6)]) for n in (start, start + 6)] for start in (0, 12)]
     context = torch.multiprocessing.get_context("fork")
-    workers = [
-        context.Process(target=_worker, args=(rank, build, batches, backend, options, tmp_path)) for rank in (0, 1)
-    ]
+    workers = [context.Process(target=_worker, args=(rank, built, batches, backend, tmp_path)) for rank in (0, 1)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0, 0]
 
-    built = build(*options)
     adam = optim.OPTIMIZER_REGISTRY["adam_for_partitioned_model"](built.cfg.optimizer, list(built.model.parameters()))
     for update, of_update in enumerate(batches):
         adam.zero_grad()
