@@ -1,0 +1,126 @@
+"""What a table holds: read from ``tables.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DESCRIPTION = Path(__file__).with_name("tables.yaml")
+
+# Networks in the order of the paper's columns, with the paper's headings.
+COLUMNS = {"core": "Sub-Network", "super": "Full Network"}
+
+
+@dataclass(frozen=True)
+class Search:
+    """Beam search; more than one value of either is a choice to make on the validation set."""
+
+    beams: tuple[int, ...]
+    length_penalties: tuple[float, ...]
+
+    @property
+    def is_tuned(self) -> bool:
+        return len(self.beams) * len(self.length_penalties) > 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A folder of ``configs/``, its data, and how its networks are decoded.
+
+    Args:
+        averaged_epochs: decode the average of so many last epochs; None decodes each network's best checkpoint.
+        sentences, length, vocabulary: of the training data, roughly, for the expected cost.
+    """
+
+    name: str
+    title: str
+    data: Path
+    prepare: str
+    averaged_epochs: int | None
+    search: Search
+    sentences: int
+    length: int
+    vocabulary: int
+
+    def config(self, row: str) -> Path:
+        return ROOT / "configs" / self.name / f"{row}.yaml"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number that somebody published: mean over runs, and its standard deviation where there is one."""
+
+    mean: float
+    std: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Args:
+        name: of the configuration file.
+        networks: that are decoded, of :data:`COLUMNS`.
+        against: network → the row in which the same network was trained alone.
+    """
+
+    name: str
+    label: str
+    networks: tuple[str, ...]
+    published: Mapping[str, Published] = field(default_factory=dict)
+    against: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    title: str
+    recipe: Recipe
+    rows: tuple[Row, ...]
+    published_by: str | None
+
+
+def read_tables(path: Path = DESCRIPTION) -> dict[str, Table]:
+    """Every table by name."""
+    description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    recipes = {name: _recipe(name, entry) for name, entry in description["recipes"].items()}
+    return {
+        name: Table(
+            name=name,
+            title=entry["title"],
+            recipe=recipes[entry["recipe"]],
+            rows=tuple(_row(row) for row in entry["rows"]),
+            published_by=entry.get("published_by"),
+        )
+        for name, entry in description["tables"].items()
+    }
+
+
+def _recipe(name: str, entry: dict[str, Any]) -> Recipe:
+    checkpoints, search = entry.pop("checkpoints"), entry.pop("search")
+    return Recipe(
+        name=name,
+        data=Path(entry.pop("data")),
+        averaged_epochs=None if checkpoints == "best" else int(checkpoints),
+        search=Search(_several(search["beam"]), _several(search["length_penalty"])),
+        **entry,
+    )
+
+
+def _several(value: Any) -> tuple:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _row(entry: dict[str, Any]) -> Row:
+    return Row(
+        name=entry["row"],
+        label=entry["label"],
+        networks=tuple(entry["networks"]),
+        published={network: Published(*values) for network, values in entry.get("published", {}).items()},
+        against=entry.get("against", {}),
+    )
