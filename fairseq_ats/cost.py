@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
             built = build(["--task", TASK_NAME, *rest], numbered_dictionary(args.vocabulary))
             task, model, name = built.task, built.model, built.cfg.model._name
         else:
-            task, model = _from_checkpoint(checkpoint)
+            task, model = model_of_checkpoint(checkpoint)
             name = checkpoint
     except ValueError as error:
         sys.exit(f"cost: {error}")
@@ -237,7 +237,12 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(costs, tokens, task.partition, task.schedule.pattern))
 
 
-def _from_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
+def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
+    """A training's task and model, with dictionaries of the right sizes: enough to count, not to translate.
+
+    Raises:
+        ValueError: the file is missing or cannot be read, or is not of this plugin's task.
+    """
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file")
     header, partition = read_checkpoint(path)

@@ -17,6 +17,7 @@ import logging
 import platform
 import time
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,18 @@ class Network:
         return self.words / self.seconds
 
 
+@dataclass(frozen=True)
+class Search:
+    """How hypotheses are searched for; a hypothesis has at most 1.2 times the source's tokens and 10 more."""
+
+    beam: int
+    length_penalty: float = 1.0
+
+    def options(self) -> argparse.Namespace:
+        """As fairseq's ``build_generator`` reads them."""
+        return argparse.Namespace(beam=self.beam, lenpen=self.length_penalty, max_len_a=1.2, max_len_b=10)
+
+
 def main() -> None:
     args = parse_args()
     restart_in_cpu_environment(args.threads)
@@ -61,10 +74,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     networks = networks_of(args.run)
     loaded = [load(network, args.data) for network in networks]
-    decode(networks, loaded, args)
-    references = (
-        (args.data / f"test.{loaded[0][1].cfg.target_lang}").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    )
+    task = loaded[0][1]
+    decode(networks, loaded, Search(args.beam), batches_of(task, "test", args.batch_size))
+    references = raw_references(args.data, task.cfg.target_lang)
     for network in networks:
         hypotheses = [network.hypotheses[i] for i in range(len(references))]
         (args.run / f"test.{network.name}.txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
@@ -128,29 +140,48 @@ def load(network: Network, data: Path) -> tuple[Any, Any]:
     return model, task
 
 
-def decode(networks: list[Network], loaded: list[tuple[Any, Any]], args: argparse.Namespace) -> None:
-    task = loaded[0][1]
-    task.load_dataset("test")
-    batches = task.get_batch_iterator(
-        task.dataset("test"), max_sentences=args.batch_size, max_positions=task.max_positions()
+def batches_of(task: Any, subset: str, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Mini-batches of a subset, in the order of length: every sentence once."""
+    task.load_dataset(subset)
+    dataset = task.dataset(subset)
+    return task.get_batch_iterator(
+        dataset, max_sentences=batch_size, max_positions=task.max_positions()
     ).next_epoch_itr(shuffle=False)
-    options = argparse.Namespace(beam=args.beam, max_len_a=1.2, max_len_b=10)
+
+
+def decode(
+    networks: list[Network],
+    loaded: list[tuple[Any, Any]],
+    search: Search,
+    batches: Iterable[dict[str, Any]],
+    device: str = "cpu",
+) -> None:
+    """Decode batches with every network, in turns; fills in the hypotheses, words and seconds."""
     turns = [
-        (network, model, own_task.build_generator([model], options))
+        (network, model.to(device), own_task, own_task.build_generator([model], search.options()))
         for network, (model, own_task) in zip(networks, loaded, strict=True)
     ]
     for number, batch in enumerate(batches):
         # Each batch is first for another network: none gets the warm caches always.
         shift = number % len(turns)
-        for network, model, generator in turns[shift:] + turns[:shift]:
+        for network, model, task, generator in turns[shift:] + turns[:shift]:
             start = time.perf_counter()
-            beams = task.inference_step(generator, [model], batch)
+            beams = task.inference_step(generator, [model], utils.move_to_cuda(batch) if device == "cuda" else batch)
             network.seconds += time.perf_counter() - start
             for index, beam in zip(batch["id"].tolist(), beams, strict=True):
-                tokens = utils.strip_pad(beam[0]["tokens"], task.target_dictionary.pad())
-                text = task.target_dictionary.string(tokens, "sentencepiece")
+                text = text_of(task, beam[0]["tokens"].cpu())
                 network.hypotheses[index] = text
                 network.words += len(text.split())
+
+
+def text_of(task: Any, tokens: torch.Tensor) -> str:
+    """Of target tokens, which may be padded."""
+    return task.target_dictionary.string(utils.strip_pad(tokens, task.target_dictionary.pad()), "sentencepiece")
+
+
+def raw_references(data: Path, language: str) -> list[str]:
+    """The raw lines that ``scripts/binarise.py`` puts beside the binarised data."""
+    return (data / f"test.{language}").read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def table(networks: list[Network]) -> str:

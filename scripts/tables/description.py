@@ -17,7 +17,7 @@ COLUMNS = {"core": "Sub-Network", "super": "Full Network"}
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchChoices:
     """Beam search; more than one value of either is a choice to make on the validation set."""
 
     beams: tuple[int, ...]
@@ -42,10 +42,15 @@ class Recipe:
     data: Path
     prepare: str
     averaged_epochs: int | None
-    search: Search
+    search: SearchChoices
     sentences: int
     length: int
     vocabulary: int
+
+    @property
+    def is_strong(self) -> bool:
+        """Not the paper's hyper-parameters."""
+        return self.name.endswith("_strong")
 
     def config(self, row: str) -> Path:
         return ROOT / "configs" / self.name / f"{row}.yaml"
@@ -107,7 +112,7 @@ def _recipe(name: str, entry: dict[str, Any]) -> Recipe:
         name=name,
         data=Path(entry.pop("data")),
         averaged_epochs=None if checkpoints == "best" else int(checkpoints),
-        search=Search(_several(search["beam"]), _several(search["length_penalty"])),
+        search=SearchChoices(_several(search["beam"]), _several(search["length_penalty"])),
         **entry,
     )
 

@@ -1,0 +1,79 @@
+"""A network trained by ATS against the same network trained alone: sacreBLEU's paired bootstrap, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sacrebleu.significance import PairedTest
+
+from tables.description import Table
+from tables.records import Record, Records, RunKey
+from tables.scoring import References
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One network, trained by ATS and alone, with one seed."""
+
+    network: str
+    ats: RunKey
+    alone: RunKey
+
+
+def pairs(table: Table, seeds: tuple[int, ...]) -> Iterator[Pair]:
+    """Every pair of a table, whether it was run or not."""
+    for row in table.rows:
+        for network, alone in row.against.items():
+            for seed in seeds:
+                yield Pair(network, (row.name, seed), (alone, seed))
+
+
+def paired_bootstrap(ats: list[str], alone: list[str], references: References) -> tuple[float, float, str]:
+    """Difference in BLEU of the first from the second, p-value, signature.
+
+    Koehn (2004), as sacreBLEU does it: 1,000 resamples of the test set, sacreBLEU's seed. It speaks of other test sets
+    of this kind, not of other seeds of the training.
+    """
+    test = PairedTest([("alone", alone), ("ats", ats)], {"BLEU": references.metric()}, [references.lines], "bs", 1000)
+    signatures, scores = test()
+    baseline, other = scores["BLEU"]
+    return other.score - baseline.score, other.p_value, str(signatures["BLEU"])
+
+
+def compare(table: Table, seeds: tuple[int, ...], records: Records, references: References) -> None:
+    """Record a comparison of every pair that was run, unless there is one of the same hypotheses.
+
+    A network whose hypotheses are not there, or that was scored against other references, is left out.
+    """
+    runs, done = records.runs(), records.comparisons()
+    for pair in pairs(table, seeds):
+        if pair.ats not in runs or pair.alone not in runs:
+            continue
+        sides = [runs[pair.ats], runs[pair.alone]]
+        if any(side["references_sha256"] != references.digest for side in sides):
+            continue
+        digests = digests_of(pair, runs)
+        if done.get((*pair.ats[:1], pair.network, pair.ats[1]), {}).get("hypotheses_sha256") == digests:
+            continue
+        ats, alone = (records.hypotheses(key, pair.network) for key in (pair.ats, pair.alone))
+        if ats is None or alone is None:
+            continue
+        difference, p_value, signature = paired_bootstrap(ats, alone, references)
+        records.add_comparison(
+            {
+                "row": pair.ats[0],
+                "against": pair.alone[0],
+                "network": pair.network,
+                "seed": pair.ats[1],
+                "difference": difference,
+                "p_value": p_value,
+                "signature": signature,
+                "hypotheses_sha256": digests,
+            }
+        )
+
+
+def digests_of(pair: Pair, runs: dict[RunKey, Record]) -> list[str]:
+    """What a comparison is valid for: the hypotheses of both sides."""
+    return [runs[key]["networks"][pair.network]["hypotheses_sha256"] for key in (pair.ats, pair.alone)]

@@ -1,0 +1,124 @@
+"""The folder of one run, and its training: ``RUNS/RECIPE/ROW/seedN`` with fairseq's checkpoints, and beside them
+
+``train.log``     fairseq's ``--log-file``: whether the training came to its end is read off it
+``started.json``  where the run comes from: commit and command, the hardware, and the commits at which it was resumed
+``console.log``   all that the training printed
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training_log import TrainingLog
+
+from fairseq_ats.whole_files import written_whole
+from tables.description import ROOT, Recipe
+
+# What can be known of a run's folder.
+NEW, INTERRUPTED, FINISHED = "not started", "interrupted", "finished"
+
+
+class BusyError(Exception):
+    """Another process trains the run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row with a seed."""
+
+    recipe: Recipe
+    row: str
+    seed: int
+    runs: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.recipe.name / self.row / f"seed{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "train.log"
+
+    def __str__(self) -> str:
+        return f"{self.recipe.name}/{self.row} seed {self.seed}"
+
+    def state(self) -> str:
+        if not self.log.is_file():
+            return NEW
+        return FINISHED if TrainingLog.read(self.log).is_finished else INTERRUPTED
+
+    def command(self, data: Path, threads: int, options: Sequence[str]) -> list[str]:
+        """As a user would type it in the repository's root; fairseq resumes from ``checkpoint_last.pt`` by itself."""
+        config = self.recipe.config(self.row).relative_to(ROOT)
+        command = ["python", "scripts/train.py", str(config), str(data), "--save-dir", str(self.folder)]
+        return [*command, "--threads", str(threads), "--seed", str(self.seed), *options]
+
+    def started(self) -> dict[str, Any]:
+        """What is known of the start; nothing if another program started the run and left no note."""
+        path = self.folder / "started.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def note_start(self, command: str, hardware: str) -> None:
+        """The first start, or one more commit at which the run went on."""
+        if self.state() == NEW:
+            note = {"commit": commit(), "command": command, "hardware": hardware, "resumed_at": []}
+        else:
+            note = self.started()
+            note["resumed_at"] = [*note.get("resumed_at", []), commit()]
+        with written_whole(self.folder / "started.json") as path:
+            path.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """A file descriptor to hand to the training: the lock is held until both processes have ended.
+
+        Raises:
+            BusyError: somebody has it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise BusyError(f"{self} is being trained by another process") from None
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def train(command: Sequence[str], console: Path, lock: int, environment: dict[str, str]) -> int:
+    """Run a training to its end; the exit status."""
+    with console.open("ab") as output:
+        return subprocess.run(
+            [sys.executable, *command[1:]],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=[lock],
+        ).returncode
+
+
+def commit() -> str | None:
+    """Of the checkout, with "-dirty" after it if files differ from it; None where there is no checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

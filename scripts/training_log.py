@@ -1,0 +1,129 @@
+"""The log of a training (``--log-file``), read back: fairseq's own formats "simple" (also what it writes beside a
+progress bar) and "json".
+
+fairseq repeats a line for each epoch that the process has begun (each adds a handler, fairseq/logging/progress_bar.py,
+line 45), and a resumed run writes once more what came after its checkpoint. So of several lines of one update, or of
+one epoch, the last one counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_SIMPLE = re.compile(r"epoch (\d+) \| (valid on '[^']*' subset \| )?(.*)")
+_BEGIN = "Start iterating over samples"  # fairseq_cli/train.py, train
+_END = "done training in"  # fairseq_cli/train.py, main
+
+Point = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """Numbers of a run.
+
+    Args:
+        epochs: number of the epoch → averages over its updates, under fairseq's names.
+        validations: number of updates → what the validation said.
+        is_finished: the training came to its end, and did not begin again.
+    """
+
+    epochs: dict[int, Point]
+    validations: dict[int, Point]
+    is_finished: bool
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingLog:
+        """Of a file that need not be complete: a training may be writing it."""
+        epochs: dict[int, Point] = {}
+        validations: dict[int, Point] = {}
+        is_finished = False
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith(_BEGIN):
+                    is_finished = False
+                elif line.startswith(_END):
+                    is_finished = True
+                elif (found := _parse(line)) is not None:
+                    epoch, is_valid, point = found
+                    if is_valid:
+                        validations[int(point["num_updates"])] = point
+                    else:
+                        epochs[epoch] = point
+        return cls(epochs, dict(sorted(validations.items())), is_finished)
+
+    @property
+    def updates(self) -> int:
+        """Of the whole run: a validation is logged before its epoch's end."""
+        return max([*self.validations, *(int(point["num_updates"]) for point in self.epochs.values())], default=0)
+
+    @property
+    def tokens_per_update(self) -> float:
+        """Target tokens without padding, on average."""
+        return self._mean("wpb")
+
+    @property
+    def sentences_per_update(self) -> float:
+        return self._mean("bsz")
+
+    def _mean(self, name: str) -> float:
+        """Weighted by the updates of each epoch.
+
+        Raises:
+            ValueError: no epoch has ended.
+        """
+        if not self.epochs:
+            raise ValueError("no epoch has ended")
+        total, before = 0.0, 0.0
+        for epoch in sorted(self.epochs):
+            point = self.epochs[epoch]
+            total += point[name] * (point["num_updates"] - before)
+            before = point["num_updates"]
+        return total / before
+
+    @property
+    def train_seconds(self) -> float:
+        """In updates, over all epochs; without validations, saving and reading data."""
+        return sum(point["train_wall"] for point in self.epochs.values())
+
+    @property
+    def wall_seconds(self) -> float:
+        """Of training processes up to the end of the last epoch, without what an interruption lost."""
+        return max((point["wall"] for point in self.epochs.values()), default=0.0)
+
+
+def _parse(line: str) -> tuple[int, bool, Point] | None:
+    """Epoch, whether of a validation, numbers; None for any other line."""
+    if line.startswith("{"):
+        return _parse_json(line)
+    match = _SIMPLE.match(line)
+    if match is None:
+        return None
+    epoch, valid, rest = match.groups()
+    pairs = (field.split(" ") for field in rest.strip().split(" | "))
+    point = _numbers({pair[0]: pair[1] for pair in pairs if len(pair) == 2})
+    return (int(epoch), valid is not None, point) if "num_updates" in point else None
+
+
+def _parse_json(line: str) -> tuple[int, bool, Point] | None:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError:
+        return None  # the options at the head, or a line that is being written
+    for prefix in ("train_", "valid_"):
+        of_prefix = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+        if "num_updates" in of_prefix:
+            return int(values["epoch"]), prefix == "valid_", _numbers(of_prefix)
+    return None
+
+
+def _numbers(values: dict[str, object]) -> Point:
+    result = {}
+    for name, value in values.items():
+        try:
+            result[name] = float(str(value))
+        except ValueError:
+            continue  # "None", of a metric that has no value yet
+    return result
