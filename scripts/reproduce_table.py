@@ -34,7 +34,7 @@ from cpu_environment import restart_in_cpu_environment
 from measuring import hardware
 from tables import markdown, picture
 from tables.comparison import compare
-from tables.description import ROOT, Table, read_tables
+from tables.description import ROOT, Table, read_tables, shown
 from tables.expectation import Expectation, expect
 from tables.measurement import measure
 from tables.records import Records
@@ -153,7 +153,7 @@ class Reproduction:
         """Before any work is done; a table of which everything is recorded needs no data."""
         if self.missing() and not self.data.is_dir():
             raise ValueError(
-                f"--data is {_shown(self.data)}, which is not a folder; `{self.table.recipe.prepare}` makes it"
+                f"--data is {shown(self.data)}, which is not a folder; `{self.table.recipe.prepare}` makes it"
             )
 
     # The plan.
@@ -174,8 +174,7 @@ class Reproduction:
         print(f"# together, {len(missing)} runs: {total}")
 
     def _command(self, run: Run) -> list[str]:
-        shown = Run(run.recipe, run.row, run.seed, _shown(self.args.runs))
-        return shown.command(_shown(self.data), self.args.threads, self.args.fairseq_options)
+        return run.command(self.data, self.args.threads, self.args.fairseq_options)
 
     # The work.
 
@@ -219,7 +218,7 @@ class Reproduction:
                 if run.state() == FINISHED:
                     return
                 command = self._command(run)
-                print(f"{NAME}: {run}: training ({run.state()} so far); log: {_shown(run.log)}", flush=True)
+                print(f"{NAME}: {run}: training ({run.state()} so far); log: {shown(run.log)}", flush=True)
                 run.note_start(shlex.join(command), self._hardware(run))
                 environment = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
                 status = train(command, run.folder / "console.log", lock, environment)
@@ -269,12 +268,6 @@ def _devices(jobs: int) -> queue.Queue[str | None]:
     for job in range(jobs):
         devices.put(names[job % len(names)] if names else None)
     return devices
-
-
-def _shown(path: Path) -> Path:
-    """From the repository's root, if it is in there."""
-    path = path.absolute()
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class SearchChoices:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A folder of ``configs/``, its data, and how its networks are decoded.
+    """A folder of configuration files, its data, and how its networks are decoded.
 
     Args:
         averaged_epochs: decode the average of so many last epochs; None decodes each network's best checkpoint.
@@ -39,6 +39,7 @@ class Recipe:
 
     name: str
     title: str
+    configs: Path
     data: Path
     prepare: str
     averaged_epochs: int | None
@@ -53,7 +54,7 @@ class Recipe:
         return self.name.endswith("_strong")
 
     def config(self, row: str) -> Path:
-        return ROOT / "configs" / self.name / f"{row}.yaml"
+        return self.configs / f"{row}.yaml"
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,14 @@ class Table:
     published_by: str | None
 
 
-def read_tables(path: Path = DESCRIPTION) -> dict[str, Table]:
-    """Every table by name."""
+def read_tables(path: Path = DESCRIPTION, configs: Path = ROOT / "configs") -> dict[str, Table]:
+    """Every table by name.
+
+    Args:
+        configs: has a folder for each recipe.
+    """
     description = yaml.safe_load(path.read_text(encoding="utf-8"))
-    recipes = {name: _recipe(name, entry) for name, entry in description["recipes"].items()}
+    recipes = {name: _recipe(name, entry, configs / name) for name, entry in description["recipes"].items()}
     return {
         name: Table(
             name=name,
@@ -106,15 +111,22 @@ def read_tables(path: Path = DESCRIPTION) -> dict[str, Table]:
     }
 
 
-def _recipe(name: str, entry: dict[str, Any]) -> Recipe:
+def _recipe(name: str, entry: dict[str, Any], configs: Path) -> Recipe:
     checkpoints, search = entry.pop("checkpoints"), entry.pop("search")
     return Recipe(
         name=name,
+        configs=configs,
         data=Path(entry.pop("data")),
         averaged_epochs=None if checkpoints == "best" else int(checkpoints),
         search=SearchChoices(_several(search["beam"]), _several(search["length_penalty"])),
         **entry,
     )
+
+
+def shown(path: Path) -> Path:
+    """From the repository's root, if it is in there."""
+    path = path.absolute()
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def _several(value: Any) -> tuple:

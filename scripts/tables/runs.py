@@ -21,7 +21,7 @@ from typing import Any
 from training_log import TrainingLog
 
 from fairseq_ats.whole_files import written_whole
-from tables.description import ROOT, Recipe
+from tables.description import ROOT, Recipe, shown
 
 # What can be known of a run's folder.
 NEW, INTERRUPTED, FINISHED = "not started", "interrupted", "finished"
@@ -58,8 +58,8 @@ class Run:
 
     def command(self, data: Path, threads: int, options: Sequence[str]) -> list[str]:
         """As a user would type it in the repository's root; fairseq resumes from ``checkpoint_last.pt`` by itself."""
-        config = self.recipe.config(self.row).relative_to(ROOT)
-        command = ["python", "scripts/train.py", str(config), str(data), "--save-dir", str(self.folder)]
+        config, data, folder = (str(shown(path)) for path in (self.recipe.config(self.row), data, self.folder))
+        command = ["python", "scripts/train.py", config, data, "--save-dir", folder]
         return [*command, "--threads", str(threads), "--seed", str(self.seed), *options]
 
     def started(self) -> dict[str, Any]:

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Draw validation BLEU and loss of every network of one or more runs, against updates and against training FLOPs.
+
+    python scripts/plot_learning_curves.py RUN... --output curves.png
+
+The curves are read off RUN/train.log (``--log-file``, which scripts/train.py gives); BLEU is there if the run was
+trained with --eval-bleu. FLOPs are counted for a model built from RUN's last or best checkpoint, which also tells which
+networks were trained; a run without one is drawn against updates only, with every network that was validated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tables.training_cost import flops_of_run, training_flops
+from training_log import TrainingLog
+
+from fairseq_ats.whole_files import written_whole
+
+LABELS = {"bleu": "validation BLEU", "loss": "validation loss, bits a token"}
+# The highest network reports under fairseq's own names, another one under the same with its name before them.
+_METRIC = re.compile(r"(?:(core|level\d+)_)?(bleu|loss)")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one network of a run: (updates, value) in order.
+
+    Args:
+        network: None is the highest.
+    """
+
+    metric: str
+    network: str | None
+    label: str
+    points: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Of a run.
+
+    Args:
+        flops: updates → FLOPs until then; None if they cannot be counted.
+    """
+
+    curves: list[Curve]
+    flops: Callable[[int], int] | None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG")
+    args = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore")  # fairseq's and hydra's, on this stack
+    for name in ("fairseq", "fairseq_ats", "hydra", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    try:
+        runs = [read_run(run) for run in args.runs]
+        metrics = [metric for metric in LABELS if any(curve.metric == metric for run in runs for curve in run.curves)]
+        if "bleu" not in metrics:
+            print("plot_learning_curves: no run has BLEU in its log, which --eval-bleu puts there")
+        draw(runs, metrics, args.output)
+    except (ValueError, OSError) as error:
+        sys.exit(f"plot_learning_curves: {error}")
+
+
+def read_run(run: Path) -> Curves:
+    """The curves of a run.
+
+    Raises:
+        ValueError: it has no log, or no validation in it.
+    """
+    path = run / "train.log"
+    if not path.is_file():
+        raise ValueError(f"{run} has no train.log; scripts/train.py writes one, fairseq-train with --log-file")
+    log = TrainingLog.read(path)
+    curves = curves_of(log, "/".join(run.absolute().parts[-2:]))
+    if not curves:
+        raise ValueError(f"{path} has no validation yet")
+    of_levels = _flops_of_levels(run, log)
+    if of_levels is None:
+        return Curves(curves, None)
+    if len(of_levels) == 1:
+        # Of a partition of which only the highest network is trained, the others are validated, too.
+        curves = [curve for curve in curves if curve.network is None]
+    return Curves(curves, lambda updates: training_flops(of_levels, updates))
+
+
+def curves_of(log: TrainingLog, name: str) -> list[Curve]:
+    """One curve for each metric of each network."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for updates, point in log.validations.items():
+        for metric, value in point.items():
+            if _METRIC.fullmatch(metric):
+                found.setdefault(metric, []).append((updates, value))
+    networks = {_METRIC.fullmatch(metric).group(1) for metric in found}
+    curves = []
+    for metric, points in found.items():
+        network, kind = _METRIC.fullmatch(metric).groups()
+        label = name if networks == {None} else f"{name} {network or 'super'}"
+        curves.append(Curve(kind, network, label, points))
+    return curves
+
+
+def _flops_of_levels(run: Path, log: TrainingLog) -> dict[int, int] | None:
+    checkpoint = next((run / n for n in ("checkpoint_last.pt", "checkpoint_best.pt") if (run / n).is_file()), None)
+    try:
+        if checkpoint is None:
+            raise ValueError(f"{run} has no checkpoint_last.pt or checkpoint_best.pt")
+        return flops_of_run(checkpoint, log.tokens_per_update, log.sentences_per_update)
+    except ValueError as error:
+        print(f"plot_learning_curves: {run} is drawn against updates only: {error}")
+        return None
+
+
+def draw(runs: Sequence[Curves], metrics: Sequence[str], path: Path) -> None:
+    """A row of panels for each metric: updates on the left, FLOPs on the right."""
+    figure = Figure(figsize=(11, 3.8 * len(metrics)), layout="constrained")
+    panels = figure.subplots(len(metrics), 2, squeeze=False)
+    for metric, (by_updates, by_flops) in zip(metrics, panels, strict=True):
+        _panel(by_updates, runs, metric, lambda run: lambda updates: updates, "updates")
+        _panel(by_flops, runs, metric, lambda run: run.flops, "training FLOPs")
+    panels[0][0].legend(fontsize="small")
+    with written_whole(path) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+
+
+def _panel(
+    axes: Axes,
+    runs: Sequence[Curves],
+    metric: str,
+    position: Callable[[Curves], Callable[[int], int] | None],
+    name: str,
+) -> None:
+    for number, run in enumerate(runs):
+        at = position(run)
+        # Networks of a run share a colour; the highest has the full line.
+        styles = iter(("-", "--", ":", "-."))
+        for curve in (curve for curve in run.curves if curve.metric == metric):
+            style = next(styles)
+            if at is not None:
+                x = [at(updates) for updates, _ in curve.points]
+                y = [value for _, value in curve.points]
+                axes.plot(x, y, style, color=f"C{number % 10}", marker=".", label=curve.label)
+    axes.set_xlabel(name)
+    axes.set_ylabel(LABELS[metric])
+    axes.grid(alpha=0.3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The configuration files of the tables' rows, and the tables' description."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tables.description import COLUMNS, read_tables
+from train import options_of
+
+from tests.conftest import OUR_TASK, ROOT
+
+TABLES = read_tables()
+RECIPES = {table.recipe.name: table.recipe for table in TABLES.values()}
+ROWS = sorted(path for recipe in RECIPES.values() for path in recipe.configs.glob("*.yaml"))
+OF_THE_NETWORK = {"partitioned_linear_module_name", "small_ratio", "max_level", "alternate"}
+
+# Table 4 of the paper, typed in once more.
+TABLE_4 = {
+    "iwslt14": {
+        "decoder_attention_heads": 4,
+        "decoder_ffn_embed_dim": 1024,
+        "dropout": 0.3,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_embed_dim": 1024,
+        "lr": 0.0005,
+        "max_epoch": 30,
+        "max_tokens": 12000,
+        "share_decoder_input_output_embed": True,
+        "warmup_init_lr": -1,
+        "weight_decay": 0.0001,
+    },
+    "wmt17": {
+        "decoder_attention_heads": 8,
+        "decoder_ffn_embed_dim": 2048,
+        "dropout": 0.1,
+        "encoder_attention_heads": 8,
+        "encoder_ffn_embed_dim": 2048,
+        "lr": 0.0007,
+        "max_epoch": 22,
+        "max_tokens": 18000,
+        "warmup_init_lr": 1e-7,
+        "weight_decay": 0.0,
+    },
+}
+TABLE_4_OF_BOTH = {
+    "adam_betas": "(0.9, 0.98)",
+    "adam_eps": 1e-9,
+    "alternate_lr_coef": 1.0,
+    "criterion": "label_smoothed_cross_entropy",
+    "decoder_embed_dim": 512,
+    "decoder_layers": 6,
+    "encoder_embed_dim": 512,
+    "encoder_layers": 6,
+    "label_smoothing": 0.1,
+    "lr_scheduler": "inverse_sqrt",
+    "optimizer": "adam_for_partitioned_model",
+    "task": OUR_TASK,
+    "warmup_updates": 4000,
+}
+
+
+def options(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())
+
+
+def row_id(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=row_id)
+def test_a_row_says_what_it_is_called(row: Path) -> None:
+    """By its name, its options and the launch line at its head; all else is as in the standard row."""
+    recipe, own = RECIPES[row.parent.name], options(row)
+    launch = next(line for line in row.read_text().split("\n") if "scripts/train.py" in line)
+    assert launch == (
+        f"#   python scripts/train.py configs/{row_id(row)}.yaml {recipe.data} "
+        f"--save-dir runs/tables/{row_id(row)}/seed1 --seed 1"
+    )
+    expected: dict[str, Any] = {}
+    if row.stem == "standard":
+        # The super-network of a small-width partition is a stock Transformer (tests/test_training_equivalence.py).
+        assert own["partitioned_linear_module_name"] == "PartitionedLinear"
+    else:
+        kind, ratio, training = re.fullmatch(r"(low_rank|small_width)_([\d.]+)_(alone|ats)", row.stem).groups()
+        expected = {"small_ratio": float(ratio)} | ({"max_level": 1} if training == "alone" else {"alternate": True})
+        module = {"low_rank": "PartitionedRankLinear", "small_width": "PartitionedLinear"}[kind]
+        assert own["partitioned_linear_module_name"] == module
+    found = {key: own[key] for key in OF_THE_NETWORK - {"partitioned_linear_module_name"} if key in own}
+    assert found.items() >= expected.items()
+    assert found.keys() <= {"small_ratio", *expected}
+    standard = options(recipe.config("standard"))
+    assert {k: v for k, v in own.items() if k not in OF_THE_NETWORK} == {
+        k: v for k, v in standard.items() if k not in OF_THE_NETWORK
+    }
+
+
+@pytest.mark.parametrize("recipe", ["iwslt14", "wmt17"])
+def test_the_papers_hyper_parameters(recipe: str) -> None:
+    own = options(RECIPES[recipe].config("standard"))
+    table_4 = TABLE_4[recipe] | TABLE_4_OF_BOTH
+    assert {key: own[key] for key in table_4} == table_4
+    # What the paper's table does not name does not change what is learned.
+    assert own.keys() - table_4.keys() == {
+        *("partitioned_linear_module_name", "small_ratio", "arch", "no_epoch_checkpoints"),
+        *("eval_bleu", "eval_bleu_remove_bpe", "eval_bleu_args", "no_progress_bar", "log_interval"),
+    }
+
+
+@pytest.mark.parametrize("recipe", ["iwslt14", "wmt17"])
+def test_the_strong_recipe_has_the_same_rows(recipe: str) -> None:
+    folders = [RECIPES[name].configs for name in (recipe, f"{recipe}_strong")]
+    rows = [{path.stem: options(path) for path in folder.glob("*.yaml")} for folder in folders]
+    assert rows[0].keys() == rows[1].keys()
+    for name in rows[0]:
+        differing = {key for key in rows[0][name] | rows[1][name] if rows[0][name].get(key) != rows[1][name].get(key)}
+        assert differing <= {
+            *("max_tokens", "max_update", "max_epoch", "update_freq", "keep_last_epochs", "no_epoch_checkpoints"),
+            "share_all_embeddings",
+        }
+    assert rows[1]["standard"]["keep_last_epochs"] >= RECIPES[f"{recipe}_strong"].averaged_epochs
+
+
+# The rows of a recipe have the same options but for those of the network, of which one recipe's stand for all.
+TO_PARSE = [
+    RECIPES["iwslt14"].config("standard"),
+    RECIPES["iwslt14"].config("low_rank_0.25_alone"),
+    *(
+        RECIPES[name].config("small_width_0.03125_ats")
+        for name in ("iwslt14", "iwslt14_strong", "wmt17", "wmt17_strong")
+    ),
+    RECIPES["multi30k"].config("low_rank_0.03125_ats"),
+    RECIPES["multi30k_strong"].config("standard"),
+]
+
+
+@pytest.mark.parametrize("row", TO_PARSE, ids=row_id)
+def test_rows_are_fairseqs_options(row: Path, parse: Callable[..., Any]) -> None:
+    own = options(row)
+    cfg = parse(arch=options_of(own, row), training=[])
+    assert cfg.task._name == OUR_TASK
+    assert cfg.task.small_ratio == own["small_ratio"]
+    assert cfg.optimization.lr == [own["lr"]]
+    assert cfg.model.decoder_ffn_embed_dim == own["decoder_ffn_embed_dim"]
+    assert cfg.checkpoint.keep_last_epochs == own.get("keep_last_epochs", -1)
+    if "eval_bleu" in own:
+        assert '"beam": 1' in cfg.task.eval_bleu_args
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_tables_have_rows_and_comparisons(table: Any) -> None:
+    rows = {row.name: row for row in table.rows}
+    for row in table.rows:
+        own = options(table.recipe.config(row.name))
+        assert set(row.networks) == (
+            {"core", "super"} if own.get("alternate") else {"core"} & {*row.networks} or {"super"}
+        )
+        assert ("core" in row.networks) == (row.name != "standard")
+        assert row.published.keys() <= set(row.networks) <= COLUMNS.keys()
+        assert row.against.keys() == (set(row.networks) if own.get("alternate") else set())
+        for network, alone in row.against.items():
+            assert rows[alone].networks == (network,)
+        if row.against:
+            assert row.against["core"] == row.name.replace("_ats", "_alone")
+
+
+PAPER = ROOT.parent / "shared" / "paper" / "003_aab948f00bfb154c.txt"
+
+
+@pytest.mark.skipif(not PAPER.is_file(), reason="needs the paper's text")
+def test_published_numbers_are_the_papers() -> None:
+    """Every number of Tables 1 and 2 is in the description, in the table's order, and Appendix C's, too."""
+    text = PAPER.read_text().replace("<b>", "").replace("</b>", "")
+    number = r"(\d\d\.\d\d) ?\((\d\.\d\d)\)"
+    ours = {
+        name: [(p.mean, p.std) for row in TABLES[name].rows for p in row.published.values() if p.std is not None]
+        for name in ("1a", "1b", "2a", "2b")
+    }
+    lines = [line for line in text.split("\n") if line.startswith(("| Standard Training", "| Alternating Training"))]
+    one = [[(float(m), float(s)) for m, s in re.findall(number, line)] for line in lines if line.count("|") == 4]
+    assert [pair for row in one for pair in row] == ours["1a"] + ours["1b"]
+    left, right = [], []
+    for line in (line for line in lines if line.count("|") > 4):
+        cells = line.strip("|").split("|")
+        left += re.findall(number, "|".join(cells[:3]))
+        right += re.findall(number, "|".join(cells[3:]))
+    assert [(float(m), float(s)) for m, s in left] == ours["2a"]
+    assert [(float(m), float(s)) for m, s in right] == ours["2b"]
+    assert "yields 22.10 BLEU score" in text
+    assert TABLES["2b"].rows[-1].published["core"].mean == 22.10
