@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import platform
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ import sacrebleu
 import torch
 from cpu_environment import restart_in_cpu_environment
 from fairseq import utils
+from quiet import silence_libraries
 
 from fairseq_ats.checkpoints import read_partition
 from fairseq_ats.data_folder import DataFolder
@@ -68,9 +67,7 @@ class Search:
 def main() -> None:
     args = parse_args()
     restart_in_cpu_environment(args.threads)
-    warnings.filterwarnings("ignore")  # fairseq's and hydra's, on this stack
-    for name in ("fairseq", "fairseq_ats", "hydra"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    silence_libraries()
     torch.set_num_threads(args.threads)
     networks = networks_of(args.run)
     loaded = [load(network, args.data) for network in networks]

@@ -11,18 +11,15 @@ networks were trained; a run without one is drawn against updates only, with eve
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from quiet import silence_libraries
 from tables.training_cost import flops_of_run, training_flops
 from training_log import TrainingLog
 
@@ -64,9 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--output", type=Path, required=True, metavar="PNG")
     args = parser.parse_args(arguments)
-    warnings.filterwarnings("ignore")  # fairseq's and hydra's, on this stack
-    for name in ("fairseq", "fairseq_ats", "hydra", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    silence_libraries()
     torch.set_num_threads(1)
     try:
         runs = [read_run(run) for run in args.runs]
@@ -129,6 +124,9 @@ def _flops_of_levels(run: Path, log: TrainingLog) -> dict[int, int] | None:
 
 def draw(runs: Sequence[Curves], metrics: Sequence[str], path: Path) -> None:
     """A row of panels for each metric: updates on the left, FLOPs on the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # after silence_libraries
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 3.8 * len(metrics)), layout="constrained")
     panels = figure.subplots(len(metrics), 2, squeeze=False)
     for metric, (by_updates, by_flops) in zip(metrics, panels, strict=True):
@@ -140,7 +138,7 @@ def draw(runs: Sequence[Curves], metrics: Sequence[str], path: Path) -> None:
 
 
 def _panel(
-    axes: Axes,
+    axes: Any,
     runs: Sequence[Curves],
     metric: str,
     position: Callable[[Curves], Callable[[int], int] | None],

@@ -22,7 +22,6 @@ import os
 import queue
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ import torch
 import yaml
 from cpu_environment import restart_in_cpu_environment
 from measuring import hardware
+from quiet import silence_libraries
 from tables import markdown, picture
 from tables.comparison import compare
 from tables.description import ROOT, Table, read_tables, shown
@@ -50,9 +50,7 @@ NAME = "reproduce_table"
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status is 1 if a run that was asked for could not be made."""
     args = parse_args(sys.argv[1:] if arguments is None else list(arguments))
-    warnings.filterwarnings("ignore")  # fairseq's and hydra's, on this stack
-    for name in ("fairseq", "fairseq_ats", "hydra", "sacrebleu", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    silence_libraries(logging.ERROR)  # sacreBLEU warns of text that looks tokenised, as that of weak networks does
     if arguments is None and not args.render:
         restart_in_cpu_environment(args.threads)
     torch.set_num_threads(args.threads)
@@ -197,7 +195,7 @@ class Reproduction:
                         training.result()
                         self._record(run, references)
                     except (BusyError, TrainingFailed, ValueError) as error:
-                        problems.append(str(error))
+                        problems.append(f"{run}: {error}")
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -226,7 +224,7 @@ class Reproduction:
             devices.put(device)
         if status != 0 or run.state() != FINISHED:
             last = (run.folder / "console.log").read_text(encoding="utf-8", errors="replace").rstrip().split("\n")[-1]
-            raise TrainingFailed(f"{run}: the training ended with status {status}: {last}")
+            raise TrainingFailed(f"the training ended with status {status}: {last}")
 
     def _record(self, run: Run, references: References) -> None:
         row = next(row for row in self.table.rows if row.name == run.row)

@@ -54,8 +54,9 @@ def expect(recipe: Recipe, row: str, runs: Mapping[RunKey, Record]) -> Expectati
     updates = _updates(recipe, options, tokens)
     of_levels = flops_of_config(recipe.config(row), recipe.vocabulary, tokens, tokens / recipe.length)
     flops = training_flops(of_levels, updates)
-    speeds = [record["flops"] / record["timing"]["train_seconds"] for record in runs.values()]
-    return Expectation(updates, flops, flops / statistics.mean(speeds) if speeds else None)
+    done = sum(record["flops"] for record in runs.values())
+    seconds = sum(record["timing"]["train_seconds"] for record in runs.values())
+    return Expectation(updates, flops, flops * seconds / done if done else None)
 
 
 def _updates(recipe: Recipe, options: Mapping[str, Any], tokens: float) -> int:

@@ -116,4 +116,5 @@ def _mean(values: Iterable[float]) -> float:
 
 def _ratio(joint_and_separate: list[float], style: str) -> list[str]:
     joint, separate = joint_and_separate
-    return [format(joint, style), format(separate, style), f"{joint / separate:.2f}"]
+    ratio = f"{joint / separate:.2f}" if separate > 0 else NONE  # fairseq logs whole seconds
+    return [format(joint, style), format(separate, style), ratio]

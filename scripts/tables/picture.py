@@ -6,9 +6,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from fairseq_ats.whole_files import written_whole
 from tables import layout
 from tables.description import Table
@@ -17,6 +14,9 @@ from tables.records import Record, RunKey
 
 def draw(table: Table, runs: dict[RunKey, Record], seeds: Sequence[int], path: Path) -> None:
     """The scores, as a PNG of the same bytes for the same numbers and the same matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # after silence_libraries
+    from matplotlib.figure import Figure
+
     grid = layout.scores(table, runs, seeds)
     header = [name.replace(": ", "\n").replace(", ", ",\n") for name in grid.header]
     widths = [max(len(line) for row in ([head], column) for cell in row for line in cell.split("\n")) + 2
@@ -47,4 +47,4 @@ def draw(table: Table, runs: dict[RunKey, Record], seeds: Sequence[int], path: P
     figure.text(0.01, 0.99, title, va="top", fontsize=9)
     with written_whole(path) as temporary:
         # Without the name of the program, which tells its version.
-        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None}, pil_kwargs=None)
+        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})

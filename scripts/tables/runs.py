@@ -90,7 +90,7 @@ class Run:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise BusyError(f"{self} is being trained by another process") from None
+            raise BusyError("another process is training it") from None
         try:
             yield descriptor
         finally:
