@@ -23,7 +23,7 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.data import Dictionary
-from fairseq.tasks import TASK_REGISTRY
+from fairseq.dataclass.utils import merge_with_parent
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -39,6 +39,10 @@ from fairseq_ats.partition import CORE_LEVEL, Partition
 from fairseq_ats.schemes import ALTERNATE, SLIMMABLE, STANDARD, Schedule
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
 from fairseq_ats.tasks import TASK_NAME
+from fairseq_ats.tasks.translation_with_partitioned_model import (
+    PartitionedTranslationConfig,
+    TranslationWithPartitionedModelTask,
+)
 
 # Weight, gradient and Adam's two moments, float32 each.
 BYTES_OF_A_TRAINED_PARAMETER = 16
@@ -251,7 +255,9 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     # One dictionary for both sides if the model shares embeddings; otherwise one of each size.
     sizes = [header["model"][f"{side}.embed_tokens.weight"].shape[0] for side in ("encoder", "decoder")]
     dictionaries = {size: numbered_dictionary(size) for size in sizes}
-    task = TASK_REGISTRY[TASK_NAME](cfg.task, *(dictionaries[size] for size in sizes))
+    # As fairseq does with a checkpoint's options: one of before an option existed has its default.
+    options = merge_with_parent(PartitionedTranslationConfig(), cfg.task, remove_missing=True)
+    task = TranslationWithPartitionedModelTask(options, *(dictionaries[size] for size in sizes))
     task.load_state_dict({PARTITION_KEY: header["task_state"][PARTITION_KEY]})  # the dictionaries are made up
     return task, task.build_model(cfg.model, from_checkpoint=True)
 

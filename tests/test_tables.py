@@ -19,8 +19,6 @@ import torch
 import yaml
 from evaluate import Network, Search, batches_of, decode, load, text_of
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
-from hypothesis import given
-from hypothesis import strategies as st
 from tables import expectation, layout, markdown
 from tables.comparison import paired_bootstrap
 from tables.description import Published, Recipe, Row, SearchChoices, Table, read_tables
@@ -28,7 +26,7 @@ from tables.expectation import Expectation, expect
 from tables.records import Records, digest
 from tables.runs import FINISHED, INTERRUPTED, Run
 from tables.scoring import Decoding, References, read_references, score_networks
-from tables.training_cost import flops_of_config, training_flops
+from tables.training_cost import cost_of_config
 from train import options_of
 from training_log import TrainingLog
 
@@ -270,13 +268,6 @@ def test_paired_bootstrap() -> None:
 # Cost.
 
 
-@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=4), st.integers(0, 50))
-def test_training_flops_follow_the_updates(of_levels: list[int], updates: int) -> None:
-    levels = dict(enumerate(of_levels, 1))
-    order = sorted(levels, reverse=True)
-    assert training_flops(levels, updates) == sum(levels[order[update % len(order)]] for update in range(updates))
-
-
 UPDATES = {"standard": 3, "alone": 3, "ats": 25}
 ATS = {"partitioned_linear_module_name": "PartitionedLinear", "small_ratio": 0.25, "alternate": True}
 
@@ -320,11 +311,12 @@ def _as_yaml(arguments: list[str]) -> Iterator[str]:
 def test_expected_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = toy_recipe(toy_configs(tmp_path / "toy"))
     # 0.85 of 800 tokens in sentences of 6
-    of_levels = flops_of_config(recipe.config("ats"), 100, 680, 680 / 6)
+    cost = cost_of_config(recipe.config("ats"), 100, 680, 680 / 6)
+    of_levels = cost.of_levels(25)
     assert of_levels[2] > of_levels[1] > 0
     flops = 13 * of_levels[2] + 12 * of_levels[1]
     assert expect(recipe, "ats", {}) == Expectation(25, flops, None)
-    monkeypatch.setattr(expectation, "flops_of_config", lambda *of: of_levels)
+    monkeypatch.setattr(expectation, "cost_of_config", lambda *of: cost)
     # With another row on record, at its speed; with the row itself, as that was.
     runs = {("standard", 1): record("standard", 1, flops=2e9, seconds=4.0)}
     assert expect(recipe, "ats", runs) == Expectation(25, flops, pytest.approx(flops / 0.5e9))

@@ -15,7 +15,7 @@ from tables.description import Row
 from tables.records import Record
 from tables.runs import Run, commit
 from tables.scoring import Decoding, References, score_networks
-from tables.training_cost import flops_of_run, training_flops
+from tables.training_cost import cost_of_run
 
 PACKAGES = ("torch", "fairseq-fixed", "sacrebleu", "sacremoses", "sentencepiece")
 
@@ -36,7 +36,7 @@ def measure(
     log, started = TrainingLog.read(run.log), run.started()
     networks, hypotheses = score_networks(run.folder, run.recipe, data, row.networks, references, decoding)
     best = run.folder / "checkpoint_best.pt"
-    of_levels = flops_of_run(best, log.tokens_per_update, log.sentences_per_update)
+    cost = cost_of_run(best, log.tokens_per_update, log.sentences_per_update)
     record = {
         "recipe": run.recipe.name,
         "row": run.row,
@@ -51,8 +51,8 @@ def measure(
         "updates": log.updates,
         "tokens_per_update": log.tokens_per_update,
         "sentences_per_update": log.sentences_per_update,
-        "flops": training_flops(of_levels, log.updates),
-        "flops_of_an_update": {str(level): flops for level, flops in of_levels.items()},
+        "flops": cost.flops(log.updates),
+        "flops_of_an_update": {str(level): flops for level, flops in cost.of_levels(log.updates).items()},
         "batch_size": decoding.batch_size,
         "networks": networks,
         "timing": {
