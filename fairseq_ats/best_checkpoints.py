@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 from typing import Any
 
 from fairseq_ats.metrics import CORE, core_name
+from fairseq_ats.whole_checkpoints import WholeCopies
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +69,13 @@ class BestOfOtherNetwork:
         return {"metric": self.metric, "best": self.best, "value": value}
 
     def load_state(self, state: dict[str, float | str | None]) -> None:
-        """On resume. A best value of another metric means nothing."""
+        """On resume. A best value of another metric means nothing.
+
+        If the checkpoint is itself the best, the run may have been killed before it was copied: call :meth:`saved`.
+        """
         if state.get("metric") == self.metric:
             self.best = state["best"]
+            self._is_best = state.get("value") == self.best
 
     def saved(self, checkpoint: str) -> None:
         """After the checkpoint is written: copy it, whole or not at all."""
@@ -86,6 +90,5 @@ class BestOfOtherNetwork:
                 logger.warning(f"best {self.metric} {self.best:g}, but fairseq kept no checkpoint of it to copy")
                 return
         target = os.path.join(folder, self.file_name)
-        shutil.copyfile(checkpoint, target + ".tmp")
-        os.replace(target + ".tmp", target)
+        WholeCopies.copy(checkpoint, target, overwrite=True)
         logger.info(f"best {self.metric} {self.best:g}: copied to {target}")

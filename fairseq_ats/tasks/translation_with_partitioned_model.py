@@ -34,6 +34,7 @@ from fairseq_ats.partition import (
     reconciled,
 )
 from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast
+from fairseq_ats.resume import patience_state, restore_metrics, restore_patience, why_finished
 from fairseq_ats.surgery import check_model_options, partition_model_
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.warm_start import load_stock_weights_
@@ -96,12 +97,6 @@ class PartitionedTranslationConfig(TranslationConfig):
             "dimensions first, into the core (importance), or leave them as they are (unchanged)"
         },
     )
-    # Batches made anew from the seed and the epoch number in every epoch, so that a run resumed at the start of an
-    # epoch sees the same batches as one that went on (fairseq/tasks/fairseq_task.py:310); stock fairseq makes them once
-    # for all epochs of a process.
-    # Not an option of ours: written as an interpolation, which fairseq does not make an option of.
-    rebuild_batches: bool = "${oc.decode:'true'}"
-
     # Read-only views of other groups of fairseq's configuration, for the checks at start.
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
     maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
@@ -112,14 +107,23 @@ class PartitionedTranslationConfig(TranslationConfig):
     reset_optimizer: bool = II("checkpoint.reset_optimizer")
     reset_meters: bool = II("checkpoint.reset_meters")
     no_last_checkpoints: bool = II("checkpoint.no_last_checkpoints")
+    write_checkpoints_asynchronously: bool = II("checkpoint.write_checkpoints_asynchronously")
+    patience: int = II("checkpoint.patience")
+    max_update: int = II("optimization.max_update")
     path_to_decode: Optional[str] = II("common_eval.path")
     use_bmuf: bool = II("optimization.use_bmuf")
     zero_sharding: Any = II("distributed_training.zero_sharding")
     ddp_backend: Any = II("distributed_training.ddp_backend")
     distributed_world_size: int = II("distributed_training.distributed_world_size")
+    distributed_rank: Any = II("distributed_training.distributed_rank")
     find_unused_parameters: bool = II("distributed_training.find_unused_parameters")
+    cpu: bool = II("common.cpu")
+    tpu: bool = II("common.tpu")
     fp16: bool = II("common.fp16")
+    memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
+    fp16_no_flatten_grads: bool = II("common.fp16_no_flatten_grads")
     bf16: bool = II("common.bf16")
+    memory_efficient_bf16: bool = II("common.memory_efficient_bf16")
     amp: bool = II("common.amp")
     # While decoding there is no optimizer, and a plain view of it would not resolve.
     optimizer_name: Optional[str] = "${oc.select:optimizer._name,null}"
@@ -156,6 +160,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         self.best_of_other_network = BestOfOtherNetwork(
             cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, keeps_last=not cfg.no_last_checkpoints
         )
+        self._resumed_from: dict[str, Any] | None = None
 
     # The partition: from the options in a new run, from the checkpoint everywhere else.
 
@@ -239,10 +244,42 @@ class TranslationWithPartitionedModelTask(TranslationTask):
                 f"--max-level is {partition.max_level} and {source} has the optimizer's state of both networks; "
                 "take its weights only: --finetune-from-model instead, or --reset-optimizer"
             )
-        # As fairseq does with its own best value (fairseq/checkpoint_utils.py:256).
-        if not (self.cfg.reset_optimizer or self.cfg.reset_meters or resets_all):
-            self.best_of_other_network.load_state(header["extra_state"].get(type(self).__name__, {}))
+        if not (self.cfg.reset_optimizer or resets_all):
+            self._resume(source, header)
         return partition
+
+    def _resume(self, source: str, header: dict[str, Any]) -> None:
+        """Take over what the plugin keeps of a run; raise SystemExit if there is nothing left to train."""
+        state = header["extra_state"].get(type(self).__name__, {})
+        patience = state.get("patience", {})
+        # As fairseq does with its own best value (fairseq/checkpoint_utils.py:279).
+        if not self.cfg.reset_meters:
+            self._resumed_from = header
+            restore_patience(patience)
+            self.best_of_other_network.load_state(state)
+            if self.cfg.distributed_rank == 0 and source == os.path.join(self.cfg.save_dir, LAST_CHECKPOINT):
+                self.best_of_other_network.saved(source)
+        reason = why_finished(header, patience, self.cfg)
+        if reason is not None:
+            logger.info(f"{source} is the end of a finished training: {reason}; nothing is left to do")
+            raise SystemExit(0)
+
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        """fairseq's hook after it has loaded a checkpoint to train on."""
+        if self._resumed_from is not None:
+            restore_metrics(self._resumed_from)
+            self._resumed_from = None
+
+    # Batches.
+
+    def can_reuse_epoch_itr(self, dataset: Any) -> bool:
+        """fairseq's hook: whether one set of batches serves every epoch, or validation, of a process.
+
+        Then they would depend on the epoch in which the process began, and, of validation, on how often it was done
+        before (fairseq/data/iterators.py:417): a resumed run would see other batches. Made anew, they follow from
+        the seed and the epoch's number.
+        """
+        return False
 
     # One update.
 
@@ -314,9 +351,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             self.best_of_other_network.validated(stats)
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
-        if not self.has_two_networks:
-            return {}
-        return {type(self).__name__: self.best_of_other_network.state_to_save()}
+        state = self.best_of_other_network.state_to_save() if self.has_two_networks else {}
+        return {type(self).__name__: state | {"patience": patience_state()}}
 
     def post_save(self, checkpoint: str, num_updates: int) -> None:
         self.best_of_other_network.saved(checkpoint)
