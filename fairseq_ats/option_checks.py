@@ -18,7 +18,8 @@ from fairseq_ats.partition import CORE_LEVEL, Partition
 # fairseq's default of --restore-file: a name in --save-dir.
 LAST_CHECKPOINT = "checkpoint_last.pt"
 
-_LEGACY_DDP = ("legacy_ddp", "no_c10d")
+# Names of the two data-parallel backends that a mask can be held under.
+LEGACY_DDP = ("legacy_ddp", "no_c10d")
 _PYTORCH_DDP = ("pytorch_ddp", "c10d")
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _alternation_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 
 def _data_parallel_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     backend = str(cfg.ddp_backend)
-    if backend in _LEGACY_DDP:
+    if backend in LEGACY_DDP:
         return []
     if backend not in _PYTORCH_DDP:
         return [
@@ -104,7 +105,7 @@ def _worker_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 
 
 def trains_on_cpu(cfg: PartitionedTranslationConfig) -> bool:
-    """As fairseq's trainer decides (fairseq/trainer.py:62)."""
+    """As fairseq's trainer decides (fairseq/trainer.py:60)."""
     return cfg.cpu or not torch.cuda.is_available()
 
 
@@ -114,7 +115,7 @@ def _precision_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     if cfg.tpu:
         # Also --memory-efficient-bf16.
         problems.append(
-            "--bf16 on the command line means a TPU to fairseq (fairseq/options.py:200), which is not supported; use "
+            "--bf16 on the command line means a TPU to fairseq (fairseq/options.py:201), which is not supported; use "
             "--autocast bfloat16, or common.bf16=true of fairseq-hydra-train"
         )
     problems += [

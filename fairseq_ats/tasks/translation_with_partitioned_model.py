@@ -11,6 +11,7 @@ gives the optimizer the same level; :meth:`reduce_metrics` logs the loss under t
 import logging
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum
@@ -23,7 +24,8 @@ from fairseq_ats.checkpoints import PARTITION_KEY, partition_of, read_header
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, level_of_update, set_level, use_level
 from fairseq_ats.metrics import CORE, as_core, log_gradient_norm, reduce_by_network, split_networks
-from fairseq_ats.option_checks import LAST_CHECKPOINT, partition_problems, training_problems
+from fairseq_ats.option_checks import LAST_CHECKPOINT, LEGACY_DDP, partition_problems, training_problems
+from fairseq_ats.out_of_memory import OutOfMemoryGuard
 from fairseq_ats.partition import (
     CORE_LEVEL,
     DEFAULT_MODULE_NAME,
@@ -33,7 +35,7 @@ from fairseq_ats.partition import (
     Partition,
     reconciled,
 )
-from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast
+from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast, step_unscaled
 from fairseq_ats.resume import patience_state, restore_metrics, restore_patience, why_finished
 from fairseq_ats.surgery import check_model_options, partition_model_
 from fairseq_ats.tasks import TASK_NAME
@@ -159,6 +161,9 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         self.partition: Partition | None = None
         self.best_of_other_network = BestOfOtherNetwork(
             cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, keeps_last=not cfg.no_last_checkpoints
+        )
+        self.out_of_memory_guard = OutOfMemoryGuard(
+            cfg.distributed_world_size, reduces_afterwards=str(cfg.ddp_backend) in LEGACY_DDP
         )
         self._resumed_from: dict[str, Any] | None = None
 
@@ -300,8 +305,9 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         if self.cfg.alternate:
             freeze_above(model, level)
         with use_level(model, level):
-            loss, sample_size, logging_output = super().train_step(
-                sample, model, in_autocast(criterion, self._autocast), optimizer, update_num, ignore_grad
+            step = partial(super().train_step, sample, model, in_autocast(criterion, self._autocast))
+            loss, sample_size, logging_output = self.out_of_memory_guard(
+                partial(step, optimizer, update_num, ignore_grad), optimizer
             )
         return loss, sample_size, self._under_own_name(logging_output, level)
 
@@ -313,11 +319,11 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         """Move the parameters of the update's network, and nothing else."""
         self.best_of_other_network.updated()
         if not self.cfg.alternate:
-            super().optimizer_step(optimizer, model, update_num)
+            step_unscaled(optimizer)
             return
         # .optimizer is the torch optimizer under each of fairseq's wrappers (fp16, memory-efficient fp16, amp).
         with optimizer.optimizer.at_level(self.level_of_update(update_num)):
-            super().optimizer_step(optimizer, model, update_num)
+            step_unscaled(optimizer)
 
     # Validation and logging.
 
