@@ -6,21 +6,15 @@ import random
 import signal
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from tests import instrumented
-from tests.checkpoint_equality import differences
+from tests.checkpoints import differences, load
 from tests.command_line import train_command
 
 # Saves and validates every third update and at the end of an epoch, with averages over six updates in the log.
 EVERY_THIRD = ["--save-interval-updates", "3", "--keep-interval-updates", "1", "--log-interval", "6"]
-
-
-def load(path: Path) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def command(data: Path, folder: Path, *extra: str) -> list[str]:
@@ -62,6 +56,24 @@ def test_killed_at_any_moment(uninterrupted: Path, toy_data: Path, tmp_path: Pat
     assert instrumented.finish(process) == [0]
     assert "is the end of a finished training: it has 17 updates" in (tmp_path / "log").read_text()
     check_same(tmp_path, uninterrupted)
+
+
+def test_two_workers_of_which_one_is_killed(toy_data: Path, tmp_path: Path) -> None:
+    """The other ends by itself; both start again with the same command, across the end of the first epoch."""
+    folders = {name: tmp_path / name for name in ("uninterrupted", "killed")}
+    codes = {}
+    for name, changes in (("uninterrupted", []), ("killed", [partial(instrumented.kill_in_update, 3)])):
+        folder = folders[name]
+        folder.mkdir()
+        options = ["--max-update", "5", "--save-interval-updates", "2", "--ddp-backend", "legacy_ddp"]
+        workers = command(toy_data, folder, *options)
+        codes[name] = instrumented.finish(*instrumented.start_workers(workers, folder, [], changes))
+    assert codes["uninterrupted"] == [0, 0], (folders["uninterrupted"] / "0.log").read_text()[-2000:]
+    first, second = codes["killed"]
+    assert first != 0
+    assert second == -signal.SIGKILL
+    assert instrumented.finish(*instrumented.start_workers(workers, folder, [], [])) == [0, 0]
+    check_same(folders["killed"], folders["uninterrupted"])
 
 
 def check_same(folder: Path, expected: Path) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum
+from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
@@ -117,7 +118,6 @@ class PartitionedTranslationConfig(TranslationConfig):
     zero_sharding: Any = II("distributed_training.zero_sharding")
     ddp_backend: Any = II("distributed_training.ddp_backend")
     distributed_world_size: int = II("distributed_training.distributed_world_size")
-    distributed_rank: Any = II("distributed_training.distributed_rank")
     find_unused_parameters: bool = II("distributed_training.find_unused_parameters")
     cpu: bool = II("common.cpu")
     tpu: bool = II("common.tpu")
@@ -262,7 +262,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             self._resumed_from = header
             restore_patience(patience)
             self.best_of_other_network.load_state(state)
-            if self.cfg.distributed_rank == 0 and source == os.path.join(self.cfg.save_dir, LAST_CHECKPOINT):
+            if distributed_utils.get_global_rank() == 0 and source == os.path.join(self.cfg.save_dir, LAST_CHECKPOINT):
                 self.best_of_other_network.saved(source)
         reason = why_finished(header, patience, self.cfg)
         if reason is not None:

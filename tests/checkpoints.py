@@ -1,8 +1,10 @@
-"""Whether two trainings are in the same state, bit for bit."""
+"""What is in checkpoints: whether two are the same, bit for bit, and whether core updates moved the core alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,11 @@ import torch
 # Of time, and so different in every run: meters of fairseq's, and what a checkpoint says about the process.
 TIMES = {"TimeMeter", "StopwatchMeter"}
 OF_THE_PROCESS = {"cfg", "previous_training_time"}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """As a user's own script would: importing the plugin is what makes the file readable."""
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def differences(left: Any, right: Any, path: str = "") -> list[str]:
@@ -34,3 +41,24 @@ def differences(left: Any, right: Any, path: str = "") -> list[str]:
     else:
         same = type(left) is type(right) and left == right
     return [] if same else [path]
+
+
+def check_mask(directory: Path, updates: int) -> None:
+    """Across each odd update: the extension's weights, moments and step counts bit-identical; the core's not."""
+    states = [load(directory / f"checkpoint_1_{n}.pt") for n in range(1, updates + 1)]
+    names = [name for name in states[0]["model"] if name not in ("encoder.version", "decoder.version")]
+    seen = set()
+    for number, (before, after) in enumerate(pairwise(states), start=1):
+        for name in names:
+            same = torch.equal(before["model"][name], after["model"][name])
+            masked = "extension_" in name and number % 2 == 1
+            assert same == masked, f"update {number}: {name}"
+            seen.add((masked, number % 2))
+        steps = [state["last_optimizer_state"]["state"] for state in (before, after)]
+        advanced = [steps[1][i]["step"] - steps[0][i]["step"] for i in steps[0]]
+        extensions = sum("extension_" in name for name in names)
+        assert advanced.count(0) == (extensions if number % 2 == 1 else 0)
+        for i, step in enumerate(advanced):
+            for moment in ("exp_avg", "exp_avg_sq"):
+                assert torch.equal(steps[0][i][moment], steps[1][i][moment]) == (step == 0)
+    assert seen == {(True, 1), (False, 1), (False, 0)}
