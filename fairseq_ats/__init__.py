@@ -6,9 +6,11 @@ optimizer ``adam_for_partitioned_model``, lets torch read fairseq's checkpoints,
 
 from fairseq_ats.checkpoints import allow_fairseq_checkpoints
 from fairseq_ats.known_warnings import silence_known_warnings
+from fairseq_ats.launch_checks import check_launches
 from fairseq_ats.modules import PartitionedLinear, PartitionedRankLinear
 from fairseq_ats.optim import FairseqAdamForPartitionedModel
 from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
+from fairseq_ats.whole_checkpoints import write_whole_checkpoints
 
 __version__ = "0.1.0"
 
@@ -21,3 +23,5 @@ __all__ = [
 
 allow_fairseq_checkpoints()
 silence_known_warnings()
+write_whole_checkpoints()
+check_launches()

@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
 from fairseq_ats.metrics import HIGHEST, metric_name, split_metric
 from fairseq_ats.partition import Partition
+from fairseq_ats.whole_checkpoints import WholeCopies
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,13 @@ class BestOfNetwork:
         return {"metric": self.metric, "best": self.best, "value": value}
 
     def load_state(self, state: Mapping[str, float | str | None]) -> None:
-        """On resume. A best value of another metric means nothing."""
+        """On resume. A best value of another metric means nothing.
+
+        If the checkpoint is itself the best, the run may have been killed before it was copied: call :meth:`saved`.
+        """
         if state.get("metric") == self.metric:
             self.best = state["best"]
+            self._is_best = state.get("value") == self.best
 
     def saved(self, checkpoint: str) -> None:
         """After the checkpoint is written: copy it, whole or not at all."""
@@ -90,8 +94,7 @@ class BestOfNetwork:
                 logger.warning(f"best {self.metric} {self.best:g}, but fairseq kept no checkpoint of it to copy")
                 return
         target = os.path.join(folder, self.file_name)
-        shutil.copyfile(checkpoint, target + ".tmp")
-        os.replace(target + ".tmp", target)
+        WholeCopies.copy(checkpoint, target, overwrite=True)
         logger.info(f"best {self.metric} {self.best:g}: copied to {target}")
 
 

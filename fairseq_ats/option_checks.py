@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from fairseq.utils import split_paths
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_ats.checkpoints import check_sums, read_header
+from fairseq_ats.launch_checks import independent_trainings_problem
 from fairseq_ats.metrics import split_metric
 from fairseq_ats.optim import OPTIMIZER_NAME, adam_problems
 from fairseq_ats.partition import CORE_LEVEL, Partition, parse_small_ratio
@@ -26,6 +28,10 @@ from fairseq_ats.schemes import (
 
 # fairseq's default of --restore-file: a name in --save-dir.
 LAST_CHECKPOINT = "checkpoint_last.pt"
+
+# Names of the two data-parallel backends that a mask can be held under.
+LEGACY_DDP = ("legacy_ddp", "no_c10d")
+_PYTORCH_DDP = ("pytorch_ddp", "c10d")
 
 if TYPE_CHECKING:
     from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
@@ -46,7 +52,10 @@ def partition_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """One sentence for each combination of options that cannot be trained with."""
     problems = _scheme_problems(cfg) + _schedule_problems(cfg) + _distillation_problems(cfg) + _mask_problems(cfg)
-    problems += _precision_problems(cfg) + _metric_problems(cfg) + _warm_start_problems(cfg)
+    # None while decoding, where fairseq has no optimizer; networks are decoded in any precision.
+    if cfg.optimizer_name is not None:
+        problems += _worker_problems(cfg) + _precision_problems(cfg) + _saving_problems(cfg)
+    problems += _metric_problems(cfg) + _warm_start_problems(cfg)
     return problems + _criteria_problems(cfg) + _range_problems(cfg)
 
 
@@ -140,7 +149,9 @@ def _mask_problems(cfg: PartitionedTranslationConfig) -> list[str]:
         if scheme != ALTERNATE:
             name += " --core-only-from"
         problems += _optimizer_problems(cfg, name)
-    if cfg.distributed_world_size > 1 and scheme in SCHEMES_OF_SEVERAL_NETWORKS:
+    # fairseq shards parameters with this one even in one worker.
+    several_workers = cfg.distributed_world_size > 1 or str(cfg.ddp_backend) == "fully_sharded"
+    if several_workers and scheme in SCHEMES_OF_SEVERAL_NETWORKS:
         problems += _data_parallel_problems(cfg, name)
     return problems
 
@@ -162,9 +173,9 @@ def _optimizer_problems(cfg: PartitionedTranslationConfig, name: str) -> list[st
 
 def _data_parallel_problems(cfg: PartitionedTranslationConfig, name: str) -> list[str]:
     backend = str(cfg.ddp_backend)
-    if backend in ("legacy_ddp", "no_c10d"):
+    if backend in LEGACY_DDP:
         return []
-    if backend not in ("c10d", "pytorch_ddp"):
+    if backend not in _PYTORCH_DDP:
         cannot = (
             "an update cannot run several networks" if scheme_of(cfg) == SLIMMABLE else "parameters cannot be masked"
         )
@@ -180,13 +191,69 @@ def _data_parallel_problems(cfg: PartitionedTranslationConfig, name: str) -> lis
     ]
 
 
+def _worker_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    independent = independent_trainings_problem(cfg.distributed_world_size, os.environ)
+    problems = [] if independent is None else [independent]
+    if cfg.distributed_world_size > 1 and str(cfg.ddp_backend) in _PYTORCH_DDP and trains_on_cpu(cfg):
+        # It asks PyTorch for CUDA device 0 (fairseq/models/distributed_fairseq_model.py:62).
+        problems.append(f"--ddp-backend is {cfg.ddp_backend}, which fairseq has for GPUs only; on a CPU: legacy_ddp")
+    return problems
+
+
+def trains_on_cpu(cfg: PartitionedTranslationConfig) -> bool:
+    """As fairseq's trainer decides (fairseq/trainer.py:60)."""
+    return cfg.cpu or not torch.cuda.is_available()
+
+
 def _precision_problems(cfg: PartitionedTranslationConfig) -> list[str]:
-    if cfg.autocast is None:
+    lower = [f"--{name}" for name in ("fp16", "bf16", "amp") if getattr(cfg, name)]
+    problems = []
+    if cfg.tpu:
+        # Also --memory-efficient-bf16.
+        problems.append(
+            "--bf16 on the command line means a TPU to fairseq (fairseq/options.py:201), which is not supported; use "
+            "--autocast bfloat16, or common.bf16=true of fairseq-hydra-train"
+        )
+    problems += [
+        f"common.memory_efficient_{name} is true and common.{name} is not, so that fairseq would train in float32; "
+        "set both"
+        for name in ("fp16", "bf16")
+        if getattr(cfg, f"memory_efficient_{name}") and not getattr(cfg, name)
+    ]
+    if cfg.autocast is not None:
+        problems += [
+            f"--autocast is {cfg.autocast} and {name} is another way to lower precision; leave one of them out"
+            for name in lower
+        ]
+    elif len(lower) > 1:
+        problems.append(f"{' and '.join(lower)} are different ways to lower precision; leave all but one out")
+    flattens = cfg.fp16 and not (cfg.memory_efficient_fp16 or cfg.fp16_no_flatten_grads)
+    if flattens and cfg.optimizer_name == OPTIMIZER_NAME:
+        problems.append(
+            f"--fp16 puts all parameters into one tensor, of which {OPTIMIZER_NAME} can mask no part; add "
+            "--fp16-no-flatten-grads, or use --memory-efficient-fp16 or --amp"
+        )
+    if trains_on_cpu(cfg):
+        # fairseq/trainer.py:1023 moves a number to CUDA when gradients overflow; on a CPU PyTorch switches off the
+        # autocast and the loss scaling that fairseq uses, and not-a-number gradients are applied.
+        problems += [
+            f"{name} needs a GPU: on a CPU fairseq {effect}; use --autocast bfloat16, or common.bf16=true of "
+            "fairseq-hydra-train"
+            for name, effect in (
+                ("--fp16", "fails when gradients overflow"),
+                ("--amp", "computes in float32 and applies gradients that overflow"),
+            )
+            if name in lower
+        ]
+    return problems
+
+
+def _saving_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    if not cfg.write_checkpoints_asynchronously:
         return []
     return [
-        f"--autocast is {cfg.autocast} and --{name} is another way to lower precision; leave one of them out"
-        for name in ("fp16", "bf16", "amp")
-        if getattr(cfg, name)
+        "--write-checkpoints-asynchronously writes checkpoints in place, so that a killed training leaves half of one; "
+        "leave it out"
     ]
 
 
@@ -236,7 +303,7 @@ def _criteria_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     # Workers with weights of their own have no common point x; under FSDP no worker has a whole gradient.
     if cfg.use_bmuf:
         problems.append(f"--criteria-interval is {interval}, which does not work with --use-bmuf")
-    allowed = ("legacy_ddp", "no_c10d", "pytorch_ddp", "c10d")
+    allowed = (*LEGACY_DDP, *_PYTORCH_DDP)
     if cfg.distributed_world_size > 1 and str(cfg.ddp_backend) not in allowed:
         problems.append(
             f"--criteria-interval is {interval} and --ddp-backend is {cfg.ddp_backend}; allowed: {', '.join(allowed)}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from fairseq.optim import AMPOptimizer, FairseqOptimizer
 from torch import nn
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16}
@@ -27,6 +28,20 @@ def in_autocast(criterion: Callable[..., Any], dtype_name: str | None) -> Callab
             return criterion(model, sample)
 
     return forward
+
+
+def step_unscaled(optimizer: FairseqOptimizer) -> None:
+    """``optimizer.step()``, with gradients that were divided by the loss scale once.
+
+    fairseq's ``--amp`` does it twice: it unscales for the inner optimizer when it clips, and then gives the outer one
+    to PyTorch's scaler, which has not seen that one before (fairseq/optim/amp_optimizer.py:54 and :49). As the scale
+    grows, gradients shrink towards Adam's epsilon and updates fade.
+    """
+    if isinstance(optimizer, AMPOptimizer):
+        optimizer.scaler.step(optimizer.optimizer)
+        optimizer.scaler.update()
+    else:
+        optimizer.step()
 
 
 def check_autocast(model_options: Any, dtype_name: str) -> None:

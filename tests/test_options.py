@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from fairseq import tasks
+from fairseq.dataclass.constants import DDP_BACKEND_CHOICES
 
+from fairseq_ats import option_checks
 from fairseq_ats.option_checks import training_problems
 from tests.conftest import OUR_TASK
 
@@ -32,14 +34,7 @@ Build = Callable[..., SimpleNamespace]
         (["--best-checkpoint-metric", "core_bleu"], "core_bleu, which needs --eval-bleu"),
         (["--best-checkpoint-metric", "core_loss", "--max-level", "1"], "reports as loss"),
         (["--alternate", "--alternate-pattern", "2:1:1"], "--alternate-pattern is 2:1:1; allowed: 2 numbers"),
-        (
-            ["--alternate", "--distributed-world-size", "2", "--ddp-backend", "fully_sharded"],
-            "--ddp-backend is fully_sharded",
-        ),
-        (
-            ["--alternate", "--distributed-world-size", "2", "--ddp-backend", "slowmo"],
-            "--ddp-backend is slowmo, under which parameters cannot be masked",
-        ),
+        (["--alternate", "--ddp-backend", "fully_sharded"], "--ddp-backend is fully_sharded, under which parameters"),
         (["--alternate", "--use-bmuf"], "--use-bmuf averages all parameters"),
         (["--alternate", "--zero-sharding", "os"], "--zero-sharding is os"),
         (
@@ -66,6 +61,11 @@ Build = Callable[..., SimpleNamespace]
         (["--batch-size", "0"], "--batch-size is 0; allowed: 1 or more"),
         (["--update-freq", "1,0"], "--update-freq is 0; allowed: 1 or more"),
         (["--lr=-0.1"], r"--lr is -0\.1; allowed: 0 or more"),
+        (
+            ["--distributed-world-size", "2", "--ddp-backend", "pytorch_ddp", "--find-unused-parameters"],
+            "--ddp-backend is pytorch_ddp, which fairseq has for GPUs only; on a CPU: legacy_ddp",
+        ),
+        (["--write-checkpoints-asynchronously"], "--write-checkpoints-asynchronously writes checkpoints in place"),
     ],
 )
 def test_refused(build: Build, arguments: list[str], message: str) -> None:
@@ -170,16 +170,72 @@ def test_alternation_needs_our_optimizer(build: Build) -> None:
     build(optimizer="adam")
 
 
+# All that fairseq has; each trains by alternation, or is refused by name.
+BACKENDS = {
+    "legacy_ddp": True,
+    "no_c10d": True,
+    "pytorch_ddp": True,
+    "c10d": True,
+    "slowmo": False,
+    "fully_sharded": False,
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backends_of_two_workers(build: Build, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setattr(option_checks, "trains_on_cpu", lambda cfg: False)
+    options = ["--alternate", "--distributed-world-size", "2", "--ddp-backend", backend, "--find-unused-parameters"]
+    if BACKENDS[backend]:
+        build(*options)
+    else:
+        with pytest.raises(ValueError, match=f"--ddp-backend is {backend}, under which parameters cannot be masked"):
+            build(*options)
+
+
+def test_no_backend_is_forgotten() -> None:
+    assert {str(choice.value) for choice in DDP_BACKEND_CHOICES} == set(BACKENDS)
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("options", "of_hydra", "message"),
     [
-        ["--ddp-backend", "legacy_ddp"],
-        ["--ddp-backend", "no_c10d"],
-        ["--ddp-backend", "pytorch_ddp", "--find-unused-parameters"],
+        (["--fp16", "--fp16-no-flatten-grads"], {}, "--fp16 needs a GPU: .* use --autocast bfloat16"),
+        (["--memory-efficient-fp16"], {}, "--fp16 needs a GPU"),
+        (["--amp"], {}, "--amp needs a GPU: .* use --autocast bfloat16"),
+        (["--bf16"], {}, r"--bf16 on the command line means a TPU .* common\.bf16=true"),
+        (["--memory-efficient-bf16"], {}, "--bf16 on the command line means a TPU"),
+        ([], {"memory_efficient_bf16": True}, r"common\.memory_efficient_bf16 is true and common\.bf16 is not"),
+        ([], {"memory_efficient_fp16": True}, r"common\.memory_efficient_fp16 is true and common\.fp16 is not"),
     ],
 )
-def test_accepted_with_two_workers(build: Build, arguments: list[str]) -> None:
-    build("--alternate", "--distributed-world-size", "2", *arguments)
+def test_precisions_of_a_cpu(
+    parse: Callable[..., Any], options: list[str], of_hydra: dict[str, bool], message: str
+) -> None:
+    cfg = parse(*options)
+    cfg.task.update(of_hydra)  # the command line cannot give one without the other
+    with pytest.raises(ValueError, match=message):
+        tasks.setup_task(cfg.task)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fp16"], "--fp16 puts all parameters into one tensor, .* add --fp16-no-flatten-grads, or use"),
+        (["--fp16", "--fp16-no-flatten-grads", "--amp"], "--fp16 and --amp are different ways to lower precision"),
+        (["--fp16", "--fp16-no-flatten-grads"], None),
+        (["--memory-efficient-fp16"], None),
+        (["--amp"], None),
+    ],
+)
+def test_precisions_of_a_gpu(
+    build: Build, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str | None
+) -> None:
+    monkeypatch.setattr(option_checks, "trains_on_cpu", lambda cfg: False)
+    if message is None:
+        build(*options)
+    else:
+        with pytest.raises(ValueError, match=message):
+            build(*options)
 
 
 def test_unknown_module_name(parse: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from fairseq import optim
+
+from tests import instrumented
+from tests.command_line import train_command
+from tests.updates import check_in_step
 
 Build = Callable[..., SimpleNamespace]
 
@@ -61,6 +67,56 @@ def test_validation_stays_in_float32(build: Build, batch: Any) -> None:
     plain, lower = build(), build("--autocast", "bfloat16")
     expected = plain.task.valid_step(batch, plain.model, plain.criterion)[0]
     assert torch.equal(lower.task.valid_step(batch, lower.model, lower.criterion)[0], expected)
+
+
+FP16 = ["--fp16-init-scale", "4", "--clip-norm", "0.1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "common", "updates"),
+    [
+        (["--autocast", "bfloat16"], {}, [1, 2, 3]),
+        ([], {"bf16": True}, [1, 2, 3]),
+        ([], {"bf16": True, "memory_efficient_bf16": True}, [1, 2, 3]),
+        (["--fp16", "--fp16-no-flatten-grads", *FP16], {}, [1, 1, 2]),
+        (["--memory-efficient-fp16", *FP16], {}, [1, 1, 2]),
+        (["--amp", *FP16], {}, [1, 2, 2]),  # fairseq's train_step calls itself to try again
+    ],
+    ids=["autocast", "bf16", "memory-efficient bf16", "fp16", "memory-efficient fp16", "amp"],
+)
+def test_core_updates_of_real_runs(
+    toy_data: Path, tmp_path: Path, options: list[str], common: dict[str, bool], updates: list[int]
+) -> None:
+    """fairseq's trainer and optimizers; with loss scaling, the first core update overflows and is made again."""
+    # A learning rate large enough to move every parameter in half precision.
+    command = train_command(toy_data, tmp_path / "run", 3, "--alternate", "--small-ratio", "0.25", *options)
+    command += ["--disable-validation", "--no-save", "--num-workers", "0", "--weight-decay", "0.1", "--lr", "0.03"]
+    changes = [partial(instrumented.record_updates, tmp_path / "updates.pt"), instrumented.take_this_for_a_gpu]
+    changes += [partial(instrumented.set_common, **common)] if common else []
+    changes += [partial(instrumented.overflow, 1)] if FP16[0] in options else []
+    process = instrumented.start(command, tmp_path / "log", *changes)
+    assert instrumented.finish(process) == [0], (tmp_path / "log").read_text()[-2000:]
+    check_in_step([torch.load(tmp_path / "updates.pt")[:3]], updates)
+
+
+@pytest.mark.filterwarnings("ignore:.*GradScaler")
+def test_amp_unscales_gradients_once(build: Build, batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scaled by a power of two and unscaled, with an epsilon that gradients of another size would not move against."""
+    monkeypatch.setattr("torch.cuda.amp.GradScaler", partial(torch.amp.GradScaler, "cpu"))
+    results = []
+    for wrapper in (lambda adam, cfg: adam, lambda adam, cfg: optim.AMPOptimizer(cfg, None, adam)):
+        built = build("--alternate", "--dropout", "0", "--small-ratio", "0.25", "--adam-eps", "1e-3")
+        parameters = list(built.model.parameters())
+        adam = optim.OPTIMIZER_REGISTRY["adam_for_partitioned_model"](built.cfg.optimizer, parameters)
+        optimizer = wrapper(adam, built.cfg)
+        for number in range(3):
+            optimizer.zero_grad()
+            built.task.train_step(batch, built.model, built.criterion, optimizer, number)
+            optimizer.multiply_grads(1 / 64)
+            optimizer.clip_grad_norm(0)
+            built.task.optimizer_step(optimizer, built.model, number)
+        results.append(parameters)
+    assert all(torch.equal(scaled, plain) for plain, scaled in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("other", ["fp16", "bf16", "amp"])

@@ -20,6 +20,7 @@ from fairseq_ats.loading import load_network, load_to_decode
 from fairseq_ats.metrics import split_metric
 from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.partition import CORE, CORE_LEVEL
+from fairseq_ats.resume import PATIENCE_KEY
 from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
 
 # The same tensors in the same code.
@@ -106,8 +107,9 @@ def _progress_of_core(extra_state: Mapping[str, Any]) -> dict[str, Any]:
     others = states_of(progress.pop(TranslationWithPartitionedModelTask.__name__, {}))
     of_core = next((state for state in others if split_metric(str(state.get("metric")))[0] == CORE), None)
     if of_core is not None:
-        progress["val_loss"] = None  # another network's
+        progress["val_loss"] = None  # another network's, as what --patience counted
         progress.pop("best", None)
+        progress.pop(PATIENCE_KEY, None)
         if math.isfinite(of_core["best"]):
             progress["best"] = of_core["best"]
     for ema in ("ema", "ema_fp32_params"):

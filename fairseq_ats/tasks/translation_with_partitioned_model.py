@@ -12,9 +12,11 @@ network's name.
 import logging
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum
+from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
@@ -27,7 +29,8 @@ from fairseq_ats.distillation import Distillation, Teacher, log_distillation
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, set_level, use_level
 from fairseq_ats.metrics import HIGHEST, log_gradient_norm, reduce_by_network, split_networks, under_name
-from fairseq_ats.option_checks import LAST_CHECKPOINT, partition_problems, training_problems
+from fairseq_ats.option_checks import LAST_CHECKPOINT, LEGACY_DDP, partition_problems, training_problems
+from fairseq_ats.out_of_memory import OutOfMemoryGuard
 from fairseq_ats.partition import (
     CORE_LEVEL,
     DEFAULT_MODULE_NAME,
@@ -37,7 +40,8 @@ from fairseq_ats.partition import (
     parse_small_ratio,
     reconciled,
 )
-from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast
+from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast, step_unscaled
+from fairseq_ats.resume import PATIENCE_KEY, patience_state, restore_metrics, restore_patience, why_finished
 from fairseq_ats.schemes import (
     ALTERNATE,
     CORE_ALONE,
@@ -169,12 +173,6 @@ class PartitionedTranslationConfig(TranslationConfig):
         default=False,
         metadata={"help": "report the criteria of each layer type, too (encoder_fc1, decoder_cross_attn_qk, ...)"},
     )
-    # Batches made anew from the seed and the epoch number in every epoch, so that a run resumed at the start of an
-    # epoch sees the same batches as one that went on (fairseq/tasks/fairseq_task.py:310); stock fairseq makes them once
-    # for all epochs of a process.
-    # Not an option of ours: written as an interpolation, which fairseq does not make an option of.
-    rebuild_batches: bool = "${oc.decode:'true'}"
-
     # Read-only views of other groups of fairseq's configuration, for the checks at start.
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
     maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
@@ -185,14 +183,22 @@ class PartitionedTranslationConfig(TranslationConfig):
     reset_optimizer: bool = II("checkpoint.reset_optimizer")
     reset_meters: bool = II("checkpoint.reset_meters")
     no_last_checkpoints: bool = II("checkpoint.no_last_checkpoints")
+    write_checkpoints_asynchronously: bool = II("checkpoint.write_checkpoints_asynchronously")
+    patience: int = II("checkpoint.patience")
+    max_update: int = II("optimization.max_update")
     path_to_decode: Optional[str] = II("common_eval.path")
     use_bmuf: bool = II("optimization.use_bmuf")
     zero_sharding: Any = II("distributed_training.zero_sharding")
     ddp_backend: Any = II("distributed_training.ddp_backend")
     distributed_world_size: int = II("distributed_training.distributed_world_size")
     find_unused_parameters: bool = II("distributed_training.find_unused_parameters")
+    cpu: bool = II("common.cpu")
+    tpu: bool = II("common.tpu")
     fp16: bool = II("common.fp16")
+    memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
+    fp16_no_flatten_grads: bool = II("common.fp16_no_flatten_grads")
     bf16: bool = II("common.bf16")
+    memory_efficient_bf16: bool = II("common.memory_efficient_bf16")
     amp: bool = II("common.amp")
     # While decoding there is no optimizer, and a plain view of it would not resolve.
     optimizer_name: Optional[str] = "${oc.select:optimizer._name,null}"
@@ -232,6 +238,10 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         self.schedule: Schedule | None = None
         self.best_of_other_networks: list[BestOfNetwork] = []
         self.criteria = CriteriaMonitor(cfg.criteria_interval, str(cfg.criteria_dropout), cfg.criteria_by_layer_type)
+        self.out_of_memory_guard = OutOfMemoryGuard(
+            cfg.distributed_world_size, reduces_afterwards=str(cfg.ddp_backend) in LEGACY_DDP
+        )
+        self._resumed_from: dict[str, Any] | None = None
 
     # The partition: from the options in a new run, from the checkpoint everywhere else.
 
@@ -335,12 +345,34 @@ class TranslationWithPartitionedModelTask(TranslationTask):
                 "--finetune-from-model instead, or --reset-optimizer"
             )
         self.best_of_other_networks = self._best_of_other_networks(partition)
-        # As fairseq does with its own best value (fairseq/checkpoint_utils.py:256).
-        if not (self.cfg.reset_optimizer or self.cfg.reset_meters or resets_all):
-            for state in states_of(header["extra_state"].get(type(self).__name__, {})):
-                for best in self.best_of_other_networks:
-                    best.load_state(state)
+        if not (self.cfg.reset_optimizer or resets_all):
+            self._resume(source, header)
         return partition
+
+    def _resume(self, source: str, header: dict[str, Any]) -> None:
+        """Take over what the plugin keeps of a run; raise SystemExit if there is nothing left to train."""
+        patience = header["extra_state"].get(PATIENCE_KEY, {})
+        # As fairseq does with its own best value (fairseq/checkpoint_utils.py:279).
+        if not self.cfg.reset_meters:
+            self._resumed_from = header
+            restore_patience(patience)
+            is_last = source == os.path.join(self.cfg.save_dir, LAST_CHECKPOINT)
+            states = states_of(header["extra_state"].get(type(self).__name__, {}))
+            for best in self.best_of_other_networks:
+                for state in states:
+                    best.load_state(state)
+                if is_last and distributed_utils.get_global_rank() == 0:
+                    best.saved(source)
+        reason = why_finished(header, patience, self.cfg)
+        if reason is not None:
+            logger.info(f"{source} is the end of a finished training: {reason}; nothing is left to do")
+            raise SystemExit(0)
+
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        """fairseq's hook after it has loaded a checkpoint to train on."""
+        if self._resumed_from is not None:
+            restore_metrics(self._resumed_from)
+            self._resumed_from = None
 
     # The data.
 
@@ -367,6 +399,15 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         check_split(folder_of(self.cfg.data, split, epoch, self.cfg.train_subset), split, dictionaries)
         super().load_dataset(split, epoch, combine, **kwargs)
 
+    def can_reuse_epoch_itr(self, dataset: Any) -> bool:
+        """fairseq's hook: whether one set of batches serves every epoch, or validation, of a process.
+
+        Then they would depend on the epoch in which the process began, and, of validation, on how often it was done
+        before (fairseq/data/iterators.py:417): a resumed run would see other batches. Made anew, they follow from
+        the seed and the epoch's number.
+        """
+        return False
+
     # One update.
 
     def level_of_update(self, update_num: int) -> int:
@@ -391,6 +432,18 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         Returns:
             The sum of the losses, the sample size of the mini-batch, and every network's logging output.
         """
+        step = partial(self._forward_backward, sample, model, criterion, optimizer, update_num, ignore_grad)
+        return self.out_of_memory_guard(step, optimizer, self.schedule.levels_of_update(update_num))
+
+    def _forward_backward(
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool,
+    ) -> tuple[Any, Any, dict[str, Any]]:
         levels = self.schedule.levels_of_update(update_num)
         self.criteria.remember(model, in_autocast(criterion, self._autocast), sample, update_num, ignore_grad)
         if self.schedule.masks:
@@ -433,11 +486,11 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             best.updated()
         self.criteria.measure(model, optimizer, update_num, self.partition.levels)
         if not self.schedule.masks:
-            super().optimizer_step(optimizer, model, update_num)
+            step_unscaled(optimizer)
             return
         # .optimizer is the torch optimizer under each of fairseq's wrappers (fp16, memory-efficient fp16, amp).
         with optimizer.optimizer.at_level(self.level_of_update(update_num)):
-            super().optimizer_step(optimizer, model, update_num)
+            step_unscaled(optimizer)
 
     # Validation and logging.
 
@@ -479,9 +532,10 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             best.validated(stats)
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
-        if not self.best_of_other_networks:
-            return {}
-        return {type(self).__name__: as_saved([best.state_to_save() for best in self.best_of_other_networks])}
+        saved = {PATIENCE_KEY: patience_state()}
+        if self.best_of_other_networks:
+            saved[type(self).__name__] = as_saved([best.state_to_save() for best in self.best_of_other_networks])
+        return saved
 
     def post_save(self, checkpoint: str, num_updates: int) -> None:
         for best in self.best_of_other_networks:

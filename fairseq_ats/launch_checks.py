@@ -1,0 +1,70 @@
+"""Launches with which fairseq would train nothing, or several models instead of one, are refused.
+
+fairseq starts the workers of ``fairseq-train`` itself, one for each CUDA device. Without such a device that is no
+worker at all, and the command ends with exit status 0, having trained nothing (fairseq/distributed/utils.py:379). The
+plugin is imported before, with the options, and nothing of it is called; so the function that launches is given a
+check. ``fairseq-hydra-train`` imports plugins in the workers, where it is too late for this check.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from fairseq.distributed import utils as distributed_utils
+
+_HOW_ON_A_CPU = "on a CPU start one process for each worker: scripts/launch.py (docs/several_workers.md)"
+
+
+def check_launches() -> None:
+    """Have fairseq's commands raise ValueError for a launch that would start no worker."""
+    call_main = distributed_utils.call_main
+
+    @functools.wraps(call_main)
+    def checked(cfg: Any, main: Callable[..., None], **arguments: Any) -> None:
+        problem = no_workers_problem(cfg.distributed_training, torch.cuda.device_count(), os.environ)
+        if problem is not None:
+            raise ValueError(problem)
+        call_main(cfg, main, **arguments)
+
+    distributed_utils.call_main = checked
+
+
+def no_workers_problem(distributed: Any, cuda_devices: int, environment: Mapping[str, str]) -> str | None:
+    """Why fairseq's own launch would start no worker; None if it starts some, or is not asked to.
+
+    Args:
+        distributed: the group ``distributed_training`` of fairseq's options.
+    """
+    if cuda_devices > 0 or distributed.distributed_no_spawn or distributed.tpu:
+        return None
+    if distributed.distributed_init_method is None:
+        started_by_slurm = "SLURM_STEP_NODELIST" in environment or "SLURM_JOB_NODELIST" in environment
+        if distributed.distributed_world_size == 1 or started_by_slurm:
+            return None
+        return (
+            f"--distributed-world-size is {distributed.distributed_world_size} and there is no CUDA device, for each "
+            f"of which fairseq would start a worker; {_HOW_ON_A_CPU}"
+        )
+    return (
+        f"--distributed-init-method is {distributed.distributed_init_method} without --distributed-no-spawn, and there "
+        f"is no CUDA device, for each of which fairseq would start a worker; {_HOW_ON_A_CPU}"
+    )
+
+
+def independent_trainings_problem(world_size: int, environment: Mapping[str, str]) -> str | None:
+    """Why this process would train a model of its own although torchrun started it as one of several.
+
+    fairseq ignores torchrun where it expects one worker, as on a CPU or a machine with one GPU
+    (fairseq/distributed/utils.py:54): all processes would then write the same checkpoints.
+    """
+    processes = environment.get("WORLD_SIZE", "1")
+    if world_size > 1 or "RANK" not in environment or processes == "1":
+        return None
+    return (
+        f"torchrun started {processes} processes (WORLD_SIZE) and --distributed-world-size is 1, so that each would "
+        f"train a model of its own; add --distributed-world-size {processes} on GPUs, or {_HOW_ON_A_CPU}"
+    )
