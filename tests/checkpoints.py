@@ -24,6 +24,10 @@ def differences(left: Any, right: Any, path: str = "") -> list[str]:
     """Where two checkpoints differ in anything but time."""
     if path == "/optimizer_history":  # one entry for each start of the process
         left, right = left[-1], right[-1]
+    if path == "/optimizer_history/lr_scheduler_state":
+        # fairseq notes the best loss after the save at the end of an epoch (fairseq_cli/train.py:210), and not again on
+        # a restart. Only reduce_lr_on_plateau makes use of it.
+        left, right = ({name: value for name, value in state.items() if name != "best"} for state in (left, right))
     if path.startswith("/extra_state/metrics/") and isinstance(left, list):
         left, right = ({m[1]: m for m in meters if m[2] not in TIMES} for meters in (left, right))
     if isinstance(left, Mapping) and isinstance(right, Mapping):

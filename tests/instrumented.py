@@ -204,6 +204,18 @@ def kill_in_write(number: int) -> None:
     file_io.open = lambda path, mode, **options: Killing(open(path, mode))  # noqa: SIM115  Killing closes it
 
 
+def kill_after_save(number: int) -> None:
+    """When fairseq has saved update ``number``, before the plugin copies what it saved."""
+    post_save = TranslationWithPartitionedModelTask.post_save
+
+    def killing(task: Any, checkpoint: str, num_updates: int) -> None:
+        if num_updates == number:
+            kill_now()
+        post_save(task, checkpoint, num_updates)
+
+    TranslationWithPartitionedModelTask.post_save = killing
+
+
 def kill_in_copy(number: int) -> None:
     """In the ``number``-th copy of a checkpoint, when half of it is copied."""
     countdown, copy = _countdown(number - 1), file_io.shutil.copyfile
