@@ -142,18 +142,18 @@ def test_best_survives_a_resume(tmp_path: Path) -> None:
 
 
 def test_killed_before_the_best_was_copied(tmp_path: Path) -> None:
-    first = BestOfOtherNetwork("loss", maximize=False)
+    first = best_of_other("loss", maximize=False)
     validate_and_save(first, tmp_path, 3.0)
     first.updated()
     first.validated({"core_loss": 2.0})
     state = first.state_to_save()
     (tmp_path / "checkpoint_last.pt").write_text("2.0")
 
-    resumed = BestOfOtherNetwork("loss", maximize=False)
+    resumed = best_of_other("loss", maximize=False)
     resumed.load_state(state)
     resumed.saved(str(tmp_path / "checkpoint_last.pt"))
     assert (tmp_path / first.file_name).read_text() == "2.0"
-    worse = BestOfOtherNetwork("loss", maximize=False)
+    worse = best_of_other("loss", maximize=False)
     worse.load_state(state | {"value": 2.5})
     (tmp_path / "checkpoint_last.pt").write_text("2.5")
     worse.saved(str(tmp_path / "checkpoint_last.pt"))

@@ -17,6 +17,7 @@ from fairseq.data import iterators
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
+from fairseq_ats import option_checks
 from fairseq_ats.criteria import CRITERIA, GradientProducts
 from fairseq_ats.criteria_monitor import CriteriaMonitor, metric_name
 from fairseq_ats.layer_types import layer_type
@@ -233,8 +234,9 @@ TIMES = ("wps", "ups", "train_wall", "wall")
     ],
     ids=["accumulate, clip", "low rank, different masks", "standard, off, layerdrop", "fp16", "autocast"],
 )
-def test_training_is_as_without_it(build: Build, options: tuple[str, ...]) -> None:
+def test_training_is_as_without_it(build: Build, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
     """Bit for bit, after each update: data, gradients, random state, log; and at the end all that is saved."""
+    monkeypatch.setattr(option_checks, "trains_on_cpu", lambda cfg: False)  # for fp16
     updates, interval = 3, 2
     without_criteria = [o for o in options if o not in ("--criteria-dropout", "different", "off")]
     plain = train(build, tuple(without_criteria), updates)

@@ -147,7 +147,10 @@ def training_options(parse: Callable[..., Any]) -> Any:
         ),
     ],
 )
-def test_schemes(training_options: Any, given: dict[str, Any], message: str | None) -> None:
+def test_schemes(
+    training_options: Any, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], message: str | None
+) -> None:
+    monkeypatch.setattr(option_checks, "trains_on_cpu", lambda cfg: False)
     cfg = copy.deepcopy(training_options)
     cfg.update(given)
     problems = training_problems(cfg)

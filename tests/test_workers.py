@@ -63,10 +63,11 @@ def test_two_workers_are_one_with_twice_the_batches(
 
 
 def test_one_worker_runs_out_of_memory(toy_data: Path, tmp_path: Path) -> None:
-    """In a core update; the other's batch makes it."""
-    out_of_memory = partial(instrumented.run_out_of_memory, 1)
-    workers = train(toy_data, tmp_path, "--ddp-backend", "legacy_ddp", of_last=[out_of_memory])
-    check_in_step(workers, [1, 2, 3])
+    """In a core update that is not the first; the other's batch makes it."""
+    out_of_memory = partial(instrumented.run_out_of_memory, 3)
+    options = ["--ddp-backend", "legacy_ddp", "--max-tokens", "600", "--max-update", "4"]
+    workers = train(toy_data, tmp_path, *options, of_last=[out_of_memory])
+    check_in_step(workers, [1, 2, 3, 4])
     assert "skipping a batch" in (tmp_path / "1.log").read_text()
 
 
