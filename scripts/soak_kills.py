@@ -4,16 +4,19 @@
     python scripts/soak_kills.py DATA --kills 50 [--workers 2] [--seed 1]
 
 A small model is trained on DATA (binarised) for three epochs of a few updates, with validation and saves. SIGKILL comes
-from outside, after a random time; a training that comes to its end is compared bit for bit, and another one begins.
+from outside, a random time after the first update began; a training that comes to its end is compared bit for bit, and
+another one begins.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -40,14 +43,12 @@ def main() -> None:
     generator = random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="soak.") as name:
         folder = Path(name)
-        began = time.monotonic()
-        run(args, folder / "alone", seconds=None)
-        duration = time.monotonic() - began
+        duration = run(args, folder / "alone", kill_after=None)
         kills = trainings = 0
         while kills < args.kills:
             trainings += 1
             killed = folder / f"killed{trainings}"
-            while not run(args, killed, generator.uniform(0, duration)):
+            while run(args, killed, generator.uniform(0, duration)) is None:
                 kills += 1
                 print(f"kill {kills}: {sorted(path.name for path in killed.glob('*.pt*'))}", flush=True)
                 for path in killed.glob("*.pt"):
@@ -58,22 +59,34 @@ def main() -> None:
     )
 
 
-def run(args: argparse.Namespace, folder: Path, seconds: float | None) -> bool:
-    """Whether the training came to its end; it is killed after ``seconds``."""
+def run(args: argparse.Namespace, folder: Path, kill_after: float | None) -> float | None:
+    """The seconds from the first update to the end of the training; None if it was killed before.
+
+    Args:
+        kill_after: seconds from the first update.
+    """
     command = train_command(args.data.resolve(), folder, UPDATES, *OPTIONS)
     command[0] = str(Path(sys.executable).parent / command[0])
     if args.workers > 1:
         command = [sys.executable, str(ROOT / "scripts/launch.py"), "--workers", str(args.workers), *command]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return False
-    if process.returncode != 0:
-        sys.exit(f"soak_kills: the training ended with {process.returncode}:\n{output[-3000:]}")
-    return True
+    output: list[str] = []
+    began, timer = None, None
+    for line in process.stdout:
+        output.append(line)
+        if began is None and "Start iterating over samples" in line:
+            began = time.monotonic()
+            if kill_after is not None:
+                timer = threading.Timer(kill_after, process.kill)
+                timer.start()
+    status = process.wait()
+    if timer is not None:
+        timer.cancel()
+    if status == -signal.SIGKILL:
+        return None
+    if status != 0:
+        sys.exit(f"soak_kills: the training ended with {status}:\n{''.join(output[-30:])}")
+    return time.monotonic() - (began or time.monotonic())
 
 
 def compare(expected: Path, actual: Path) -> None:
