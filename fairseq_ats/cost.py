@@ -24,6 +24,7 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.data import Dictionary
+from fairseq.dataclass.utils import merge_with_parent
 from fairseq.tasks import TASK_REGISTRY
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
@@ -39,6 +40,7 @@ from fairseq_ats.partition import CORE_LEVEL, Partition
 from fairseq_ats.schemes import ALTERNATE, SLIMMABLE, STANDARD, Schedule
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
 from fairseq_ats.tasks import TASK_NAME
+from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 
 # Weight, gradient and Adam's two moments, float32 each.
 BYTES_OF_A_TRAINED_PARAMETER = 16
@@ -252,7 +254,9 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     # One dictionary for both sides if the model shares embeddings; otherwise one of each size.
     sizes = [header["model"][f"{side}.embed_tokens.weight"].shape[0] for side in ("encoder", "decoder")]
     dictionaries = {size: numbered_dictionary(size) for size in sizes}
-    task = TASK_REGISTRY[TASK_NAME](cfg.task, *(dictionaries[size] for size in sizes))
+    # An older version of this plugin did not save all of today's options.
+    options = merge_with_parent(PartitionedTranslationConfig(), cfg.task, remove_missing=True)
+    task = TASK_REGISTRY[TASK_NAME](options, *(dictionaries[size] for size in sizes))
     task.load_state_dict(header["task_state"])
     return task, task.build_model(cfg.model, from_checkpoint=True)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from quiet import silence_libraries
-from tables.training_cost import flops_of_run, training_flops
+from tables.training_cost import TrainingCost, cost_of_run
 from training_log import TrainingLog
 
 from fairseq_ats.whole_files import written_whole
@@ -86,13 +86,13 @@ def read_run(run: Path) -> Curves:
     curves = curves_of(log, "/".join(run.absolute().parts[-2:]))
     if not curves:
         raise ValueError(f"{path} has no validation yet")
-    of_levels = _flops_of_levels(run, log)
-    if of_levels is None:
+    cost = _cost(run, log)
+    if cost is None:
         return Curves(curves, None)
-    if len(of_levels) == 1:
+    if len(cost.trained(log.updates)) == 1:
         # Of a partition of which only the highest network is trained, the others are validated, too.
         curves = [curve for curve in curves if curve.network is None]
-    return Curves(curves, lambda updates: training_flops(of_levels, updates))
+    return Curves(curves, cost.flops)
 
 
 def curves_of(log: TrainingLog, name: str) -> list[Curve]:
@@ -111,12 +111,12 @@ def curves_of(log: TrainingLog, name: str) -> list[Curve]:
     return curves
 
 
-def _flops_of_levels(run: Path, log: TrainingLog) -> dict[int, int] | None:
+def _cost(run: Path, log: TrainingLog) -> TrainingCost | None:
     checkpoint = next((run / n for n in ("checkpoint_last.pt", "checkpoint_best.pt") if (run / n).is_file()), None)
     try:
         if checkpoint is None:
             raise ValueError(f"{run} has no checkpoint_last.pt or checkpoint_best.pt")
-        return flops_of_run(checkpoint, log.tokens_per_update, log.sentences_per_update)
+        return cost_of_run(checkpoint, log.tokens_per_update, log.sentences_per_update)
     except ValueError as error:
         print(f"plot_learning_curves: {run} is drawn against updates only: {error}")
         return None

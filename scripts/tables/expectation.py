@@ -12,7 +12,7 @@ import yaml
 
 from tables.description import Recipe
 from tables.records import Record, RunKey
-from tables.training_cost import flops_of_config, training_flops
+from tables.training_cost import cost_of_config
 
 # Target tokens of an update as a share of --max-tokens, which counts padding and the longer side: 0.86 and 0.84 in the
 # logs of the Multi30k runs (2,162 of 2,500 and 3,430 of 4,096).
@@ -52,8 +52,7 @@ def expect(recipe: Recipe, row: str, runs: Mapping[RunKey, Record]) -> Expectati
     options = yaml.safe_load(recipe.config(row).read_text(encoding="utf-8"))
     tokens = FILL * options["max_tokens"] * options.get("update_freq", 1)
     updates = _updates(recipe, options, tokens)
-    of_levels = flops_of_config(recipe.config(row), recipe.vocabulary, tokens, tokens / recipe.length)
-    flops = training_flops(of_levels, updates)
+    flops = cost_of_config(recipe.config(row), recipe.vocabulary, tokens, tokens / recipe.length).flops(updates)
     done = sum(record["flops"] for record in runs.values())
     seconds = sum(record["timing"]["train_seconds"] for record in runs.values())
     return Expectation(updates, flops, flops * seconds / done if done else None)

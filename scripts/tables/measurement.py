@@ -15,7 +15,7 @@ from tables.description import Row
 from tables.records import Record
 from tables.runs import Run, commit
 from tables.scoring import Decoding, References, score_networks
-from tables.training_cost import flops_of_run, training_flops
+from tables.training_cost import cost_of_run
 
 PACKAGES = ("torch", "fairseq-fixed", "sacrebleu", "sacremoses", "sentencepiece")
 
@@ -36,13 +36,14 @@ def measure(
     log, started = TrainingLog.read(run.log), run.started()
     networks, hypotheses = score_networks(run.folder, run.recipe, data, row.networks, references, decoding)
     best = run.folder / "checkpoint_best.pt"
-    of_levels = flops_of_run(best, log.tokens_per_update, log.sentences_per_update)
+    cost = cost_of_run(best, log.tokens_per_update, log.sentences_per_update)
     record = {
         "recipe": run.recipe.name,
         "row": run.row,
         "seed": run.seed,
         "commit": started.get("commit"),
         "command": started.get("command"),
+        "options": started.get("options", []),
         "scored_at": commit(),
         "versions": _versions(),
         "hardware": started.get("hardware", hardware),
@@ -51,8 +52,8 @@ def measure(
         "updates": log.updates,
         "tokens_per_update": log.tokens_per_update,
         "sentences_per_update": log.sentences_per_update,
-        "flops": training_flops(of_levels, log.updates),
-        "flops_of_an_update": {str(level): flops for level, flops in of_levels.items()},
+        "flops": cost.flops(log.updates),
+        "flops_of_an_update": {str(level): cost.costs[level].flops for level in sorted(cost.trained(log.updates))},
         "batch_size": decoding.batch_size,
         "networks": networks,
         "timing": {
