@@ -89,7 +89,7 @@ def read_run(run: Path) -> Curves:
     cost = _cost(run, log)
     if cost is None:
         return Curves(curves, None)
-    if len(cost.of_levels(log.updates)) == 1:
+    if len(cost.trained(log.updates)) == 1:
         # Of a partition of which only the highest network is trained, the others are validated, too.
         curves = [curve for curve in curves if curve.network is None]
     return Curves(curves, cost.flops)

@@ -217,7 +217,7 @@ class Reproduction:
                     return
                 command = self._command(run)
                 print(f"{NAME}: {run}: training ({run.state()} so far); log: {shown(run.log)}", flush=True)
-                run.note_start(shlex.join(command), self._hardware(run))
+                run.note_start(shlex.join(command), self.args.fairseq_options, self._hardware(run))
                 environment = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
                 status = train(command, run.folder / "console.log", lock, environment)
         finally:

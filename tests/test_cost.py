@@ -175,6 +175,7 @@ def test_a_checkpoint_with_two_vocabularies(tmp_path: Path, capsys: pytest.Captu
     model = task.build_model(parser_options.model)
     cfg = OmegaConf.to_container(parser_options) | {"model": vars(parser_options.model)}
     cfg["model"] = Namespace(**cfg["model"])
+    del cfg["task"]["scheme"], cfg["task"]["distillation_weight"]  # of which older versions knew nothing
     state = {"cfg": cfg, "args": None, "model": model.state_dict(), "task_state": task.state_dict()}
     history = [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}]
     torch.save(state | {"extra_state": {}, "optimizer_history": history}, tmp_path / "two.pt")

@@ -114,7 +114,7 @@ def record(row: str, seed: int, *, flops: float = 3e15, seconds: float = 90.0, *
         for network, value in bleu.items()
     }
     return {
-        **{"row": row, "seed": seed, "commit": "c0ffee", "command": "train", "versions": {"torch": "2"}},
+        **{"row": row, "seed": seed, "commit": "c0ffee", "command": "train", "versions": {"torch": "2"}, "options": []},
         **{"hardware": "one core", "references_sha256": "r", "updates": 1900, "flops": flops, "networks": networks},
         "timing": {"train_seconds": seconds, "wall_seconds": seconds + 5},
     }
@@ -209,6 +209,7 @@ def test_markdown_of_fixed_records(tmp_path: Path) -> None:
     ]
     assert "- commit: c0ffee" in lines
     assert lines.count("- hardware: one core") == 1
+    assert not any("options beside" in line for line in lines)
 
     records.add_run(record("standard", 1, super=32.0, flops=5e15, seconds=100.0), {})
     # Joint (3 + 4)/2 and (90 + 110)/2; separate 1 + 5 and 30 + 100.
@@ -216,8 +217,11 @@ def test_markdown_of_fixed_records(tmp_path: Path) -> None:
         ["ATS", "3.5", "6", "0.58", "100", "130", "0.77"]
     ]
     assert layout.comparisons(toy_table(toy_recipe()), records).rows[1][3] == "not compared"
-    elsewhere = record("standard", 1, super=32.0, flops=5e15) | {"hardware": "a GPU"}
+    elsewhere = record("standard", 1, super=32.0, flops=5e15) | {"hardware": "a GPU", "options": ["--fp16"]}
     records.add_run(elsewhere, {})
+    assert "- options beside those of a row: standard: --fp16\n" in markdown.render(
+        toy_table(toy_recipe()), records, (1, 2, 3)
+    )
     assert layout.ledger(toy_table(toy_recipe()), records.runs()).rows[0][4:] == ["not on the same hardware", "-", "-"]
 
 
@@ -312,9 +316,8 @@ def test_expected_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = toy_recipe(toy_configs(tmp_path / "toy"))
     # 0.85 of 800 tokens in sentences of 6
     cost = cost_of_config(recipe.config("ats"), 100, 680, 680 / 6)
-    of_levels = cost.of_levels(25)
-    assert of_levels[2] > of_levels[1] > 0
-    flops = 13 * of_levels[2] + 12 * of_levels[1]
+    assert cost.costs[2].flops > cost.costs[1].flops > 0
+    flops = 13 * cost.costs[2].flops + 12 * cost.costs[1].flops
     assert expect(recipe, "ats", {}) == Expectation(25, flops, None)
     monkeypatch.setattr(expectation, "cost_of_config", lambda *of: cost)
     # With another row on record, at its speed; with the row itself, as that was.

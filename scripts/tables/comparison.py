@@ -32,8 +32,9 @@ def pairs(table: Table, seeds: tuple[int, ...]) -> Iterator[Pair]:
 def paired_bootstrap(ats: list[str], alone: list[str], references: References) -> tuple[float, float, str]:
     """Difference in BLEU of the first from the second, p-value, signature.
 
-    Koehn (2004), as sacreBLEU does it: 1,000 resamples of the test set, sacreBLEU's seed. It speaks of other test sets
-    of this kind, not of other seeds of the training.
+    Koehn (2004), as sacreBLEU does it: 1,000 resamples of the test set, sacreBLEU's seed. Its p-value is the share of
+    resamples whose absolute difference exceeds the mean one by more than the difference itself
+    (sacrebleu/significance.py, _paired_bs_test), which for a large difference is a test of one side.
     """
     test = PairedTest([("alone", alone), ("ats", ats)], {"BLEU": references.metric()}, [references.lines], "bs", 1000)
     signatures, scores = test()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 
 from tables import layout
@@ -15,8 +16,9 @@ Moses tokens, as the older literature has it (multi-bleu.perl)."""
 PAPER_NOTES = "The paper says neither which BLEU it reports, nor over how many runs, nor which checkpoint it decodes."
 STRONG_NOTES = "The paper's numbers are of its own recipe, not of this one."
 COMPARISON_NOTES = """\
-Difference in BLEU and p-value of sacreBLEU's paired bootstrap (1,000 resamples of the test set), seed by seed. A
-p-value speaks of other test sets of this kind, not of other seeds of the training."""
+Difference in BLEU and p-value of sacreBLEU's paired bootstrap (1,000 resamples of the test set), seed by seed. The
+p-value is of one side (of two equal networks it is below 0.5), is not corrected for the number of comparisons, and
+speaks of other test sets of this kind, not of other seeds of the training."""
 LEDGER_NOTES = """\
 Joint: one training by ATS. Two separate: the same core trained alone, and the standard Transformer. PFLOP (10^15):
 those of the average mini-batch, counted, times updates (`scripts/tables/training_cost.py`). Seconds: fairseq's
@@ -58,6 +60,7 @@ def _sources(table: Table, records: Records, used: Sequence[Record]) -> str:
     for what, values in (
         ("sacreBLEU", (network["signature"] for network in networks)),
         ("tokenised", (network["tokenised_signature"] for network in networks)),
+        ("options beside those of a row", (f"{r['row']}: {shlex.join(r['options'])}" for r in used if r["options"])),
         ("updates", (f"{record['updates']:,}" for record in used)),
         ("hardware", (record["hardware"] for record in used)),
         ("commit", (record["commit"] or "unknown" for record in used)),

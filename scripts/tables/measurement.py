@@ -43,6 +43,7 @@ def measure(
         "seed": run.seed,
         "commit": started.get("commit"),
         "command": started.get("command"),
+        "options": started.get("options", []),
         "scored_at": commit(),
         "versions": _versions(),
         "hardware": started.get("hardware", hardware),
@@ -52,7 +53,7 @@ def measure(
         "tokens_per_update": log.tokens_per_update,
         "sentences_per_update": log.sentences_per_update,
         "flops": cost.flops(log.updates),
-        "flops_of_an_update": {str(level): flops for level, flops in cost.of_levels(log.updates).items()},
+        "flops_of_an_update": {str(level): cost.costs[level].flops for level in sorted(cost.trained(log.updates))},
         "batch_size": decoding.batch_size,
         "networks": networks,
         "timing": {

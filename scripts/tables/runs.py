@@ -67,10 +67,15 @@ class Run:
         path = self.folder / "started.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def note_start(self, command: str, hardware: str) -> None:
-        """The first start, or one more commit at which the run went on."""
+    def note_start(self, command: str, options: Sequence[str], hardware: str) -> None:
+        """The first start, or one more commit at which the run went on.
+
+        Args:
+            options: beside those of the row.
+        """
         if self.state() == NEW:
-            note = {"commit": commit(), "command": command, "hardware": hardware, "resumed_at": []}
+            note = {"commit": commit(), "command": command, "options": list(options)}
+            note |= {"hardware": hardware, "resumed_at": []}
         else:
             note = self.started()
             note["resumed_at"] = [*note.get("resumed_at", []), commit()]

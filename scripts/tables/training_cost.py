@@ -1,4 +1,4 @@
-"""FLOPs of a training: the counted FLOPs of one average update of each level, for the updates that its scheme makes.
+"""FLOPs of a training: those of one average mini-batch at each level, counted, and what each update of it trains.
 
 An estimate in one respect: the average mini-batch is taken to be sentences of one length, the same on both sides,
 without padding. PyTorch's own count (:mod:`fairseq_ats.cost`), forward and backward, without the optimizer.
@@ -6,7 +6,6 @@ without padding. PyTorch's own count (:mod:`fairseq_ats.cost`), forward and back
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,49 +24,49 @@ class TrainingCost:
     """What the updates of a training cost.
 
     Args:
-        costs: of an average mini-batch, by level.
-        schedule: which levels each update runs.
-        distils: smaller networks learn from the super-network's soft targets.
+        costs: of every level of the model, for an average mini-batch.
+        distils: with --distillation-weight.
     """
 
-    costs: Mapping[int, Cost]
+    costs: dict[int, Cost]
     schedule: Schedule
-    distils: bool = False
+    distils: bool
 
     def flops(self, updates: int) -> int:
         """Of so many updates from the start."""
         return training_flops(self.costs, self.schedule, range(updates), self.distils)
 
-    def of_levels(self, updates: int) -> dict[int, int]:
-        """Level → FLOPs of one pass of it, of the levels that so many updates run, from the core up."""
-        running = {level for number in range(updates) for level in self.schedule.levels_of_update(number)}
-        return {level: self.costs[level].flops for level in sorted(running)}
-
-
-def cost_of(model: nn.Module, task: TranslationTask, tokens: float, sentences: float) -> TrainingCost:
-    """The cost of training ``model`` as the task's options say.
-
-    Args:
-        tokens, sentences: of one update, on one side.
-    """
-    length = max(1, round(tokens / sentences))
-    count = max(1, round(tokens / length))
-    costs = {level: network_cost(model, task, count, length, level) for level in task.partition.levels}
-    return TrainingCost(costs, schedule_of(task.cfg, task.partition.max_level), task.cfg.distillation_weight > 0)
+    def trained(self, updates: int) -> set[int]:
+        """The levels that so many updates train."""
+        return {level for number in range(updates) for level in self.schedule.levels_of_update(number)}
 
 
 def cost_of_run(checkpoint: Path, tokens: float, sentences: float) -> TrainingCost:
-    """:func:`cost_of` a training, from any of its checkpoints.
+    """Of a training, from any of its checkpoints.
+
+    Args:
+        tokens, sentences: of an average update, on one side.
 
     Raises:
         ValueError: the checkpoint cannot be read, or is of stock fairseq, which this cannot count.
     """
     task, model = model_of_checkpoint(str(checkpoint))
-    return cost_of(model, task, tokens, sentences)
+    return _cost(task, model, tokens, sentences)
 
 
 def cost_of_config(config: Path, vocabulary: int, tokens: float, sentences: float) -> TrainingCost:
-    """:func:`cost_of` a training that need not have begun."""
+    """Of a training that need not have begun."""
     options = options_of(yaml.safe_load(config.read_text(encoding="utf-8")), config)
     built = build(options, numbered_dictionary(vocabulary))
-    return cost_of(built.model, built.task, tokens, sentences)
+    return _cost(built.task, built.model, tokens, sentences)
+
+
+def _cost(task: TranslationTask, model: nn.Module, tokens: float, sentences: float) -> TrainingCost:
+    length = max(1, round(tokens / sentences))
+    count = max(1, round(tokens / length))
+    schedule = schedule_of(task.cfg, task.partition.max_level)
+    # Of a network that no update trains nothing is asked.
+    trained = {level for number in range(schedule.period) for level in schedule.levels_of_update(number)}
+    levels = task.partition.levels if schedule.masks else sorted(trained)
+    costs = {level: network_cost(model, task, count, length, level) for level in levels}
+    return TrainingCost(costs, schedule, task.cfg.distillation_weight > 0)
