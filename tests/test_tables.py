@@ -230,6 +230,13 @@ def test_markdown_of_fixed_records(tmp_path: Path) -> None:
     assert layout.ledger(toy_table(toy_recipe()), records.runs()).rows[0][4:] == ["not on the same hardware", "-", "-"]
 
 
+@pytest.mark.parametrize(
+    ("flops", "text"), [(2.4e13, "0.024"), (2.06e15, "2.06"), (26.74e15, "26.7"), (1.0123e18, "1,012")]
+)
+def test_pflop(flops: float, text: str) -> None:
+    assert layout.pflop(flops) == text
+
+
 def test_a_comparison_of_other_hypotheses_does_not_count(tmp_path: Path) -> None:
     records = Records(tmp_path, "toy")
     records.add_run(record("ats", 1, super=30.0, core=25.0), {})
