@@ -143,7 +143,7 @@ def test_rows_are_fairseqs_options(row: Path, parse: Callable[..., Any]) -> None
     own = options(row)
     cfg = parse(arch=options_of(own, row), training=[])
     assert cfg.task._name == OUR_TASK
-    assert cfg.task.small_ratio == own["small_ratio"]
+    assert float(cfg.task.small_ratio) == own["small_ratio"]
     assert cfg.optimization.lr == [own["lr"]]
     assert cfg.model.decoder_ffn_embed_dim == own["decoder_ffn_embed_dim"]
     assert cfg.checkpoint.keep_last_epochs == own.get("keep_last_epochs", -1)

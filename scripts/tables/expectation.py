@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tables.description import Recipe
+from tables.layout import pflop
 from tables.records import Record, RunKey
 from tables.training_cost import cost_of_config
 
@@ -39,7 +40,7 @@ class Expectation:
         time = "seconds unknown: no run of this recipe is recorded"
         if self.seconds is not None:
             time = f"about {self.seconds:,.0f} s at the speed of the recorded runs"
-        return f"{self.updates:,} updates, {self.flops / 1e15:.3g} PFLOP, {time}"
+        return f"{self.updates:,} updates, {pflop(self.flops)} PFLOP, {time}"
 
 
 def expect(recipe: Recipe, row: str, runs: Mapping[RunKey, Record]) -> Expectation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tables.comparison import digests_of, pairs
@@ -12,7 +12,6 @@ from tables.records import Record, Records, RunKey
 
 NOT_RUN = "not run"
 NONE = "-"
-PETA = 1e15
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,12 @@ def mean_std(values: Sequence[float]) -> str:
     """As the paper writes it; the standard deviation is that of a sample (n - 1), and one value has none."""
     mean = f"{statistics.mean(values):.2f}"
     return mean if len(values) < 2 else f"{mean} ({statistics.stdev(values):.2f})"
+
+
+def pflop(flops: float) -> str:
+    """In 10^15, with three digits or, where there are more, all before the point."""
+    peta = flops / 1e15
+    return f"{peta:,.0f}" if peta >= 100 else f"{peta:.3g}"
 
 
 def scores(table: Table, runs: Mapping[RunKey, Record], seeds: Sequence[int]) -> Grid:
@@ -100,12 +105,12 @@ def ledger(table: Table, runs: Mapping[RunKey, Record]) -> Grid:
             rows.append([row.label, *[NOT_RUN] * (len(header) - 1)])
             continue
         flops = [_mean(record["flops"] for record in group) for group in (joint, *separate)]
-        cells = _ratio([flops[0] / PETA, sum(flops[1:]) / PETA], ".3g")
+        cells = _ratio(flops[0], sum(flops[1:]), pflop)
         if len({record["hardware"] for group in (joint, *separate) for record in group}) > 1:
             cells += ["not on the same hardware", NONE, NONE]
         else:
             seconds = [_mean(r["timing"]["train_seconds"] for r in group) for group in (joint, *separate)]
-            cells += _ratio([seconds[0], sum(seconds[1:])], ",.0f")
+            cells += _ratio(seconds[0], sum(seconds[1:]), "{:,.0f}".format)
         rows.append([row.label, *cells])
     return Grid(header, rows)
 
@@ -114,7 +119,6 @@ def _mean(values: Iterable[float]) -> float:
     return statistics.mean(list(values))
 
 
-def _ratio(joint_and_separate: list[float], style: str) -> list[str]:
-    joint, separate = joint_and_separate
+def _ratio(joint: float, separate: float, style: Callable[[float], str]) -> list[str]:
     ratio = f"{joint / separate:.2f}" if separate > 0 else NONE  # fairseq logs whole seconds
-    return [format(joint, style), format(separate, style), ratio]
+    return [style(joint), style(separate), ratio]
