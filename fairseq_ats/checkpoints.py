@@ -108,7 +108,7 @@ def check_sums(path: str) -> None:
         ValueError: the file is damaged.
     """
     if not zipfile.is_zipfile(path) and not _is_older_than_archives(path):
-        raise ValueError(f"{path} ({_size(path)}) is truncated or damaged: not a whole checkpoint")
+        raise ValueError(f"{path} ({_size(path)}) cannot be read as a checkpoint; it is truncated or damaged")
     if not zipfile.is_zipfile(path):
         return
     try:

@@ -313,16 +313,15 @@ def _criteria_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 
 def _option_of(cfg: PartitionedTranslationConfig, group: str, name: str) -> Any:
     """An option of another group of fairseq's configuration; None if the task was made without the others."""
-    if not isinstance(cfg, DictConfig) or cfg._get_parent() is None:
-        return None
-    return OmegaConf.select(cfg, f"..{group}.{name}")
+    whole = cfg._get_parent() if isinstance(cfg, DictConfig) else None
+    return None if whole is None else OmegaConf.select(whole, f"{group}.{name}")
 
 
 def _range_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """Numbers on which fairseq would stop in the first update, or train nothing, or with something else."""
     problems = []
-    if cfg.optimizer_name == OPTIMIZER_NAME and isinstance(cfg, DictConfig):
-        problems += adam_problems(OmegaConf.select(cfg, "..optimizer"))
+    if _option_of(cfg, "optimizer", "_name") == OPTIMIZER_NAME:
+        problems += adam_problems(cfg._get_parent().optimizer)
     for group, name in (("dataset", "max_tokens"), ("dataset", "batch_size")):
         value = _option_of(cfg, group, name)
         if value is not None and value < 1:
