@@ -6,17 +6,16 @@ longer than most of these commands do. What runs in it is the command's entry po
 
 from __future__ import annotations
 
-import importlib.metadata
 import multiprocessing
 import os
 import re
-import sys
 import tempfile
 from functools import cache
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-from tests.conftest import OUR_OPTIMIZER, OUR_TASK, ROOT, TINY_ARCH, TRAINING
+from tests.conftest import OUR_OPTIMIZER, OUR_TASK, TINY_ARCH, TRAINING
+from tests.forked_command import become
 
 PLUGIN = ["--user-dir", "fairseq_ats", "--task", OUR_TASK]
 BLEU = ["--eval-bleu", "--eval-bleu-remove-bpe", "sentencepiece", "--eval-bleu-args", '{"beam": 1, "max_len_b": 12}']
@@ -30,7 +29,7 @@ class Command:
         self._output = Path(self._folder.name) / "output"
         given = Path(self._folder.name) / "input"
         given.write_text(stdin)
-        self._process = _commands().Process(target=_run, args=(command, str(given), str(self._output), environment))
+        self._process = _commands().Process(target=become, args=(command, str(given), str(self._output), environment))
         self._process.start()
 
     @property
@@ -62,24 +61,6 @@ def _commands() -> ForkServerContext:
     tools = ("train", "generate", "interactive", "validate", "hydra_train")
     context.set_forkserver_preload([*(f"fairseq_cli.{tool}" for tool in tools), "torch._dynamo", "sacrebleu"])
     return context
-
-
-def _run(command: list[str], stdin: str, output: str, environment: dict[str, str]) -> None:
-    """In the new process: become the command."""
-    for stream, path, flags in ((0, stdin, os.O_RDONLY), (1, output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)):
-        os.dup2(os.open(path, flags, 0o600), stream)
-    os.dup2(1, 2)
-    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode, 1, "utf-8") for n, mode in ((0, "r"), (1, "w"), (2, "w")))
-    os.environ.update(environment)
-    os.chdir(ROOT)
-    sys.path[:] = [path for path in sys.path if path not in ("", str(ROOT))]  # pytest's; --user-dir is how it is found
-    sys.argv = command
-    (entry_point,) = importlib.metadata.entry_points(group="console_scripts", name=command[0])
-    try:
-        status = entry_point.load()()
-    finally:
-        sys.stdout.flush()
-    sys.exit(status)
 
 
 def start(command: list[str], stdin: str = "", **environment: str) -> Command:

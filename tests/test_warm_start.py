@@ -17,6 +17,7 @@ from fairseq import checkpoint_utils
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import use_level
 from fairseq_ats.modules.partitioned_module import PartitionedModule
+from tests import instrumented
 from tests.command_line import run, train, train_command
 from tests.conftest import TINY_ARCH, TRAINING, with_our_attention
 from tests.test_checkpoints import Code
@@ -261,7 +262,8 @@ def test_warm_start_in_fp16(toy_data: Path, build: Build, tmp_path: Path) -> Non
     command = train_command(toy_data, tmp_path / "ats", 1, *options)
     drop = [command.index(name) for name in ("--warmup-updates", "--warmup-init-lr")]
     command = [word for i, word in enumerate(command) if i not in drop and i - 1 not in drop]
-    run(command)
+    process = instrumented.start(command, tmp_path / "log", instrumented.take_this_for_a_gpu)
+    assert instrumented.finish(process) == [0], (tmp_path / "log").read_text()[-2000:]
     weights = load(tmp_path / "ats" / "checkpoint_last.pt")["model"]
     expected = stock.model.state_dict()["encoder.layers.0.self_attn.v_proj.weight"].half()
     assert torch.equal(weights["encoder.layers.0.self_attn.v_proj.weight"], expected)

@@ -7,12 +7,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from fairseq_ats.data_folder import SENTENCEPIECE_MODEL
-from fairseq_ats.deployed_folder import DESCRIPTION_FILE
+from fairseq_ats.deployed_folder import DESCRIPTION_FILE, SUMS_FILE
 from fairseq_ats.onnx_transformer import DECODER_FILE, ENCODER_FILE
 
 # What the formats write; CTranslate2's vocabularies are one file or two.
 WRITTEN = (
     DESCRIPTION_FILE,
+    SUMS_FILE,
     SENTENCEPIECE_MODEL,
     "dict.*.txt",
     ENCODER_FILE,
