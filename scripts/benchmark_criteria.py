@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 
 import torch
 from cpu_environment import restart_in_cpu_environment
@@ -40,7 +39,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args()
     restart_in_cpu_environment(args.threads)
-    warnings.filterwarnings("ignore")  # fairseq's and hydra's, on this stack
     torch.set_num_threads(args.threads)
     print(
         f"{args.arch}, {args.tokens:,} tokens in sentences of {args.length}, vocabulary {args.vocabulary:,}, r = "
