@@ -18,4 +18,5 @@ run() {
 
 run ruff format --check
 run ruff check
-run pytest -q -n 2 "$@"
+# Neighbours stay with one worker, as far as possible: the trainings that a file shares are then made once.
+run pytest -q -n 2 --dist worksteal "$@"

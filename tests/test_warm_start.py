@@ -258,7 +258,18 @@ def test_warm_start_in_fp16(toy_data: Path, build: Build, tmp_path: Path) -> Non
     stock = stock_model(build)
     checkpoint = save(tmp_path / "stock.pt", stock)
     options = [*SMALL_WIDTH, "--alternate", "--init-from", str(checkpoint), "--disable-validation"]
-    options += ["--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", "4", "--lr-scheduler", "fixed", "--lr", "0"]
+    options += [
+        "--num-workers",
+        "0",
+        "--fp16",
+        "--fp16-no-flatten-grads",
+        "--fp16-init-scale",
+        "4",
+        "--lr-scheduler",
+        "fixed",
+        "--lr",
+        "0",
+    ]
     command = train_command(toy_data, tmp_path / "ats", 1, *options)
     drop = [command.index(name) for name in ("--warmup-updates", "--warmup-init-lr")]
     command = [word for i, word in enumerate(command) if i not in drop and i - 1 not in drop]
