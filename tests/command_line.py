@@ -1,21 +1,16 @@
 """Run fairseq's real commands as a user would, from the root of a plain checkout.
 
-Each command is a process of its own, forked from one that has imported fairseq and not the plugin: importing takes
-longer than most of these commands do. What runs in it is the command's entry point.
+Each command is a process of its own, of tests/forking.py. What runs in it is the command's entry point.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
 import tempfile
-from functools import cache
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from tests.conftest import OUR_OPTIMIZER, OUR_TASK, TINY_ARCH, TRAINING
-from tests.forked_command import become
+from tests.forking import become, fork_server
 
 PLUGIN = ["--user-dir", "fairseq_ats", "--task", OUR_TASK]
 BLEU = ["--eval-bleu", "--eval-bleu-remove-bpe", "sentencepiece", "--eval-bleu-args", '{"beam": 1, "max_len_b": 12}']
@@ -29,7 +24,7 @@ class Command:
         self._output = Path(self._folder.name) / "output"
         given = Path(self._folder.name) / "input"
         given.write_text(stdin)
-        self._process = _commands().Process(target=become, args=(command, str(given), str(self._output), environment))
+        self._process = fork_server().Process(target=become, args=(command, str(given), str(self._output), environment))
         self._process.start()
 
     @property
@@ -51,16 +46,6 @@ class Command:
     def kill(self) -> None:
         self._process.kill()
         self._process.join()
-
-
-@cache
-def _commands() -> ForkServerContext:
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
-    context = multiprocessing.get_context("forkserver")
-    # The last two are imported by torch.optim and for BLEU, when a command has begun.
-    tools = ("train", "generate", "interactive", "validate", "hydra_train")
-    context.set_forkserver_preload([*(f"fairseq_cli.{tool}" for tool in tools), "torch._dynamo", "sacrebleu"])
-    return context
 
 
 def start(command: list[str], stdin: str = "", **environment: str) -> Command:

@@ -32,10 +32,11 @@ TINY_ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 2 --encode
     --encoder-ffn-embed-dim 64 --decoder-ffn-embed-dim 48 --encoder-attention-heads 4 --decoder-attention-heads 4
     --share-all-embeddings --dropout 0.1""".split()
 # Without a buffer: its thread may still run when Python exits, and then ends the process with "terminate called without
-# an active exception" (fairseq/data/iterators.py, BackgroundConsumer).
+# an active exception" (fairseq/data/iterators.py, BackgroundConsumer). Without workers of the data loader, which take
+# as long to come and go as a training of these tests; those of the scripts have them.
 TRAINING = """--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --lr 0.003 --lr-scheduler inverse_sqrt
     --warmup-updates 10 --warmup-init-lr 1e-3 --max-tokens 400 --cpu --no-progress-bar --log-interval 1
-    --seed 7 --data-buffer-size 0""".split()
+    --seed 7 --data-buffer-size 0 --num-workers 0""".split()
 
 
 @pytest.fixture(autouse=True)

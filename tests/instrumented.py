@@ -1,13 +1,12 @@
 """``fairseq-train`` in real processes that kill themselves at a chosen moment, are disturbed, or are watched.
 
-They are forked from a server that has imported fairseq once, which spares each of them seconds; from there on they run
-the command's own entry point. What is done to a process is a *change*: a function that runs in it before the command.
+They are forked as tests/forking.py has it, and run the command's own entry point. What is done to a process is a
+*change*: a function that runs in it before the command.
 """
 
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import signal
 import sys
@@ -26,16 +25,14 @@ from fairseq.trainer import Trainer
 from fairseq_cli import train as training
 
 from fairseq_ats import TranslationWithPartitionedModelTask, option_checks
+from tests.forking import as_in_a_new_process, fork_server
 
 Change = Callable[[], None]
-
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.instrumented"])
 
 
 def start(command: Sequence[str], log: Path, *changes: Change) -> BaseProcess:
     """``fairseq-train`` with these arguments; what it prints goes to ``log``."""
-    process = _server.Process(target=_run, args=(list(command), log, changes), daemon=True)
+    process = fork_server().Process(target=_run, args=(list(command), log, changes), daemon=True)
     process.start()
     return process
 
@@ -62,6 +59,7 @@ def _run(command: list[str], log: Path, changes: Sequence[Change]) -> None:
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    as_in_a_new_process()
     torch.set_num_threads(1)
     sys.argv = command
     for change in changes:

@@ -90,7 +90,7 @@ def test_core_updates_of_real_runs(
     """fairseq's trainer and optimizers; with loss scaling, the first core update overflows and is made again."""
     # A learning rate large enough to move every parameter in half precision.
     command = train_command(toy_data, tmp_path / "run", 3, "--alternate", "--small-ratio", "0.25", *options)
-    command += ["--disable-validation", "--no-save", "--num-workers", "0", "--weight-decay", "0.1", "--lr", "0.03"]
+    command += ["--disable-validation", "--no-save", "--weight-decay", "0.1", "--lr", "0.03"]
     changes = [partial(instrumented.record_updates, tmp_path / "updates.pt"), instrumented.take_this_for_a_gpu]
     changes += [partial(instrumented.set_common, **common)] if common else []
     changes += [partial(instrumented.overflow, 1)] if FP16[0] in options else []

@@ -18,7 +18,7 @@ EVERY_THIRD = ["--save-interval-updates", "3", "--keep-interval-updates", "1", "
 
 
 def command(data: Path, folder: Path, *extra: str) -> list[str]:
-    options = ["--alternate", "--small-ratio", "0.25", "--max-tokens", "1200", "--num-workers", "0", *EVERY_THIRD]
+    options = ["--alternate", "--small-ratio", "0.25", "--max-tokens", "1200", *EVERY_THIRD]
     return train_command(data, folder, 17, *options, *extra)
 
 

@@ -259,8 +259,6 @@ def test_warm_start_in_fp16(toy_data: Path, build: Build, tmp_path: Path) -> Non
     checkpoint = save(tmp_path / "stock.pt", stock)
     options = [*SMALL_WIDTH, "--alternate", "--init-from", str(checkpoint), "--disable-validation"]
     options += [
-        "--num-workers",
-        "0",
         "--fp16",
         "--fp16-no-flatten-grads",
         "--fp16-init-scale",

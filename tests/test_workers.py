@@ -15,7 +15,7 @@ from tests.command_line import train_command
 from tests.updates import check_in_step
 
 # Five batches: of two workers, one has none left for the third update.
-ONE_EPOCH = ["--alternate", "--small-ratio", "0.25", "--max-tokens", "1200", "--dropout", "0", "--num-workers", "0"]
+ONE_EPOCH = ["--alternate", "--small-ratio", "0.25", "--max-tokens", "1200", "--dropout", "0"]
 ONE_EPOCH += ["--max-epoch", "1", "--disable-validation", "--no-save", "--weight-decay", "0.1"]
 
 
