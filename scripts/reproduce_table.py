@@ -12,6 +12,7 @@ RUNS/RECIPE/ROW/seedN          a training: checkpoints, train.log
 RESULTS/RECIPE.jsonl           a line for each run: what a table needs; the run's folder can then be removed
 RESULTS/RECIPE/                hypotheses; RECIPE.comparisons.jsonl: paired bootstraps of them
 RESULTS/TABLE.md, TABLE.png    the table, of all that is recorded
+RESULTS/TABLE.flops.png        BLEU of each network against the FLOPs of its training
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import yaml
 from cpu_environment import restart_in_cpu_environment
 from measuring import hardware
 from quiet import silence_libraries
-from tables import markdown, picture
+from tables import flops_picture, markdown, picture
 from tables.comparison import compare
 from tables.description import ROOT, Table, read_tables, shown
 from tables.expectation import Expectation, expect
@@ -251,7 +252,9 @@ class Reproduction:
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(folder / f"{self.table.name}.md") as path:
             path.write_text(markdown.render(self.table, self.records, self.args.seeds), encoding="utf-8")
-        picture.draw(self.table, self.records.runs(), self.args.seeds, folder / f"{self.table.name}.png")
+        runs = self.records.runs()
+        picture.draw(self.table, runs, self.args.seeds, folder / f"{self.table.name}.png")
+        flops_picture.draw(self.table, runs, folder / f"{self.table.name}.flops.png")
 
 
 class TrainingFailed(Exception):

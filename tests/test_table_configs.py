@@ -17,7 +17,22 @@ from tests.conftest import OUR_TASK, ROOT
 TABLES = read_tables()
 RECIPES = {table.recipe.name: table.recipe for table in TABLES.values()}
 ROWS = sorted(path for recipe in RECIPES.values() for path in recipe.configs.glob("*.yaml"))
-OF_THE_NETWORK = {"partitioned_linear_module_name", "small_ratio", "max_level", "alternate"}
+ATS = {"alternate": True}
+# By the end of a row's name.
+OF_TRAINING: dict[str, dict[str, Any]] = {
+    "alone": {"max_level": 1},
+    "ats": ATS,
+    "slimmable": {"scheme": "slimmable"},
+    "ats_distilled": ATS | {"distillation_weight": 0.5},
+    "ats_3to1": ATS | {"alternate_pattern": "3:1"},
+    "ats_super_first": ATS | {"super_only_updates": 400},
+    "ats_core_last": ATS | {"core_only_from": 1000},
+}
+OF_THE_NETWORK = {
+    "partitioned_linear_module_name",
+    "small_ratio",
+    *(key for own in OF_TRAINING.values() for key in own),
+}
 
 # Table 4 of the paper, typed in once more.
 TABLE_4 = {
@@ -86,8 +101,9 @@ def test_a_row_says_what_it_is_called(row: Path) -> None:
         # The super-network of a small-width partition is a stock Transformer (tests/test_training_equivalence.py).
         assert own["partitioned_linear_module_name"] == "PartitionedLinear"
     else:
-        kind, ratio, training = re.fullmatch(r"(low_rank|small_width)_([\d.]+)_(alone|ats)", row.stem).groups()
-        expected = {"small_ratio": float(ratio)} | ({"max_level": 1} if training == "alone" else {"alternate": True})
+        kind, ratios, training = re.fullmatch(r"(low_rank|small_width)_([\d._]+)_([a-z]\w*)", row.stem).groups()
+        small_ratio = ratios.replace("_", ",")
+        expected = {"small_ratio": small_ratio if "," in small_ratio else float(small_ratio)} | OF_TRAINING[training]
         module = {"low_rank": "PartitionedRankLinear", "small_width": "PartitionedLinear"}[kind]
         assert own["partitioned_linear_module_name"] == module
     found = {key: own[key] for key in OF_THE_NETWORK - {"partitioned_linear_module_name"} if key in own}
@@ -156,16 +172,19 @@ def test_tables_have_rows_and_comparisons(table: Any) -> None:
     rows = {row.name: row for row in table.rows}
     for row in table.rows:
         own = options(table.recipe.config(row.name))
-        assert set(row.networks) == (
-            {"core", "super"} if own.get("alternate") else {"core"} & {*row.networks} or {"super"}
-        )
-        assert ("core" in row.networks) == (row.name != "standard")
+        networks = {"standard": {"super"}, "alone": {"core"}}.get(row.name.rsplit("_", 1)[-1], {"core", "super"})
+        assert set(row.networks) == networks | ({"level2"} if "," in str(own["small_ratio"]) else set())
         assert row.published.keys() <= set(row.networks) <= COLUMNS.keys()
-        assert row.against.keys() == (set(row.networks) if own.get("alternate") else set())
-        for network, alone in row.against.items():
-            assert rows[alone].networks == (network,)
-        if row.against:
-            assert row.against["core"] == row.name.replace("_ats", "_alone")
+        if networks != {"core", "super"}:
+            assert not row.against
+            continue
+        # The same network alone is the core of another row.
+        module, *ratios = re.fullmatch(r"(\w+?)_([\d.]+)(?:_([\d.]+))?_[a-z]\w*", row.name).groups()
+        of_network = {"core": ratios[0], "level2": ratios[1]}
+        alone = {network: f"{module}_{ratio}_alone" for network, ratio in of_network.items() if ratio}
+        there = {network: name for network, name in alone.items() if name in rows}
+        assert row.against == there | {"super": "standard"}
+        assert len(there) == 1
 
 
 PAPER = ROOT.parent / "shared" / "paper" / "003_aab948f00bfb154c.txt"

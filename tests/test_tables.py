@@ -19,7 +19,8 @@ import torch
 import yaml
 from evaluate import text_of
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
-from tables import expectation, layout, markdown, scoring
+from matplotlib.axes import Axes
+from tables import expectation, flops_picture, layout, markdown, scoring
 from tables.comparison import paired_bootstrap
 from tables.description import Published, Recipe, Row, SearchChoices, Table, read_tables
 from tables.expectation import Expectation, expect
@@ -204,11 +205,11 @@ def test_markdown_of_fixed_records(tmp_path: Path) -> None:
         "| Alone | 22.10 | 24.00 | 25.00 | - | - | - | 1 of 3 |",
         # sqrt((0.75² + 0.75²) / 1) = 1.06, sqrt(0.5² + 0.5²) = 0.71
         "| ATS | - | 25.75 (1.06) | 26.75 (1.06) | - | 30.50 (0.71) | 31.50 (0.71) | 2 of 3 |",
-        "| ATS | network | against | seed 1 | seed 2 |",
+        "| Model | network | against | seed 1 | seed 2 |",
         "| --- | --- | --- | ---: | ---: |",
         "| ATS | Sub-Network | Alone | +1.00 (p = 0.012) | not run |",
         "| ATS | Full Network | Standard | not run | not run |",
-        "| Model | PFLOP: joint | two separate | ratio | seconds: joint | two separate | ratio |",
+        "| Model | PFLOP: joint | separate | ratio | seconds: joint | separate | ratio |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| ATS | not run | not run | not run | not run | not run | not run |",
     ]
@@ -228,6 +229,27 @@ def test_markdown_of_fixed_records(tmp_path: Path) -> None:
         toy_table(toy_recipe()), records, (1, 2, 3)
     )
     assert layout.ledger(toy_table(toy_recipe()), records.runs()).rows[0][4:] == ["not on the same hardware", "-", "-"]
+
+
+def test_scores_against_flops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean and standard deviation in the network's panel, at the FLOPs of the whole run; nothing of rows not run."""
+    drawn = []
+    errorbar = Axes.errorbar
+    monkeypatch.setattr(
+        Axes,
+        "errorbar",
+        lambda axes, x, y, yerr=None, **style: drawn.append((x, y, yerr)) or errorbar(axes, x, y, yerr=yerr, **style),
+    )
+    records = Records(tmp_path, "toy")
+    for one in (
+        record("ats", 1, super=30.0, core=25.0),
+        record("ats", 2, super=31.0, core=26.5, flops=4e15),
+        record("alone", 1, core=24.0, flops=1e15),
+    ):
+        records.add_run(one, {})
+    flops_picture.draw(toy_table(toy_recipe()), records.runs(), tmp_path / "picture.png")
+    assert drawn == [(1, 24, None), (3.5, 25.75, pytest.approx(1.5 / 2**0.5)), (3.5, 30.5, pytest.approx(0.5**0.5))]
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -511,7 +533,8 @@ def test_an_interrupted_table_comes_to_the_same_result(whole: SimpleNamespace, r
     for name in ("ats.seed1.core.txt.gz", "ats.seed1.super.txt.gz", "standard.seed1.super.txt.gz"):
         hypotheses = [one.records.hypotheses_folder / name for one in (whole, resumed)]
         assert hypotheses[0].read_bytes() == hypotheses[1].read_bytes()
-    assert (whole.results / "toy.png").read_bytes() == (resumed.results / "toy.png").read_bytes()
+    for picture in ("toy.png", "toy.flops.png"):
+        assert (whole.results / picture).read_bytes() == (resumed.results / picture).read_bytes()
 
     # The checkpoints are not needed any more, and nothing is done again.
     for path in resumed.runs.rglob("*.pt"):

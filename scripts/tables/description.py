@@ -12,8 +12,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = Path(__file__).with_name("tables.yaml")
 
-# Networks in the order of the paper's columns, with the paper's headings.
-COLUMNS = {"core": "Sub-Network", "super": "Full Network"}
+# Networks in the order of the paper's columns, with the paper's headings; it has no network between the two.
+COLUMNS = {"core": "Sub-Network", "level2": "Level 2", "super": "Full Network"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Row:
     Args:
         name: of the configuration file.
         networks: that are decoded, of :data:`COLUMNS`.
-        against: network → the row in which the same network was trained alone.
+        against: network → the row in which the same network was trained alone; may lack a network.
     """
 
     name: str
@@ -89,6 +89,12 @@ class Table:
     recipe: Recipe
     rows: tuple[Row, ...]
     published_by: str | None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Those of :data:`COLUMNS` that a row has."""
+        there = {network for row in self.rows for network in row.networks}
+        return {network: heading for network, heading in COLUMNS.items() if network in there}
 
 
 def read_tables(path: Path = DESCRIPTION, configs: Path = ROOT / "configs") -> dict[str, Table]:

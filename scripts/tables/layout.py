@@ -41,12 +41,12 @@ def scores(table: Table, runs: Mapping[RunKey, Record], seeds: Sequence[int]) ->
         seeds: that are wanted; a row with fewer says so.
     """
     names = ([f"{table.published_by}"] if table.published_by else []) + ["ours", "ours, tokenised"]
-    header = ["Model", *(f"{column}: {name}" for column in COLUMNS.values() for name in names), "seeds"]
+    header = ["Model", *(f"{column}: {name}" for column in table.columns.values() for name in names), "seeds"]
     rows = []
     for row in table.rows:
         recorded = _recorded(row.name, runs)
         cells = [row.label]
-        for network in COLUMNS:
+        for network in table.columns:
             if table.published_by:
                 cells.append(_published(row.published.get(network)))
             for score in ("bleu", "tokenised_bleu"):
@@ -73,7 +73,7 @@ def _ours(network: str, score: str, row: Row, recorded: Sequence[Record]) -> str
 
 
 def comparisons(table: Table, records: Records) -> Grid:
-    """ATS against alone: the difference in BLEU and the paired bootstrap's p-value, for each seed."""
+    """Trained jointly against alone: the difference in BLEU and the paired bootstrap's p-value, for each seed."""
     runs, compared = records.runs(), records.comparisons()
     seeds = tuple(sorted({seed for _, seed in runs}))
     labels = {row.name: row.label for row in table.rows}
@@ -88,13 +88,13 @@ def comparisons(table: Table, records: Records) -> Grid:
         else:
             cell = f"{found['difference']:+.2f} (p = {found['p_value']:.3f})"
         lines.setdefault(key, []).append(cell)
-    header = ["ATS", "network", "against", *(f"seed {seed}" for seed in seeds)]
+    header = ["Model", "network", "against", *(f"seed {seed}" for seed in seeds)]
     return Grid(header, [[*key, *cells] for key, cells in lines.items()])
 
 
 def ledger(table: Table, runs: Mapping[RunKey, Record]) -> Grid:
-    """What one joint training costs, and the two trainings that it stands for: means over seeds."""
-    header = ["Model", "PFLOP: joint", "two separate", "ratio", "seconds: joint", "two separate", "ratio"]
+    """What one joint training costs, and the trainings that it stands for: means over seeds."""
+    header = ["Model", "PFLOP: joint", "separate", "ratio", "seconds: joint", "separate", "ratio"]
     rows = []
     for row in table.rows:
         if not row.against:

@@ -20,8 +20,8 @@ Difference in BLEU and p-value of sacreBLEU's paired bootstrap (1,000 resamples 
 p-value is of one side (of two equal networks it is below 0.5), is not corrected for the number of comparisons, and
 speaks of other test sets of this kind, not of other seeds of the training."""
 LEDGER_NOTES = """\
-Joint: one training by ATS. Two separate: the same core trained alone, and the standard Transformer. PFLOP (10^15):
-those of the average mini-batch, counted, times updates (`scripts/tables/training_cost.py`). Seconds: fairseq's
+Joint: one training of all networks. Separate: the trainings alone to which it is compared above, together. PFLOP
+(10^15): those of the average mini-batch, counted, times updates (`scripts/tables/training_cost.py`). Seconds: fairseq's
 train_wall, on one device, without validation; they depend on what else the machine did."""
 
 
@@ -29,7 +29,7 @@ def render(table: Table, records: Records, seeds: Sequence[int]) -> str:
     runs = records.runs()
     parts = [f"# {table.title}", f"{table.recipe.title}.", _grid(layout.scores(table, runs, seeds)), _notes(table)]
     if any(row.against for row in table.rows):
-        parts += ["## ATS against training alone", _grid(layout.comparisons(table, records), text_columns=3)]
+        parts += ["## Joint training against training alone", _grid(layout.comparisons(table, records), text_columns=3)]
         parts += [COMPARISON_NOTES, "## Cost", _grid(layout.ledger(table, runs)), LEDGER_NOTES]
     rows = {row.name for row in table.rows}
     used = [record for (row, _), record in sorted(runs.items()) if row in rows]

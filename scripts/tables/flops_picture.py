@@ -1,0 +1,52 @@
+"""What each network scores against what its training cost, as a picture: who gets most for a FLOP."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from fairseq_ats.whole_files import written_whole
+from tables.description import Table
+from tables.records import Record, RunKey
+
+MARKERS = "osD^vP*X<>hd"
+
+
+def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
+    """BLEU, mean and standard deviation over seeds, against the FLOPs of the whole run; a panel for each network.
+
+    A run that trains several networks stands in several panels, each time with the FLOPs of all of them. A PNG of the
+    same bytes for the same numbers and the same matplotlib.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # after silence_libraries
+    from matplotlib.figure import Figure
+
+    panels = len(table.columns)
+    figure = Figure(figsize=(4.2 * panels, 4.2 + 0.22 * len(table.rows)), layout="constrained")
+    every = figure.subplots(1, panels, squeeze=False)[0]
+    entries = {}
+    for axes, (network, heading) in zip(every, table.columns.items(), strict=True):
+        for number, row in enumerate(table.rows):
+            records = [record for (name, _), record in sorted(runs.items()) if name == row.name]
+            if network not in row.networks or not records:
+                continue
+            scores = [record["networks"][network]["bleu"] for record in records]
+            entries[row.label] = axes.errorbar(
+                statistics.mean(record["flops"] for record in records) / 1e15,
+                statistics.mean(scores),
+                yerr=statistics.stdev(scores) if len(scores) > 1 else None,
+                fmt=MARKERS[number % len(MARKERS)],
+                color=f"C{number % 10}",
+                capsize=3,
+                markersize=7,
+            )
+        axes.set_title(heading, fontsize=10)
+        axes.set_xlabel("training, PFLOP")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+    every[0].set_ylabel("BLEU")
+    labels = [row.label for row in table.rows if row.label in entries]
+    figure.legend([entries[label] for label in labels], labels, loc="outside lower center", fontsize=8, ncols=2)
+    with written_whole(path) as temporary:
+        # Without the name of the program, which tells its version.
+        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
