@@ -46,6 +46,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="launch.") as folder:
         # A file and no port, which another process could take between choice and use.
         init_method = args.init_method or f"file://{folder}/workers"
+        # Until there are all workers to pass them on to.
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         sys.exit(supervise(start_workers(args, init_method)))
 
 
@@ -87,7 +89,7 @@ def start_workers(args: argparse.Namespace, init_method: str) -> list[subprocess
     ranks = range(args.first_rank, args.first_rank + args.workers)
     return [
         subprocess.Popen(
-            [*args.command, *common, "--distributed-rank", str(rank)], env=environment, preexec_fn=die_with_launcher
+            [*args.command, *common, "--distributed-rank", str(rank)], env=environment, preexec_fn=begin_worker
         )
         for rank in ranks
     ]
@@ -98,9 +100,10 @@ def search_path() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
-def die_with_launcher() -> None:
-    """In a worker: be killed when the launcher is, which cannot do it then. Two runs would share a --save-dir."""
+def begin_worker() -> None:
+    """In a worker: be killed when the launcher is, which cannot do it then; two runs would share a --save-dir."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
 
 
 def supervise(workers: list[subprocess.Popen[bytes]]) -> int:
@@ -114,6 +117,7 @@ def supervise(workers: list[subprocess.Popen[bytes]]) -> int:
 
     for number in FORWARDED:
         signal.signal(number, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     while any(worker.poll() is None for worker in workers):
         failed = [worker for worker in workers if worker.poll()]
         overdue = stopped and time.monotonic() - stopped[0] > GRACE_SECONDS

@@ -72,7 +72,9 @@ def test_status_of_all_that_ended_well(tmp_path: Path) -> None:
     ("end", "status"), [("sys.exit(7)", 7), ("os.kill(os.getpid(), signal.SIGKILL)", 128 + signal.SIGKILL)]
 )
 def test_one_that_fails_ends_all(tmp_path: Path, end: str, status: int) -> None:
-    process = launch("--workers", 2, *worker(tmp_path, f"time.sleep(600) if rank == '0' else ({end})"))
+    both_run = "[os.path.getsize(f'{folder}/{name}') > 0 for name in os.listdir(folder)] == [True, True]"
+    end_when_both_run = f"while not {both_run}: time.sleep(0.02)\n{end}"
+    process = launch("--workers", 2, *worker(tmp_path, f"if rank == '0': time.sleep(600)\n{end_when_both_run}"))
     workers = process_ids(tmp_path)
     process.communicate(timeout=60)
     assert process.returncode == status
@@ -90,6 +92,19 @@ def test_signals_are_passed_on(tmp_path: Path, number: int) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 5
     assert_gone(workers)
+
+
+def test_a_signal_while_workers_start(tmp_path: Path) -> None:
+    """It waits until all are there, and then reaches all."""
+    handler = f"signal.signal({int(signal.SIGTERM)}, lambda *_: sys.exit(5)); time.sleep(600)"
+    process = launch("--workers", 2, *worker(tmp_path, handler))
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.001)
+    process.terminate()
+    process.communicate(timeout=60)
+    # The second may not have come as far as its own handler.
+    assert process.returncode in (5, 128 + signal.SIGTERM)
+    assert_gone([int(text) for path in tmp_path.iterdir() if (text := path.read_text())])
 
 
 def test_a_killed_launcher_leaves_no_worker(tmp_path: Path) -> None:
