@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import multiprocessing
+import multiprocessing.process
 import os
 import sys
 from functools import cache
@@ -50,6 +51,10 @@ def become(command: list[str], stdin: str, output: str, environment: dict[str, s
 
 
 def as_in_a_new_process() -> None:
-    """Undo what a start by the fork server leaves behind: its start method, by which each data loader would start one
-    more such server (multiprocessing/spawn.py, get_preparation_data)."""
+    """Undo what a start by the fork server leaves behind.
+
+    Its start method, by which each data loader would start one more such server (multiprocessing/spawn.py,
+    ``get_preparation_data``), and that a daemon may not have children.
+    """
     multiprocessing.set_start_method("fork", force=True)
+    multiprocessing.process.current_process()._config.pop("daemon", None)

@@ -6,7 +6,10 @@ They are forked as tests/forking.py has it, and run the command's own entry poin
 
 from __future__ import annotations
 
+import gc
+import json
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,6 +22,7 @@ from typing import Any
 
 import torch
 from fairseq import file_io
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.models import distributed_fairseq_model
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
@@ -154,6 +158,20 @@ def record_updates(path: Path) -> None:
         return result
 
     Trainer.train_step = recording
+
+
+def record_left_overs(path: Path) -> None:
+    """At the start of each validation: how many loading processes and how many epochs' batches there are."""
+    begin, records = Trainer.begin_valid_epoch, []
+
+    def recording(trainer: Trainer, epoch: int) -> None:
+        kept = sum(isinstance(one, EpochBatchIterator) for one in gc.get_objects())
+        records.append((len(multiprocessing.active_children()), kept))
+        path.write_text(json.dumps(records))
+        begin(trainer, epoch)
+
+    gc.disable()
+    Trainer.begin_valid_epoch = recording
 
 
 # Changes: when the process kills itself.

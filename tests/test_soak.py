@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests import instrumented
+from tests.command_line import train_command
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -76,3 +80,20 @@ child.kill()
     with pytest.raises(OSError, match=str(process.pid)):
         soak.look_at(process.pid, 2.0)
     assert os.getpid() != process.pid
+
+
+@pytest.mark.parametrize("buffer", ["0", "10"])
+def test_epochs_and_validations_leave_nothing_behind(toy_data: Path, tmp_path: Path, buffer: str) -> None:
+    """Whatever Python's garbage collector does: their batches, and the processes that loaded them."""
+    options = ["--max-epoch", "5", "--num-workers", "1", "--data-buffer-size", buffer, "--no-save"]
+    command = train_command(toy_data, tmp_path, 10**6, "--alternate", "--max-tokens", "1200", *options)
+    watch = partial(instrumented.record_left_overs, tmp_path / "records.json")
+    assert instrumented.finish(instrumented.start(command, tmp_path / "log", watch)) == [0], (
+        tmp_path / "log"
+    ).read_text()
+    processes, kept = zip(*json.loads((tmp_path / "records.json").read_text()), strict=True)
+    assert len(processes) == 5
+    # That of the epoch, which is over but for its last words.
+    assert max(processes) <= 1, processes
+    # Two each of training and validation, since a new one is made while that before it is still held.
+    assert max(kept) <= 4, kept

@@ -9,6 +9,7 @@ network's name.
 # No "from __future__ import annotations" here: fairseq makes options from the field types and needs them as types
 # (fairseq/dataclass/utils.py:39).
 
+import gc
 import logging
 import os
 from dataclasses import dataclass, field
@@ -242,6 +243,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             cfg.distributed_world_size, reduces_afterwards=str(cfg.ddp_backend) in LEGACY_DDP
         )
         self._resumed_from: dict[str, Any] | None = None
+        self._iterated: set[Any] = set()  # data sets of which there have been batches
 
     # The partition: from the options in a new run, from the checkpoint everywhere else.
 
@@ -407,6 +409,23 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         the seed and the epoch's number.
         """
         return False
+
+    def get_batch_iterator(self, dataset: Any, *arguments: Any, **options: Any) -> Any:
+        """fairseq's, of which nothing is left when its batches are used up.
+
+        fairseq keeps the loading processes for the next epoch (``persistent_workers``), which here has an iterator of
+        its own: each epoch and each validation would leave a copy of the training's memory behind.
+        """
+        if options.get("num_workers", 0) > 0:
+            # Without a buffer fairseq counts the batches and asks for no more, and the loader never learns of its end.
+            options["data_buffer_size"] = max(1, options.get("data_buffer_size", 0))
+        if dataset in self._iterated:
+            # The one before holds itself (fairseq/data/iterators.py:488, a bound method as sampler), with its batches.
+            gc.collect()
+        self._iterated.add(dataset)
+        batches = super().get_batch_iterator(dataset, *arguments, **options)
+        batches.persistent_workers = batches.reuse_dataloader = False
+        return batches
 
     # One update.
 
