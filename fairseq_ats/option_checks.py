@@ -25,6 +25,7 @@ from fairseq_ats.schemes import (
     parsed_pattern,
     scheme_of,
 )
+from fairseq_ats.super_start import STOCK
 
 # fairseq's default of --restore-file: a name in --save-dir.
 LAST_CHECKPOINT = "checkpoint_last.pt"
@@ -55,7 +56,7 @@ def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     # None while decoding, where fairseq has no optimizer; networks are decoded in any precision.
     if cfg.optimizer_name is not None:
         problems += _worker_problems(cfg) + _precision_problems(cfg) + _saving_problems(cfg)
-    problems += _metric_problems(cfg) + _warm_start_problems(cfg)
+    problems += _metric_problems(cfg) + _warm_start_problems(cfg) + _super_start_problems(cfg)
     return problems + _criteria_problems(cfg) + _range_problems(cfg)
 
 
@@ -282,6 +283,23 @@ def _warm_start_problems(cfg: PartitionedTranslationConfig) -> list[str]:
         for option, value in others.items()
         if value is not None
     ]
+
+
+def _super_start_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    if cfg.init_super is None:
+        return []
+    problems = []
+    if str(cfg.partitioned_linear_module_name) == "PartitionedLinear":
+        problems.append(
+            f"--init-super is {cfg.init_super} and --partitioned-linear-module-name is PartitionedLinear; allowed: "
+            "PartitionedRankLinear"
+        )
+    if cfg.init_from is not None and str(cfg.init_super) != STOCK:
+        problems.append(
+            f"--init-super is {cfg.init_super} and --init-from is {cfg.init_from}, as which the super-network starts; "
+            "leave one of them out"
+        )
+    return problems
 
 
 def _criteria_problems(cfg: PartitionedTranslationConfig) -> list[str]:

@@ -79,7 +79,11 @@ class PartitionedModule(nn.Module, ABC):
 
     def blocks(self, kind: str, level: int) -> list[Tensor]:
         """The blocks of one kind that ``level`` contains, from the core up."""
-        return [getattr(self, self._block_name(n, kind)) for n in range(CORE_LEVEL, level + 1)]
+        return [self.block(kind, n) for n in range(CORE_LEVEL, level + 1)]
+
+    def block(self, kind: str, level: int) -> Tensor | None:
+        """What ``level`` itself adds; None if that is nothing."""
+        return getattr(self, self._block_name(level, kind), None)
 
     def _block_name(self, level: int, kind: str) -> str:
         if level == CORE_LEVEL:

@@ -54,6 +54,7 @@ from fairseq_ats.schemes import (
     schedule_of,
     scheme_of,
 )
+from fairseq_ats.super_start import CORE, SUPER_STARTS, start_as_core_, super_start_of
 from fairseq_ats.surgery import check_model_options, partition_model_
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.warm_start import load_stock_weights_
@@ -154,6 +155,13 @@ class PartitionedTranslationConfig(TranslationConfig):
         metadata={
             "help": "with --init-from and a small-width core: put the important hidden neurons and key/query "
             "dimensions first, into the core (importance), or leave them as they are (unchanged)"
+        },
+    )
+    init_super: Optional[ChoiceEnum(list(SUPER_STARTS))] = field(
+        default=None,
+        metadata={
+            "help": "with a low-rank core: whether the super-network of a new run starts as the stock model (stock) or "
+            "as its core, with W = 0 (core); default: core with --scheme alternate or slimmable, and stock otherwise"
         },
     )
     criteria_interval: int = field(
@@ -283,6 +291,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         if self.cfg.init_from and not from_checkpoint:
             self._warm_start_(model, source)
         swaps = partition_model_(model, self.partition, initialise=source is None)
+        if source is None and super_start_of(self.cfg) == CORE:
+            start_as_core_(model)
         set_level(model, self.partition.max_level)
         self.state.merge_state_dict(
             {PARTITION_KEY: self.partition.to_dict(), DICTIONARIES_KEY: self._dictionary_sums()}
