@@ -26,7 +26,15 @@ from fairseq_ats.levels import use_level
 Build = Callable[..., SimpleNamespace]
 
 SMALL_WIDTH = ("--partitioned-linear-module-name", "PartitionedLinear", "--small-ratio", "0.25")
-LOW_RANK = ("--partitioned-linear-module-name", "PartitionedRankLinear", "--small-ratio", "0.25")
+# From a W that is not zero: there all ratios are 1.
+LOW_RANK = (
+    "--partitioned-linear-module-name",
+    "PartitionedRankLinear",
+    "--small-ratio",
+    "0.25",
+    "--init-super",
+    "stock",
+)
 DROPOUTS = ("--dropout", "0.3", "--attention-dropout", "0.2", "--activation-dropout", "0.2")
 MONITOR = "fairseq_ats.criteria_monitor"
 

@@ -392,7 +392,7 @@ def test_dry_run_prints_the_commands(
     count = 2 * len(table.rows)
     assert output[-1] == (
         f"# together, {count} runs: {10 * count} updates, {2 * count} PFLOP, "
-        f"about {60 * count} s at the speed of the recorded runs"
+        f"about {60 * count:,} s at the speed of the recorded runs"
     )
     assert list(tmp_path.iterdir()) == []
 

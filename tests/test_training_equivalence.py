@@ -127,7 +127,8 @@ def test_ats_against_two_plain_networks_in_float64(build: Build, batch: Any, upd
     and W itself, takes each network's gradient with respect to its dense weights from autograd, and applies the chain
     rule and Adam by hand.
     """
-    built = build("--alternate", "--small-ratio", "0.25", "--dropout", "0")
+    # From a W that is not zero, at which Adam would make much of rounding.
+    built = build("--alternate", "--init-super", "stock", "--small-ratio", "0.25", "--dropout", "0")
     model = built.model.double()
     model.eval()  # no dropout; the criterion is called directly below
     stock = build("--dropout", "0", task="translation", optimizer="adam").model.double().eval()
