@@ -37,8 +37,8 @@ def samples(**growth: float) -> list[soak.Sample]:
     ("growth", "said"),
     [
         ({}, []),
-        ({"memory": 2 * 2**20}, []),
-        ({"memory": 20 * 2**20}, ["resident memory grew from"]),
+        ({"memory": 5 * 2**20}, []),
+        ({"memory": 20 * 2**20}, ["memory grew from"]),
         ({"files": 3}, ["open files grew from 41 to 42"]),
         ({"processes": 2}, ["open processes grew from 3 to 4"]),
     ],
