@@ -255,6 +255,7 @@ def test_every_option_is_in_the_readme() -> None:
         "--autocast",
         "--init-from",
         "--init-order",
+        "--init-super",
         "--scheme",
         "--alternate-pattern",
         "--super-only-updates",
