@@ -41,13 +41,13 @@ def last_epochs(run: Path, count: int) -> list[str]:
     Raises:
         ValueError: there are fewer.
     """
-    found = _numbered(run, _OF_EPOCH)
-    if len(found) < count:
-        raise ValueError(
-            f"--last-epochs is {count} and {run} has {len(found)} checkpoint(s) of an epoch; fairseq-train keeps them "
-            "without --no-epoch-checkpoints"
-        )
-    return found[-count:]
+    return _last(
+        run,
+        count,
+        _OF_EPOCH,
+        f"--last-epochs is {count}",
+        "of an epoch; fairseq-train keeps them without --no-epoch-checkpoints",
+    )
 
 
 def last_updates(run: Path, count: int) -> list[str]:
@@ -56,18 +56,22 @@ def last_updates(run: Path, count: int) -> list[str]:
     Raises:
         ValueError: there are fewer.
     """
-    found = _numbered(run, _OF_UPDATE)
-    if len(found) < count:
-        raise ValueError(
-            f"--last-updates is {count} and {run} has {len(found)} checkpoint(s) within an epoch; fairseq-train keeps "
-            "them with --save-interval-updates"
-        )
-    return found[-count:]
+    return _last(
+        run,
+        count,
+        _OF_UPDATE,
+        f"--last-updates is {count}",
+        "within an epoch; fairseq-train keeps them with --save-interval-updates",
+    )
 
 
-def _numbered(run: Path, pattern: re.Pattern[str]) -> list[str]:
+def _last(run: Path, count: int, pattern: re.Pattern[str], asked: str, kind: str) -> list[str]:
+    """The files of the highest numbers, in ascending order; ValueError, with how to get more, if there are fewer."""
     matches = [(pattern.fullmatch(path.name), path) for path in run.iterdir()]
-    return [str(path) for _, path in sorted((int(match.group(1)), path) for match, path in matches if match)]
+    found = [str(path) for _, path in sorted((int(match.group(1)), path) for match, path in matches if match)]
+    if len(found) < count:
+        raise ValueError(f"{asked} and {run} has {len(found)} checkpoint(s) {kind}")
+    return found[-count:]
 
 
 def best(run: Path, count: int, network: str | None = None) -> list[Validated]:

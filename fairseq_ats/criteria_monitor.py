@@ -36,7 +36,7 @@ _OURS = re.compile(rf"(level\d+_)?({'|'.join(CRITERIA)})(_.*)?")
 _PRIORITY = 420  # after gnorm, which fairseq logs with 400
 
 
-def metric_name(criterion: str, level: int, layer: str | None = None) -> str:
+def criterion_name(criterion: str, level: int, layer: str | None = None) -> str:
     """``c_norm`` of the core; ``level2_c_norm`` of a higher level; ``c_norm_encoder_fc1`` of one layer type."""
     prefix = "" if level == CORE_LEVEL else f"level{level}_"
     return f"{prefix}{criterion}" if layer is None else f"{prefix}{criterion}_{layer}"
@@ -124,7 +124,7 @@ class CriteriaMonitor:
             reported = {None: total} | (by_type if self.by_layer_type else {})
             for layer, of_layer in reported.items():
                 if of_layer.is_finite:
-                    values = {metric_name(name, level, layer): getattr(of_layer, name) for name in CRITERIA}
+                    values = {criterion_name(name, level, layer): getattr(of_layer, name) for name in CRITERIA}
                     # Not a number where gradients are zero: there is nothing to say.
                     self._measured |= {name: value for name, value in values.items() if value == value}
 

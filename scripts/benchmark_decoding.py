@@ -13,30 +13,21 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import torch
-from cpu_environment import restart_in_cpu_environment
+from contestants import STOCK, conditions, low_rank, parser_of, small_width, start
 from fairseq import utils
 from fairseq.data import Dictionary
-from measuring import hardware, peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
+from measuring import peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
 
-STOCK = "stock fairseq"
-PARTITIONED = "--optimizer adam_for_partitioned_model --task translation_with_partitioned_model"
-
 
 def main() -> None:
     args = parse_args()
-    restart_in_cpu_environment(args.threads)
-    torch.set_num_threads(args.threads)
     dictionary = numbered_dictionary(args.vocabulary)
     contestants = contestants_of(args, dictionary)
-    print(
-        f"{args.arch} {args.arch_options}, {args.length} tokens in and out, vocabulary {args.vocabulary:,}, "
-        f"r = {args.ratio}; {args.rounds} rounds; {hardware(args.device, args.threads)}\n"
-    )
+    print(f"{args.arch} {args.arch_options}, {args.length} tokens in and out, {conditions(args)}\n")
     print("| batch | beam | model | median s | tokens/s | time / stock (quartiles) | FLOPs / stock | peak MB |")
     print("|---:|---:|---|---:|---:|---:|---:|---:|")
     for batch_size in args.batch_sizes:
@@ -45,22 +36,10 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="transformer_iwslt_de_en", help="a stock fairseq arch")
-    parser.add_argument("--arch-options", default="", help="fairseq options that change the arch, in one string")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = parser_of(__doc__)
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32], help="sentences")
-    parser.add_argument("--length", type=int, default=25, help="tokens of each sentence, in and out")
-    parser.add_argument("--vocabulary", type=int, default=10000)
-    parser.add_argument("--ratio", type=float, default=0.03125, help="--small-ratio of the partitioned models")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: cuda is not there")
-    return args
+    return start(parser)
 
 
 class Contestant:
@@ -86,14 +65,13 @@ class Contestant:
 
 
 def contestants_of(args: argparse.Namespace, dictionary: Dictionary) -> list[Contestant]:
-    low_rank = f"{PARTITIONED} --partitioned-linear-module-name PartitionedRankLinear --small-ratio {args.ratio}"
-    small_width = low_rank.replace("PartitionedRankLinear", "PartitionedLinear")
+    rank, width = low_rank(args), small_width(args)
     rows = [
         (STOCK, "--task translation --optimizer adam"),
-        ("low rank: super", low_rank),
-        ("low rank: core", f"{low_rank} --max-level 1"),
-        ("small width: super", small_width),
-        ("small width: core", f"{small_width} --max-level 1"),
+        ("low rank: super", rank),
+        ("low rank: core", f"{rank} --max-level 1"),
+        ("small width: super", width),
+        ("small width: core", f"{width} --max-level 1"),
     ]
     return [Contestant(*row, args, dictionary) for row in rows]
 

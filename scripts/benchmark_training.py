@@ -21,27 +21,23 @@ import statistics
 from typing import Any
 
 import torch
-from cpu_environment import restart_in_cpu_environment
+from contestants import PARTITIONED, STOCK, conditions, low_rank, parser_of, small_width, start
 from fairseq.data import Dictionary
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
-from measuring import hardware, peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
+from measuring import peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
 
 from fairseq_ats.cost import network_cost
 from fairseq_ats.precision import in_autocast
 from fairseq_ats.surgery import replace_attention_and_dropout_
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
 
-STOCK = "stock fairseq"
 STANDARD = "standard (our attention, dropout and Adam; no partition)"
 OURS = "--optimizer adam_for_partitioned_model --task"
-PARTITIONED = f"{OURS} translation_with_partitioned_model"
 
 
 def main() -> None:
     args = parse_args()
-    restart_in_cpu_environment(args.threads)
-    torch.set_num_threads(args.threads)
     dictionary = numbered_dictionary(args.vocabulary)
     contestants = contestants_of(args, dictionary)
     batch = random_batch(contestants[0].task, args.tokens // args.length, args.length)
@@ -59,21 +55,10 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="transformer_iwslt_de_en", help="a stock fairseq arch")
-    parser.add_argument("--arch-options", default="", help="fairseq options that change the arch, in one string")
+    parser = parser_of(__doc__)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--tokens", type=int, default=4096, help="target tokens of the batch")
-    parser.add_argument("--length", type=int, default=25, help="tokens of each sentence, both sides")
-    parser.add_argument("--vocabulary", type=int, default=10000)
-    parser.add_argument("--ratio", type=float, default=0.03125, help="--small-ratio of the partitioned models")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: cuda is not there")
+    parser.add_argument("--tokens", type=int, default=4096, help="target tokens of the batch (default: 4096)")
+    args = start(parser)
     if args.tokens < args.length:
         parser.error(f"argument --tokens: {args.tokens} is not allowed; allowed: --length ({args.length}) or more")
     return args
@@ -164,19 +149,18 @@ class Contestant:
 
 
 def contestants_of(args: argparse.Namespace, dictionary: Dictionary) -> list[Contestant]:
-    low_rank = f"{PARTITIONED} --partitioned-linear-module-name PartitionedRankLinear --small-ratio {args.ratio}"
-    small_width = low_rank.replace("PartitionedRankLinear", "PartitionedLinear")
+    rank, width = low_rank(args), small_width(args)
     in_turn = {": super update": (2,), ": core update": (1,)}
     together = {": slimmable": (2, 1)}
     rows = [
         (STOCK, "--task translation --optimizer adam --adam-betas (0.9,0.98)", {"": (None,)}),
         (STANDARD, f"{OURS} translation", {"": (None,)}),
-        ("low rank", f"{low_rank} --scheme alternate", in_turn),
-        ("small width", f"{small_width} --scheme alternate", in_turn),
-        ("low rank", f"{low_rank} --scheme slimmable", together),
-        ("small width", f"{small_width} --scheme slimmable", together),
-        ("low-rank core alone", f"{low_rank} --scheme core", {"": (1,)}),
-        ("small-width core alone", f"{small_width} --scheme core", {"": (1,)}),
+        ("low rank", f"{rank} --scheme alternate", in_turn),
+        ("small width", f"{width} --scheme alternate", in_turn),
+        ("low rank", f"{rank} --scheme slimmable", together),
+        ("small width", f"{width} --scheme slimmable", together),
+        ("low-rank core alone", f"{rank} --scheme core", {"": (1,)}),
+        ("small-width core alone", f"{width} --scheme core", {"": (1,)}),
     ]
     return [Contestant(*row, args, dictionary) for row in rows]
 
@@ -198,8 +182,7 @@ def report(
     standard = seconds[STANDARD]
     lines = [
         f"{args.arch} {args.arch_options}, {args.precision}, {tokens:,} tokens in sentences of {args.length}, "
-        f"vocabulary {args.vocabulary:,}, r = {args.ratio}; {args.rounds} rounds; "
-        f"{hardware(args.device, args.threads)}",
+        f"{conditions(args)}",
         "",
         "| update | median s | tokens/s | time / stock (quartiles) | FLOPs / stock | time / standard | peak MB "
         "| / stock |",

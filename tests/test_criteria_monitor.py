@@ -19,7 +19,7 @@ from fairseq.trainer import Trainer
 
 from fairseq_ats import option_checks
 from fairseq_ats.criteria import CRITERIA, GradientProducts
-from fairseq_ats.criteria_monitor import CriteriaMonitor, metric_name
+from fairseq_ats.criteria_monitor import CriteriaMonitor, criterion_name
 from fairseq_ats.layer_types import layer_type
 from fairseq_ats.levels import use_level
 
@@ -101,7 +101,7 @@ def by_hand(gradient: dict[str, torch.Tensor], perturbed: dict[str, torch.Tensor
         if inner <= 0:
             c_align = torch.tensor(math.inf)
         values = (c_norm, c_sim, c_align, min(1, inner / ph**2), c_norm * max(c_sim, c_align))
-        result |= {metric_name(n, 1, group): float(v) for n, v in zip(CRITERIA, values, strict=True)}
+        result |= {criterion_name(n, 1, group): float(v) for n, v in zip(CRITERIA, values, strict=True)}
     return result
 
 
