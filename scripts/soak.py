@@ -41,7 +41,7 @@ class Sample:
     Args:
         seconds: since its start.
         memory: of the process and all below it, in bytes; what they share counts once (proportional set size).
-        files: open file descriptors.
+        files: open file descriptors, but for those of batches.
         processes: the process and all below it.
     """
 
@@ -53,12 +53,20 @@ class Sample:
 
 def look_at(pid: int, seconds: float) -> Sample:
     """Raises OSError when the process has gone."""
-    files = len(os.listdir(f"/proc/{pid}/fd"))
     memory = [_memory(pid)]
     for child in _below(pid):
         with suppress(OSError):  # ended meanwhile
             memory.append(_memory(child))
-    return Sample(seconds, sum(memory), files, len(memory))
+    return Sample(seconds, sum(memory), _files(pid), len(memory))
+
+
+def _files(pid: int) -> int:
+    """Without batches on their way from a loading process, tensors in shared memory: up to a hundred at a time."""
+    count = 0
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(OSError):  # closed meanwhile
+            count += not os.readlink(f"/proc/{pid}/fd/{name}").startswith("/dev/shm/")
+    return count
 
 
 def _memory(pid: int) -> int:
@@ -95,7 +103,7 @@ def growth_problems(samples: Sequence[Sample]) -> list[str]:
     if after > before * (1 + MEMORY_GROWTH):
         problems.append(f"memory grew from {before / 2**20:.1f} to {after / 2**20:.1f} MiB")
     for name in ("files", "processes"):
-        # The fewest: batches on their way from a loading process are open files for a moment, up to a hundred of them.
+        # The fewest: an epoch's loading process, and what it is talked to by, come and go.
         before, after = (min(getattr(sample, name) for sample in part) for part in (middle, end))
         if after > before:
             problems.append(f"open {name} grew from {before} to {after}")
