@@ -117,13 +117,16 @@ def train(command: Sequence[str], console: Path, lock: int, environment: dict[st
 
 
 def commit() -> str | None:
-    """Of the checkout, with "-dirty" after it if files differ from it; None where there is no checkout."""
+    """Of the checkout, with "-dirty" after it if files differ from it; None where there is no checkout.
+
+    But for files under results/, which a table fills while it is made.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
