@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from evaluate import text_of
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from matplotlib.axes import Axes
 from tables import expectation, flops_picture, layout, markdown, scoring
+from tables import runs as runs_module
 from tables.comparison import paired_bootstrap
 from tables.description import Published, Recipe, Row, SearchChoices, Table, read_tables
 from tables.expectation import Expectation, expect
@@ -145,6 +147,31 @@ def test_records_are_added_and_replaced(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in records.hypotheses_folder.iterdir()} == before, "of other bytes"
     (records.hypotheses_folder / "ats.seed1.core.txt.gz").unlink()
     assert records.hypotheses(("ats", 1), "core") is None
+
+
+def test_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a mark if its files were changed, but for the results that a table is filling."""
+    monkeypatch.setattr(runs_module, "ROOT", tmp_path)
+    assert runs_module.commit() is None
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=n", "-c", "user.email=e"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    (tmp_path / "results").mkdir()
+    for name in ("train.py", "results/table.md"):
+        (tmp_path / name).write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    head = git("rev-parse", "HEAD").strip()
+    (tmp_path / "results/table.md").write_text("2")
+    (tmp_path / "new.py").write_text("2")
+    assert runs_module.commit() == head
+    (tmp_path / "train.py").write_text("2")
+    assert runs_module.commit() == f"{head}-dirty"
 
 
 @pytest.mark.parametrize("line", ['{"row": "ats"}', '{"row": "ats", "se', "[1]"])
