@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,16 @@ TRAINING = """--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --l
 def _reproducible() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    """As they were: a command that is called in this process makes libraries quiet for good."""
+    loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    levels = {one: one.level for one in (logging.root, *loggers)}
+    yield
+    for one, level in levels.items():
+        one.setLevel(level)
 
 
 @pytest.fixture(scope="session")
