@@ -49,8 +49,8 @@ def _reproducible() -> None:
 @pytest.fixture(autouse=True)
 def _log_levels() -> Iterator[None]:
     """As they were: a command that is called in this process makes libraries quiet for good."""
-    loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
-    levels = {one: one.level for one in (logging.root, *loggers)}
+    loggers = [logging.getLogger(name) for name in ("", "fairseq", "fairseq_ats", "sacrebleu")]
+    levels = {one: one.level for one in loggers}
     yield
     for one, level in levels.items():
         one.setLevel(level)
