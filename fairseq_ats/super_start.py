@@ -2,8 +2,9 @@
 
 From :meth:`PartitionedRankLinear.from_linear` the super-network computes what the stock model computes, and W is what
 the core's VU leaves of it: of small rank, nearly all of it, and random. An update of one network is then noise to the
-other until W has been trained. With W = 0 both start as one function, where the ratios of the paper's Theorem 1 are
-best, and part as they learn. The paper does not say where its networks start; results/initialisation.md compares.
+other until W has been trained. With W = 0 both start as one function, x̃ = x, where c_sim and c_align of the paper's
+Theorem 1 are 1, and part as they learn. The paper does not say where its networks start; results/initialisation.md
+compares.
 """
 
 from __future__ import annotations
@@ -35,7 +36,5 @@ def start_as_core_(model: nn.Module) -> None:
     V has a gradient.
     """
     for layer in [module for module in model.modules() if isinstance(module, PartitionedRankLinear)]:
-        above = range(CORE_LEVEL + 1, layer.max_level + 1)
-        for block in (layer.block(kind, level) for kind in ("v", "weight") for level in above):
-            if block is not None:
-                block.zero_()
+        for level in range(CORE_LEVEL + 1, layer.max_level + 1):
+            layer.block("weight" if level == layer.super_level else "v", level).zero_()

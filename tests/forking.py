@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import multiprocessing
-import multiprocessing.process
 import os
 import sys
 from functools import cache
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+# Not from tests/conftest.py, which imports the plugin.
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("train", "generate", "interactive", "validate", "hydra_train")
 # Imported by torch.optim and for BLEU, when a command has begun.
@@ -57,4 +57,4 @@ def as_in_a_new_process() -> None:
     ``get_preparation_data``), and that a daemon may not have children.
     """
     multiprocessing.set_start_method("fork", force=True)
-    multiprocessing.process.current_process()._config.pop("daemon", None)
+    multiprocessing.current_process()._config.pop("daemon", None)

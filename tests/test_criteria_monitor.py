@@ -26,7 +26,7 @@ from fairseq_ats.levels import use_level
 Build = Callable[..., SimpleNamespace]
 
 SMALL_WIDTH = ("--partitioned-linear-module-name", "PartitionedLinear", "--small-ratio", "0.25")
-# From a W that is not zero: there all ratios are 1.
+# From a W that is not zero, where x̃ would be x.
 LOW_RANK = (
     "--partitioned-linear-module-name",
     "PartitionedRankLinear",

@@ -81,9 +81,9 @@ class PartitionedModule(nn.Module, ABC):
         """The blocks of one kind that ``level`` contains, from the core up."""
         return [self.block(kind, n) for n in range(CORE_LEVEL, level + 1)]
 
-    def block(self, kind: str, level: int) -> Tensor | None:
-        """What ``level`` itself adds; None if that is nothing."""
-        return getattr(self, self._block_name(level, kind), None)
+    def block(self, kind: str, level: int) -> Tensor:
+        """What ``level`` itself adds."""
+        return getattr(self, self._block_name(level, kind))
 
     def _block_name(self, level: int, kind: str) -> str:
         if level == CORE_LEVEL:
