@@ -1,4 +1,4 @@
-"""What the benchmarks of training and of decoding share: which models take turns, and of what sizes."""
+"""What the benchmarks share: which models are measured, and at what sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTITIONED = "--optimizer adam_for_partitioned_model --task translation_with_pa
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """The options that both have; :func:`start` parses them."""
+    """The options that all have; :func:`start` parses them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="transformer_iwslt_de_en", help="a stock fairseq arch")
     parser.add_argument("--arch-options", default="", help="fairseq options that change the arch, in one string")

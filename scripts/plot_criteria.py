@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
+from charts import new_figure, write_png
+from quiet import silence_libraries
 
 from fairseq_ats.criteria import CRITERIA
 from fairseq_ats.whole_files import written_whole
@@ -43,7 +40,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="path of the two files, without their endings")
     parser.add_argument("logs", nargs="+", metavar="NAME=LOG", help="name of a curve and its training's log")
     args = parser.parse_args()
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # importing fairseq has switched debugging on
+    silence_libraries()
     if not args.output.parent.is_dir():
         parser.error(f"argument output: {args.output.parent} is not a folder")
     runs = {}
@@ -60,8 +57,7 @@ def main() -> None:
                 # JSON has no infinity.
                 numbers = {key: value if math.isfinite(value) else None for key, value in record.items()}
                 file.write(json.dumps({"run": name} | numbers) + "\n")
-    with written_whole(f"{args.output}.png") as path:
-        draw(runs, path)
+    draw(runs, Path(f"{args.output}.png"))
     print(summary(runs))
 
 
@@ -86,7 +82,8 @@ def read_criteria(log: Path) -> list[Record]:
 
 def draw(runs: dict[str, list[Record]], path: Path) -> None:
     """A point that is infinite, for want of alignment, is left out of the picture."""
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(12, 3.6), layout="constrained")
+    figure = new_figure(12, 3.6)
+    axes = figure.subplots(1, len(PANELS))
     for axis, (title, label, value) in zip(axes, PANELS, strict=True):
         for number, (name, records) in enumerate(runs.items()):
             points = [(record["num_updates"], value(record)) for record in records]
@@ -98,8 +95,8 @@ def draw(runs: dict[str, list[Record]], path: Path) -> None:
         axis.set_ylabel(label, fontsize=8)
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    figure.set_dpi(150)
+    write_png(figure, path)
 
 
 def moving_average(values: list[float]) -> list[float]:

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from charts import new_figure, write_png
 from quiet import silence_libraries
 from tables.training_cost import TrainingCost, cost_of_run
 from training_log import TrainingLog
-
-from fairseq_ats.whole_files import written_whole
 
 LABELS = {"bleu": "validation BLEU", "loss": "validation loss, bits a token"}
 # The highest network reports under fairseq's own names, another one under the same with its name before them.
@@ -124,17 +123,13 @@ def _cost(run: Path, log: TrainingLog) -> TrainingCost | None:
 
 def draw(runs: Sequence[Curves], metrics: Sequence[str], path: Path) -> None:
     """A row of panels for each metric: updates on the left, FLOPs on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # after silence_libraries
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.8 * len(metrics)), layout="constrained")
+    figure = new_figure(11, 3.8 * len(metrics))
     panels = figure.subplots(len(metrics), 2, squeeze=False)
     for metric, (by_updates, by_flops) in zip(metrics, panels, strict=True):
         _panel(by_updates, runs, metric, lambda run: lambda updates: updates, "updates")
         _panel(by_flops, runs, metric, lambda run: run.flops, "training FLOPs")
     panels[0][0].legend(fontsize="small")
-    with written_whole(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+    write_png(figure, path)
 
 
 def _panel(

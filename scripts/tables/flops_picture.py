@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from fairseq_ats.whole_files import written_whole
+from charts import new_figure, write_png
+
 from tables.description import Table
+from tables.layout import recorded
 from tables.records import Record, RunKey
 
 MARKERS = "osD^vP*X<>hd"
@@ -15,19 +17,15 @@ MARKERS = "osD^vP*X<>hd"
 def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
     """BLEU, mean and standard deviation over seeds, against the FLOPs of the whole run; a panel for each network.
 
-    A run that trains several networks stands in several panels, each time with the FLOPs of all of them. A PNG of the
-    same bytes for the same numbers and the same matplotlib.
+    A run that trains several networks stands in several panels, each time with the FLOPs of all of them.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # after silence_libraries
-    from matplotlib.figure import Figure
-
     panels = len(table.columns)
-    figure = Figure(figsize=(4.2 * panels, 4.2 + 0.22 * len(table.rows)), layout="constrained")
+    figure = new_figure(4.2 * panels, 4.2 + 0.22 * len(table.rows))
     every = figure.subplots(1, panels, squeeze=False)[0]
     entries = {}
     for axes, (network, heading) in zip(every, table.columns.items(), strict=True):
         for number, row in enumerate(table.rows):
-            records = [record for (name, _), record in sorted(runs.items()) if name == row.name]
+            records = recorded(row.name, runs)
             if network not in row.networks or not records:
                 continue
             scores = [record["networks"][network]["bleu"] for record in records]
@@ -47,6 +45,4 @@ def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
     every[0].set_ylabel("BLEU")
     labels = [row.label for row in table.rows if row.label in entries]
     figure.legend([entries[label] for label in labels], labels, loc="outside lower center", fontsize=8, ncols=2)
-    with written_whole(path) as temporary:
-        # Without the name of the program, which tells its version.
-        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+    write_png(figure, path)

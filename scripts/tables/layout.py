@@ -44,19 +44,20 @@ def scores(table: Table, runs: Mapping[RunKey, Record], seeds: Sequence[int]) ->
     header = ["Model", *(f"{column}: {name}" for column in table.columns.values() for name in names), "seeds"]
     rows = []
     for row in table.rows:
-        recorded = _recorded(row.name, runs)
+        records = recorded(row.name, runs)
         cells = [row.label]
         for network in table.columns:
             if table.published_by:
                 cells.append(_published(row.published.get(network)))
             for score in ("bleu", "tokenised_bleu"):
-                cells.append(_ours(network, score, row, recorded))
-        done = len(recorded)
+                cells.append(_ours(network, score, row, records))
+        done = len(records)
         rows.append([*cells, str(done) if done >= len(seeds) else f"{done} of {len(seeds)}"])
     return Grid(header, rows)
 
 
-def _recorded(row: str, runs: Mapping[RunKey, Record]) -> list[Record]:
+def recorded(row: str, runs: Mapping[RunKey, Record]) -> list[Record]:
+    """The runs of a row, by seed."""
     return [record for (name, _), record in sorted(runs.items()) if name == row]
 
 
@@ -66,10 +67,10 @@ def _published(value: Published | None) -> str:
     return f"{value.mean:.2f}" if value.std is None else f"{value.mean:.2f} ({value.std:.2f})"
 
 
-def _ours(network: str, score: str, row: Row, recorded: Sequence[Record]) -> str:
+def _ours(network: str, score: str, row: Row, records: Sequence[Record]) -> str:
     if network not in row.networks:
         return NONE
-    return mean_std([record["networks"][network][score] for record in recorded]) if recorded else NOT_RUN
+    return mean_std([record["networks"][network][score] for record in records]) if records else NOT_RUN
 
 
 def comparisons(table: Table, records: Records) -> Grid:
@@ -99,8 +100,8 @@ def ledger(table: Table, runs: Mapping[RunKey, Record]) -> Grid:
     for row in table.rows:
         if not row.against:
             continue
-        joint = _recorded(row.name, runs)
-        separate = [_recorded(name, runs) for name in row.against.values()]
+        joint = recorded(row.name, runs)
+        separate = [recorded(name, runs) for name in row.against.values()]
         if not joint or not all(separate):
             rows.append([row.label, *[NOT_RUN] * (len(header) - 1)])
             continue

@@ -6,23 +6,21 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_ats.whole_files import written_whole
+from charts import new_figure, write_png
+
 from tables import layout
 from tables.description import Table
 from tables.records import Record, RunKey
 
 
 def draw(table: Table, runs: dict[RunKey, Record], seeds: Sequence[int], path: Path) -> None:
-    """The scores, as a PNG of the same bytes for the same numbers and the same matplotlib."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # after silence_libraries
-    from matplotlib.figure import Figure
-
+    """The scores, as a PNG."""
     grid = layout.scores(table, runs, seeds)
     header = [name.replace(": ", "\n").replace(", ", ",\n") for name in grid.header]
     widths = [max(len(line) for row in ([head], column) for cell in row for line in cell.split("\n")) + 2
               for head, column in zip(header, zip(*grid.rows, strict=True), strict=True)]  # fmt: skip
     height = 0.32 * (len(grid.rows) + 3)
-    figure = Figure(figsize=(0.085 * sum(widths), height + 0.6))
+    figure = new_figure(0.085 * sum(widths), height + 0.6, layout=None)
     axes = figure.add_axes((0.01, 0.02, 0.98, height / (height + 0.6) - 0.03))
     axes.axis("off")
     drawn = axes.table(
@@ -45,6 +43,4 @@ def draw(table: Table, runs: dict[RunKey, Record], seeds: Sequence[int], path: P
             cell.set_height(1 / (len(grid.rows) + 3))
     title = "\n".join(textwrap.wrap(f"{table.title}. {table.recipe.title}.", int(sum(widths))))
     figure.text(0.01, 0.99, title, va="top", fontsize=9)
-    with written_whole(path) as temporary:
-        # Without the name of the program, which tells its version.
-        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+    write_png(figure, path)

@@ -1,0 +1,33 @@
+"""Figures of matplotlib, and PNG files of them. No window, no pyplot, which keeps figures in a global."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fairseq_ats.whole_files import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# matplotlib is imported where it is used: it logs while it is imported, unless ``silence_libraries`` was there before.
+
+
+def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
+    """A figure of so many inches.
+
+    Args:
+        layout: how matplotlib places the panels; None leaves it to the caller.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """A PNG of the same bytes for the same figure and the same matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with written_whole(path) as temporary:
+        # Without the name of the program, which tells its version.
+        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
