@@ -23,16 +23,14 @@ OF_TRAINING: dict[str, dict[str, Any]] = {
     "alone": {"max_level": 1},
     "ats": ATS,
     "slimmable": {"scheme": "slimmable"},
+    "slimmable_distilled": {"scheme": "slimmable", "distillation_weight": 1.0},
     "ats_distilled": ATS | {"distillation_weight": 0.5},
+    "ats_twice": ATS | {"max_update": 2400, "total_num_update": 2400},
     "ats_3to1": ATS | {"alternate_pattern": "3:1"},
     "ats_super_first": ATS | {"super_only_updates": 400},
     "ats_core_last": ATS | {"core_only_from": 1000},
 }
-OF_THE_NETWORK = {
-    "partitioned_linear_module_name",
-    "small_ratio",
-    *(key for own in OF_TRAINING.values() for key in own),
-}
+PARTITION = ("partitioned_linear_module_name", "small_ratio")
 
 # Table 4 of the paper, typed in once more.
 TABLE_4 = {
@@ -96,23 +94,18 @@ def test_a_row_says_what_it_is_called(row: Path) -> None:
         f"#   python scripts/train.py configs/{row_id(row)}.yaml {recipe.data} "
         f"--save-dir runs/tables/{row_id(row)}/seed1 --seed 1"
     )
-    expected: dict[str, Any] = {}
+    standard = options(recipe.config("standard"))
+    module, small_ratio = (own.pop(key) for key in PARTITION)
     if row.stem == "standard":
         # The super-network of a small-width partition is a stock Transformer (tests/test_training_equivalence.py).
-        assert own["partitioned_linear_module_name"] == "PartitionedLinear"
+        assert module == "PartitionedLinear"
+        training = {}
     else:
-        kind, ratios, training = re.fullmatch(r"(low_rank|small_width)_([\d._]+)_([a-z]\w*)", row.stem).groups()
-        small_ratio = ratios.replace("_", ",")
-        expected = {"small_ratio": small_ratio if "," in small_ratio else float(small_ratio)} | OF_TRAINING[training]
-        module = {"low_rank": "PartitionedRankLinear", "small_width": "PartitionedLinear"}[kind]
-        assert own["partitioned_linear_module_name"] == module
-    found = {key: own[key] for key in OF_THE_NETWORK - {"partitioned_linear_module_name"} if key in own}
-    assert found.items() >= expected.items()
-    assert found.keys() <= {"small_ratio", *expected}
-    standard = options(recipe.config("standard"))
-    assert {k: v for k, v in own.items() if k not in OF_THE_NETWORK} == {
-        k: v for k, v in standard.items() if k not in OF_THE_NETWORK
-    }
+        kind, ratios, name = re.fullmatch(r"(low_rank|small_width)_([\d._]+)_([a-z]\w*)", row.stem).groups()
+        assert module == {"low_rank": "PartitionedRankLinear", "small_width": "PartitionedLinear"}[kind]
+        assert str(small_ratio) == ratios.replace("_", ",")
+        training = OF_TRAINING[name]
+    assert own == {key: value for key, value in standard.items() if key not in PARTITION} | training
 
 
 @pytest.mark.parametrize("recipe", ["iwslt14", "wmt17"])
