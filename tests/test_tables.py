@@ -23,7 +23,7 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from matplotlib.axes import Axes
 from tables import expectation, flops_picture, layout, markdown, scoring
 from tables import runs as runs_module
-from tables.comparison import paired_bootstrap
+from tables.comparison import compare, paired_bootstrap
 from tables.description import Published, Recipe, Row, SearchChoices, Table, read_tables
 from tables.expectation import Expectation, expect
 from tables.records import Records, digest
@@ -328,6 +328,24 @@ def test_paired_bootstrap() -> None:
     _, p_one, _ = paired_bootstrap(perfect, one_wrong, REFERENCES)
     assert p_one > 0.05
     assert "bs:1000" in signature
+
+
+def test_level_2_is_compared_with_a_core_trained_alone(tmp_path: Path) -> None:
+    """Alone it is the only network, and that has the name of the core."""
+    row = Row("hierarchy", "ATS", ("core", "level2", "super"), {}, {"level2": "alone"})
+    table = Table("toy", "Table T", toy_recipe(), (Row("alone", "Alone", ("core",)), row), None)
+    records, perfect = Records(tmp_path, "toy"), list(REFERENCES.lines)
+    wrong = [line.replace("Hund", "Hase") for line in perfect]
+    for run, hypotheses in (
+        (record("hierarchy", 1, core=20.0, level2=25.0, super=30.0), {"core": wrong, "level2": perfect}),
+        (record("alone", 1, core=24.0), {"core": wrong}),
+    ):
+        for network, lines in hypotheses.items():
+            run["networks"][network]["hypotheses_sha256"] = digest(lines)
+        records.add_run(run | {"references_sha256": REFERENCES.digest}, hypotheses)
+    compare(table, (1,), records, REFERENCES)
+    difference = 100 - REFERENCES.metric().corpus_score(wrong, [perfect]).score
+    assert layout.comparisons(table, records).rows == [["ATS", "Level 2", "Alone", f"{difference:+.2f} (p = 0.001)"]]
 
 
 # Cost.

@@ -14,19 +14,31 @@ from tables.scoring import References
 
 @dataclass(frozen=True)
 class Pair:
-    """One network, trained by ATS and alone, with one seed."""
+    """One network, trained by ATS and alone, with one seed.
+
+    Args:
+        network: its name in the run by ATS.
+        network_alone: in its own run; there level 2 is a core, too.
+    """
 
     network: str
     ats: RunKey
     alone: RunKey
+    network_alone: str
+
+    @property
+    def sides(self) -> tuple[tuple[RunKey, str], tuple[RunKey, str]]:
+        return (self.ats, self.network), (self.alone, self.network_alone)
 
 
 def pairs(table: Table, seeds: tuple[int, ...]) -> Iterator[Pair]:
     """Every pair of a table, whether it was run or not."""
+    networks = {row.name: row.networks for row in table.rows}
     for row in table.rows:
         for network, alone in row.against.items():
+            (network_alone,) = networks[alone]
             for seed in seeds:
-                yield Pair(network, (row.name, seed), (alone, seed))
+                yield Pair(network, (row.name, seed), (alone, seed), network_alone)
 
 
 def paired_bootstrap(ats: list[str], alone: list[str], references: References) -> tuple[float, float, str]:
@@ -57,7 +69,7 @@ def compare(table: Table, seeds: tuple[int, ...], records: Records, references: 
         digests = digests_of(pair, runs)
         if done.get((*pair.ats[:1], pair.network, pair.ats[1]), {}).get("hypotheses_sha256") == digests:
             continue
-        ats, alone = (records.hypotheses(key, pair.network) for key in (pair.ats, pair.alone))
+        ats, alone = (records.hypotheses(key, network) for key, network in pair.sides)
         if ats is None or alone is None:
             continue
         difference, p_value, signature = paired_bootstrap(ats, alone, references)
@@ -77,4 +89,4 @@ def compare(table: Table, seeds: tuple[int, ...], records: Records, references: 
 
 def digests_of(pair: Pair, runs: dict[RunKey, Record]) -> list[str]:
     """What a comparison is valid for: the hypotheses of both sides."""
-    return [runs[key]["networks"][pair.network]["hypotheses_sha256"] for key in (pair.ats, pair.alone)]
+    return [runs[key]["networks"][network]["hypotheses_sha256"] for key, network in pair.sides]
