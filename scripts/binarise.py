@@ -73,6 +73,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if (args.longest is None) != (args.ratio is None):
         sys.exit("binarise: --longest and --ratio are given both or not at all")
+    if args.source == args.target:
+        sys.exit(f"binarise: --source and --target are both {args.source}; they must differ")
     for option, smallest in (("vocabulary", 1), ("longest", 1), ("ratio", 1), ("sample", 1), ("workers", 1)):
         value = vars(args)[option]
         if value is not None and value < smallest:
@@ -94,7 +96,9 @@ def check_raw(raw: Path, languages: tuple[str, str]) -> dict[str, int]:
     for split in SPLITS:
         paths = [raw / f"{split}.{language}" for language in languages]
         counts = [sum(1 for _ in read_lines(path)) for path in paths]
-        if counts[0] != counts[1] or counts[0] == 0:
+        if counts == [0, 0]:
+            sys.exit(f"binarise: {paths[0]} and {paths[1]} are empty")
+        if counts[0] != counts[1]:
             sys.exit(f"binarise: {paths[0]} has {counts[0]} lines and {paths[1]} has {counts[1]}; they must be equal")
         lines[split] = counts[0]
     return lines

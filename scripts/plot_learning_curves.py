@@ -63,13 +63,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     silence_libraries()
     torch.set_num_threads(1)
     try:
-        runs = [read_run(run) for run in args.runs]
+        runs = read_runs(args.runs)
         metrics = [metric for metric in LABELS if any(curve.metric == metric for run in runs for curve in run.curves)]
         if "bleu" not in metrics:
             print("plot_learning_curves: no run has BLEU in its log, which --eval-bleu puts there")
         draw(runs, metrics, args.output)
     except (ValueError, OSError) as error:
         sys.exit(f"plot_learning_curves: {error}")
+
+
+def read_runs(folders: Sequence[Path]) -> list[Curves]:
+    """The curves of all runs that have any; of each other one, a line on standard output.
+
+    Raises:
+        ValueError: none has.
+    """
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except ValueError as error:
+            print(f"plot_learning_curves: left out: {error}")
+    if not runs:
+        raise ValueError("there is nothing to draw")
+    return runs
 
 
 def read_run(run: Path) -> Curves:

@@ -25,6 +25,8 @@ from data_sets import IWSLT14, MULTI30K_ADDRESS, MULTI30K_FILES, MULTI30K_LICENC
 from parallel_text import write_splits
 from stages import check_ours, is_done, written_once
 
+from fairseq_ats.arguments import positive
+
 RUNS = Path(__file__).resolve().parents[1] / "runs"
 TEXT_STAMP = "text.json"
 
@@ -77,8 +79,8 @@ def prepare(data_set: DataSet, prog: str, options: Sequence[str]) -> None:
     parser.add_argument("--archives", type=Path, metavar="DIR", help="holds the archives; else they are downloaded")
     parser.add_argument("--work", type=Path, metavar="DIR", default=RUNS / data_set.name, help="for archives and text")
     parser.add_argument("--output", type=Path, metavar="DIR", help="for the binarised data; default: data in --work")
-    parser.add_argument("--vocabulary", type=int, default=data_set.vocabulary, help="sentencepiece pieces")
-    parser.add_argument("--workers", type=int, default=2, help="processes that binarise")
+    parser.add_argument("--vocabulary", type=positive, default=data_set.vocabulary, help="sentencepiece pieces")
+    parser.add_argument("--workers", type=positive, default=2, help="processes that binarise")
     args = parser.parse(options)
     work, output = args.work, args.output or args.work / "data"
     if args.archives is not None and not args.archives.is_dir():
@@ -152,7 +154,7 @@ def prepare_multi30k(prog: str, options: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", default=RUNS / "multi30k" / "data")
     parser.add_argument("--source", default="en", help="language to translate from: en, de, fr or cs")
     parser.add_argument("--target", default="de")
-    parser.add_argument("--vocabulary", type=int, default=4000, help="sentencepiece pieces")
+    parser.add_argument("--vocabulary", type=positive, default=4000, help="sentencepiece pieces")
     parser.add_argument("--lowercase", action="store_true")
     args = parser.parse(options)
 
@@ -177,7 +179,7 @@ def prepare_multi30k(prog: str, options: Sequence[str]) -> None:
                 elif (args.raw / file).is_file():
                     shutil.copyfile(args.raw / file, text)
                 else:
-                    raise ValueError(f"{args.raw / file}.gz is missing")
+                    raise ValueError(f"{args.raw / file}.gz is missing; it is {MULTI30K_ADDRESS}/{file}.gz")
         command = [plain, str(args.output), "--source", args.source, "--target", args.target]
         command += ["--vocabulary", str(args.vocabulary), *(["--lowercase"] if args.lowercase else [])]
         binarise.main(command)

@@ -31,6 +31,7 @@ from pathlib import Path
 import torch
 import yaml
 from cpu_environment import restart_in_cpu_environment
+from fairseq.data.data_utils import infer_language_pair
 from measuring import hardware
 from quiet import silence_libraries
 from tables import flops_picture, markdown, picture
@@ -46,6 +47,8 @@ from fairseq_ats.arguments import positive
 from fairseq_ats.whole_files import written_whole
 
 NAME = "reproduce_table"
+# Options of fairseq-train that say which run it is, and where.
+OF_A_RUN = {"--seed", "--save-dir", "--log-file"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not args.render:
             reproduction.check_data()
             problems = reproduction.run()
+            reproduction.compare()
         else:
             problems = []
         reproduction.draw()
@@ -99,6 +103,8 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     args.fairseq_options = options
     if separator and not options:
         parser.error("nothing comes after --; allowed: options of fairseq-train")
+    for option in OF_A_RUN & {option.partition("=")[0] for option in options}:
+        parser.error(f"{option} after -- is not allowed: each run has its own; see --seeds and --runs")
     args.table = tables[args.table]
     unknown = set(args.rows or ()) - {row.name for row in args.table.rows}
     if unknown:
@@ -122,9 +128,12 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
-        return tuple(positive(seed) for seed in text.split(","))
+        seeds = tuple(positive(seed) for seed in text.split(","))
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, with commas between them") from error
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; allowed: each seed once")
+    return seeds
 
 
 @dataclass(frozen=True)
@@ -150,9 +159,16 @@ class Reproduction:
 
     def check_data(self) -> None:
         """Before any work is done; a table of which everything is recorded needs no data."""
-        if self.missing() and not self.data.is_dir():
+        if not self.missing():
+            return
+        recipe = self.table.recipe
+        if not self.data.is_dir():
+            raise ValueError(f"--data is {shown(self.data)}, which is not a folder; `{recipe.prepare}` makes it")
+        languages = infer_language_pair(str(self.data))
+        if languages != recipe.languages:
             raise ValueError(
-                f"--data is {shown(self.data)}, which is not a folder; `{self.table.recipe.prepare}` makes it"
+                f"--data is {shown(self.data)}, which holds {_arrow(languages)}; table {self.table.name} is of "
+                f"{_arrow(recipe.languages)}, and `{recipe.prepare}` makes its data"
             )
 
     # The plan.
@@ -184,6 +200,8 @@ class Reproduction:
         if self.args.finished_only:
             missing = [run for run in missing if run.state() == FINISHED]
         if not missing:
+            if not self.args.finished_only:
+                print(f"{NAME}: all is recorded in {shown(self.records.path)}; --results DIR --runs DIR makes new runs")
             return []
         references = read_references(self.data)
         devices = _devices(self.args.jobs)
@@ -232,10 +250,16 @@ class Reproduction:
         decoding = Decoding(self._device(run), self.args.batch_size)
         record, hypotheses = measure(run, row, self.data, references, decoding, self._hardware(run))
         self.records.add_run(record, hypotheses)
-        compare(self.table, self.args.seeds, self.records, references)
+        self.compare()
         self.draw()
         bleu = ", ".join(f"{name} {network['bleu']:.2f}" for name, network in record["networks"].items())
         print(f"{NAME}: {run}: BLEU {bleu}", flush=True)
+
+    def compare(self) -> None:
+        """Every pair of runs that are recorded, here or on another machine; their references are in the data."""
+        if self.data.is_dir():
+            seeds = tuple(sorted({seed for _, seed in self.records.runs()}))
+            compare(self.table, seeds, self.records, read_references(self.data))
 
     def _device(self, run: Run) -> str:
         options = yaml.safe_load(run.recipe.config(run.row).read_text(encoding="utf-8"))
@@ -259,6 +283,10 @@ class Reproduction:
 
 class TrainingFailed(Exception):
     """fairseq-train ended before the end of the training."""
+
+
+def _arrow(languages: Sequence[str | None]) -> str:
+    return "→".join(str(language) for language in languages) if None not in languages else "no binarised data"
 
 
 def _devices(jobs: int) -> queue.Queue[str | None]:

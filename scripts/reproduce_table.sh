@@ -3,7 +3,7 @@
 #
 #   scripts/reproduce_table.sh TABLE [--seeds 1,2,3] [--data DIR] [--dry-run] [--jobs N] [...] [-- fairseq options]
 #
-# TABLE is 1a, 1b, 2a, 2b, one of these with _strong after it, multi30k or multi30k_strong; --help says the rest.
+# TABLE is 1a, 1b, 2a, 2b, one of these with _strong after it, multi30k, multi30k_strong or multi30k_schemes; --help says the rest.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)

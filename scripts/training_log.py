@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SIMPLE = re.compile(r"epoch (\d+) \| (valid on '[^']*' subset \| )?(.*)")
+_PROCESS = "{'_name'"  # its options, fairseq_cli/train.py, main
 _BEGIN = "Start iterating over samples"  # fairseq_cli/train.py, train
 _END = "done training in"  # fairseq_cli/train.py, main
 
@@ -26,11 +27,13 @@ class TrainingLog:
 
     Args:
         epochs: number of the epoch → averages over its updates, under fairseq's names.
+        processes: number of the epoch → number of the process that ended it; a resumed run has several.
         validations: number of updates → what the validation said.
         is_finished: the training came to its end, and did not begin again.
     """
 
     epochs: dict[int, Point]
+    processes: dict[int, int]
     validations: dict[int, Point]
     is_finished: bool
 
@@ -38,11 +41,14 @@ class TrainingLog:
     def read(cls, path: Path) -> TrainingLog:
         """Of a file that need not be complete: a training may be writing it."""
         epochs: dict[int, Point] = {}
+        processes: dict[int, int] = {}
         validations: dict[int, Point] = {}
-        is_finished = False
+        is_finished, process = False, 0
         with path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                if line.startswith(_BEGIN):
+                if line.startswith(_PROCESS):
+                    process += 1
+                elif line.startswith(_BEGIN):
                     is_finished = False
                 elif line.startswith(_END):
                     is_finished = True
@@ -51,8 +57,8 @@ class TrainingLog:
                     if is_valid:
                         validations[int(point["num_updates"])] = point
                     else:
-                        epochs[epoch] = point
-        return cls(epochs, dict(sorted(validations.items())), is_finished)
+                        epochs[epoch], processes[epoch] = point, process
+        return cls(epochs, processes, dict(sorted(validations.items())), is_finished)
 
     @property
     def updates(self) -> int:
@@ -91,7 +97,11 @@ class TrainingLog:
     @property
     def wall_seconds(self) -> float:
         """Of training processes up to the end of the last epoch, without what an interruption lost."""
-        return max((point["wall"] for point in self.epochs.values()), default=0.0)
+        # fairseq's clock begins anew when a run is resumed (fairseq/trainer.py:657).
+        walls: dict[int, float] = {}
+        for epoch, process in self.processes.items():
+            walls[process] = max(walls.get(process, 0.0), self.epochs[epoch]["wall"])
+        return sum(walls.values())
 
 
 def _parse(line: str) -> tuple[int, bool, Point] | None:

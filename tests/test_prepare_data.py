@@ -507,7 +507,7 @@ def test_multi30k_is_downloaded(
         (["--archvies", "x"], "prepare_wmt17: unknown option --archvies; allowed: --archives --work --output"),
         (["--archives"], "prepare_wmt17: --archives needs a value"),
         (["--archives", "--work", "x"], "prepare_wmt17: --archives needs a value"),
-        (["--workers", "x"], "prepare_wmt17: argument --workers: invalid int value: 'x'"),
+        (["--workers", "x"], "prepare_wmt17: argument --workers: x is not allowed; allowed: a whole number from 1 up"),
     ],
 )
 def test_wrong_options(options: list[str], message: str) -> None:

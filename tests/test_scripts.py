@@ -71,7 +71,7 @@ def test_binarise_deletes_nothing_that_it_did_not_write(tmp_path: Path) -> None:
     assert len(list(raw.iterdir())) == 6
 
 
-@pytest.mark.parametrize("fault", ["missing", "lines", "empty", "vocabulary", "encoding"])
+@pytest.mark.parametrize("fault", ["missing", "lines", "empty", "vocabulary", "encoding", "languages"])
 def test_binarise_refuses(tmp_path: Path, fault: str) -> None:
     raw, data = raw_text(tmp_path / "raw"), tmp_path / "data"
     vocabulary, message = "60", ""
@@ -84,13 +84,16 @@ def test_binarise_refuses(tmp_path: Path, fault: str) -> None:
     elif fault == "empty":
         for language in ("en", "de"):
             (raw / f"train.{language}").write_text("")
-        message = "has 0 lines"
+        message = f"{raw / 'train.en'} and {raw / 'train.de'} are empty"
     elif fault == "encoding":
         (raw / "train.de").write_bytes("Büsche\n".encode("latin-1") * 200)
         message = "train.de is not UTF-8"
+    elif fault == "languages":
+        message = "--source and --target are both de; they must differ"
     else:
         vocabulary, message = "100000", "--vocabulary is 100000, which sentencepiece refuses"
-    options = ["--source", "en", "--target", "de", "--vocabulary", vocabulary]
+    source = "de" if fault == "languages" else "en"
+    options = ["--source", source, "--target", "de", "--vocabulary", vocabulary]
     output = script("binarise.py", raw, data, *options, fails=True)
     assert message in output
     assert "Traceback" not in output
@@ -241,7 +244,9 @@ def test_prepare_multi30k_refuses(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     assert f"--raw is {raw}, which is not a folder" in prepare("--raw", raw)
     raw.mkdir()
-    assert f"{raw}/train.en.gz is missing" in prepare("--raw", raw, "--output", tmp_path / "out")
+    assert f"{raw}/train.en.gz is missing; it is https://raw.githubusercontent.com/" in prepare(
+        "--raw", raw, "--output", tmp_path / "out"
+    )
     (raw / "train.en.gz").write_bytes(b"\x1f\x8b\x08\x00 truncated")
     assert f"{raw}/train.en.gz is truncated or no gzip file" in prepare("--raw", raw, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()

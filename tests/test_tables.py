@@ -39,8 +39,9 @@ from tests.conftest import ROOT, TINY_ARCH
 
 # Logs.
 
-SIMPLE_LOG = """\
-{'_name': None, 'common': {'log_file': 'train.log'}}
+OPTIONS = "{'_name': None, 'common': {'log_file': 'train.log'}}\n"
+SIMPLE_LOG = f"""\
+{OPTIONS}\
 Start iterating over samples
 epoch 001:      1 / 4 loss=9.1, nll_loss=9, core_loss=None, wpb=90, bsz=9, num_updates=1, lr=0.1, train_wall=1, wall=2
 epoch 001 | valid on 'valid' subset | loss 8 | nll_loss 7 | core_loss 8.5 | wpb 50 | bsz 5 | num_updates 2 | best_loss 8
@@ -95,6 +96,8 @@ def test_log_of_a_resumed_run(tmp_path: Path) -> None:
     log = read_log(tmp_path, SIMPLE_LOG + "Start iterating over samples\n" + again)
     assert log.validations[6]["loss"] == 6
     assert log.train_seconds == 5 + 12
+    resumed = read_log(tmp_path, SIMPLE_LOG + OPTIONS + again.replace("wall 20", "wall 14"))
+    assert resumed.wall_seconds == 7 + 14, "the clock of each process begins at 0"
     assert log.is_finished
     assert not read_log(tmp_path, SIMPLE_LOG + "Start iterating over samples\n").is_finished
     empty = read_log(tmp_path, "Start iterating")
@@ -123,7 +126,7 @@ def record(row: str, seed: int, *, flops: float = 3e15, seconds: float = 90.0, *
     return {
         **{"row": row, "seed": seed, "commit": "c0ffee", "command": "train", "versions": {"torch": "2"}, "options": []},
         **{"hardware": "one core", "references_sha256": "r", "updates": 1900, "flops": flops, "networks": networks},
-        "timing": {"train_seconds": seconds, "wall_seconds": seconds + 5},
+        "timing": {"train_seconds": seconds, "wall_seconds": seconds + 5, "resumed": []},
     }
 
 
@@ -194,6 +197,7 @@ def toy_recipe(folder: Path = ROOT / "configs", **changes: Any) -> Recipe:
             "configs": folder,
             "data": Path("data"),
             "prepare": "scripts/prepare.sh",
+            "languages": ("en", "de"),
         },
         **{"averaged_epochs": None, "search": SearchChoices((2,), (1.0,)), "sentences": 600, "length": 6},
     }
@@ -232,10 +236,10 @@ def test_markdown_of_fixed_records(tmp_path: Path) -> None:
         "| Alone | 22.10 | 24.00 | 25.00 | - | - | - | 1 of 3 |",
         # sqrt((0.75² + 0.75²) / 1) = 1.06, sqrt(0.5² + 0.5²) = 0.71
         "| ATS | - | 25.75 (1.06) | 26.75 (1.06) | - | 30.50 (0.71) | 31.50 (0.71) | 2 of 3 |",
-        "| Model | network | against | seed 1 | seed 2 |",
-        "| --- | --- | --- | ---: | ---: |",
-        "| ATS | Sub-Network | Alone | +1.00 (p = 0.012) | not run |",
-        "| ATS | Full Network | Standard | not run | not run |",
+        "| Model | network | against | seed 1 | seed 2 | seed 3 |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+        "| ATS | Sub-Network | Alone | +1.00 (p = 0.012) | not run | not run |",
+        "| ATS | Full Network | Standard | not run | not run | not run |",
         "| Model | PFLOP: joint | separate | ratio | seconds: joint | separate | ratio |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| ATS | not run | not run | not run | not run | not run | not run |",
@@ -246,15 +250,20 @@ def test_markdown_of_fixed_records(tmp_path: Path) -> None:
 
     records.add_run(record("standard", 1, super=32.0, flops=5e15, seconds=100.0), {})
     # Joint (3 + 4)/2 and (90 + 110)/2; separate 1 + 5 and 30 + 100.
-    assert layout.ledger(toy_table(toy_recipe()), records.runs()).rows == [
-        ["ATS", "3.5", "6", "0.58", "100", "130", "0.77"]
-    ]
-    assert layout.comparisons(toy_table(toy_recipe()), records).rows[1][3] == "not compared"
+    cells = ["ATS", "3.5", "6", "0.58", "100", "130"]
+    assert layout.ledger(toy_table(toy_recipe()), records.runs()).rows == [[*cells, "-"]], "110 is far from 90"
+    records.add_run(record("ats", 1, super=30.0, core=25.0, seconds=92.0), {})
+    records.add_run(record("ats", 2, super=31.0, core=26.5, flops=4e15, seconds=108.0), {})
+    assert layout.ledger(toy_table(toy_recipe()), records.runs()).rows == [[*cells, "0.77"]]
+    assert layout.comparisons(toy_table(toy_recipe()), records, (1,)).rows[1][3] == "not compared"
     elsewhere = record("standard", 1, super=32.0, flops=5e15) | {"hardware": "a GPU", "options": ["--fp16"]}
+    elsewhere["timing"]["resumed"] = [{"commit": "decade", "options": ["--amp"], "hardware": "two GPUs"}]
     records.add_run(elsewhere, {})
-    assert "- options beside those of a row: standard: --fp16\n" in markdown.render(
-        toy_table(toy_recipe()), records, (1, 2, 3)
-    )
+    sources = markdown.render(toy_table(toy_recipe()), records, (1, 2, 3)).split("\n")
+    for options in ("--fp16", "--amp"):
+        assert f"- options beside those of a row: standard: {options}" in sources
+    for line in ("- hardware: a GPU", "- hardware: two GPUs", "- commit: c0ffee", "- commit: decade"):
+        assert line in sources
     assert layout.ledger(toy_table(toy_recipe()), records.runs()).rows[0][4:] == ["not on the same hardware", "-", "-"]
 
 
@@ -292,7 +301,7 @@ def test_a_comparison_of_other_hypotheses_does_not_count(tmp_path: Path) -> None
     records.add_run(record("alone", 1, core=24.0), {})
     line = {"row": "ats", "network": "core", "seed": 1, "difference": 1.0, "p_value": 0.5}
     records.add_comparison(line | {"hypotheses_sha256": ["ats 1 core", "of an older run"]})
-    assert layout.comparisons(toy_table(toy_recipe()), records).rows[0][3] == "not compared"
+    assert layout.comparisons(toy_table(toy_recipe()), records, (1,)).rows[0][3] == "not compared"
 
 
 # Scores.
@@ -345,7 +354,9 @@ def test_level_2_is_compared_with_a_core_trained_alone(tmp_path: Path) -> None:
         records.add_run(run | {"references_sha256": REFERENCES.digest}, hypotheses)
     compare(table, (1,), records, REFERENCES)
     difference = 100 - REFERENCES.metric().corpus_score(wrong, [perfect]).score
-    assert layout.comparisons(table, records).rows == [["ATS", "Level 2", "Alone", f"{difference:+.2f} (p = 0.001)"]]
+    assert layout.comparisons(table, records, (1,)).rows == [
+        ["ATS", "Level 2", "Alone", f"{difference:+.2f} (p = 0.001)"]
+    ]
 
 
 # Cost.
@@ -448,7 +459,10 @@ def test_dry_run_prints_the_commands(
         (["3c"], "invalid choice: '3c'"),
         (["1a", "--seeds", "1,x"], "argument --seeds: x is not allowed; allowed: a whole number from 1 up"),
         (["1a", "--rows", "fast"], "argument --rows: fast is not allowed; allowed: standard, low_rank_0.25_alone"),
+        (["1a", "--seeds", "1,2,1"], "argument --seeds: 1,2,1 is not allowed; allowed: each seed once"),
         (["1a", "--"], "nothing comes after --"),
+        (["1a", "--", "--fp16", "--seed=5"], "--seed after -- is not allowed: each run has its own"),
+        (["1a", "--", "--save-dir", "runs"], "--save-dir after -- is not allowed"),
         (
             ["1a", "--data", "nowhere"],
             "--data is nowhere, which is not a folder; `scripts/prepare_iwslt14.sh` makes it",
@@ -462,6 +476,15 @@ def test_the_command_refuses(
     with pytest.raises(SystemExit) as ended:
         reproduce_table.main([*arguments[:1], "--results", str(tmp_path), *arguments[1:]])
     assert message in (capsys.readouterr().err + str(ended.value))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_of_other_languages(toy_data: Path, tmp_path: Path) -> None:
+    """Their scores would stand beside the paper's."""
+    with pytest.raises(SystemExit, match=r"which holds en→de; table 1a is of de→en, and `scripts/prepare_iwslt14\.sh`"):
+        reproduce_table.main(["1a", "--data", str(toy_data), "--results", str(tmp_path), "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit, match="which holds no binarised data"):
+        reproduce_table.main(["1a", "--data", str(tmp_path), "--results", str(tmp_path), "--runs", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -563,7 +586,9 @@ def test_a_table_from_training_to_picture(whole: SimpleNamespace) -> None:
     assert (whole.results / "toy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_interrupted_table_comes_to_the_same_result(whole: SimpleNamespace, reproduce: Reproduce) -> None:
+def test_an_interrupted_table_comes_to_the_same_result(
+    whole: SimpleNamespace, reproduce: Reproduce, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Killed in the third row, between two checkpoints, and called again; then once more, with nothing to do."""
     killed = reproduce("stopped", kill_at=("ats", 5))
     run = Run(toy_recipe(), "ats", 1, killed.runs)
@@ -573,7 +598,7 @@ def test_an_interrupted_table_comes_to_the_same_result(whole: SimpleNamespace, r
     assert (resumed.status, resumed.trained) == (0, ["ats"])
     assert run.state() == FINISHED
     assert without_circumstances(resumed.records) == without_circumstances(whole.records)
-    assert len(resumed.records.runs()["ats", 1]["timing"]["resumed_at"]) == 1
+    assert len(resumed.records.runs()["ats", 1]["timing"]["resumed"]) == 1
     assert resumed.records.comparisons() == whole.records.comparisons()
     for name in ("ats.seed1.core.txt.gz", "ats.seed1.super.txt.gz", "standard.seed1.super.txt.gz"):
         hypotheses = [one.records.hypotheses_folder / name for one in (whole, resumed)]
@@ -585,8 +610,13 @@ def test_an_interrupted_table_comes_to_the_same_result(whole: SimpleNamespace, r
     for path in resumed.runs.rglob("*.pt"):
         path.unlink()
     before = resumed.records.path.read_bytes()
+    resumed.records.comparisons_path.unlink()
     again = reproduce("stopped")
     assert (again.status, again.trained, again.records.path.read_bytes()) == (0, [], before)
+    assert again.records.comparisons() == whole.records.comparisons(), "also of runs that came from elsewhere"
+    assert (
+        f"all is recorded in {again.records.path}; --results DIR --runs DIR makes new runs" in capsys.readouterr().out
+    )
     again = reproduce("stopped", "--again", "--rows", "ats")
     assert (again.status, again.trained, again.records.path.read_bytes()) == (1, [], before), "nothing to decode"
 
@@ -677,7 +707,11 @@ def test_learning_curves(whole: SimpleNamespace, tmp_path: Path, capsys: pytest.
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert f"{only_log} is drawn against updates only" in capsys.readouterr().out
     assert {curve.metric for curve in plot_learning_curves.read_run(only_log).curves} == {"loss", "bleu"}
-    with pytest.raises(SystemExit) as ended:
+    capsys.readouterr()
+    plot_learning_curves.main([str(tmp_path), str(only_log), "--output", str(tmp_path / "one.png")])
+    assert "left out:" in capsys.readouterr().out
+    assert (tmp_path / "one.png").is_file()
+    with pytest.raises(SystemExit, match="there is nothing to draw"):
         plot_learning_curves.main([str(tmp_path), "--output", str(tmp_path / "none.png")])
-    assert "has no train.log" in str(ended.value)
+    assert "has no train.log" in capsys.readouterr().out
     assert not (tmp_path / "none.png").exists()

@@ -33,6 +33,7 @@ class Recipe:
     """A folder of configuration files, its data, and how its networks are decoded.
 
     Args:
+        languages: source and target.
         averaged_epochs: decode the average of so many last epochs; None decodes each network's best checkpoint.
         sentences, length, vocabulary: of the training data, roughly, for the expected cost.
     """
@@ -42,6 +43,7 @@ class Recipe:
     configs: Path
     data: Path
     prepare: str
+    languages: tuple[str, str]
     averaged_epochs: int | None
     search: SearchChoices
     sentences: int
@@ -123,6 +125,7 @@ def _recipe(name: str, entry: dict[str, Any], configs: Path) -> Recipe:
         name=name,
         configs=configs,
         data=Path(entry.pop("data")),
+        languages=tuple(entry.pop("languages")),
         averaged_epochs=None if checkpoints == "best" else int(checkpoints),
         search=SearchChoices(_several(search["beam"]), _several(search["length_penalty"])),
         **entry,

@@ -12,6 +12,8 @@ from tables.records import Record, Records, RunKey
 
 NOT_RUN = "not run"
 NONE = "-"
+# Runs of one row take the same time on a machine that does nothing else.
+QUIET = 1.2
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,14 @@ def _ours(network: str, score: str, row: Row, records: Sequence[Record]) -> str:
     return mean_std([record["networks"][network][score] for record in records]) if records else NOT_RUN
 
 
-def comparisons(table: Table, records: Records) -> Grid:
-    """Trained jointly against alone: the difference in BLEU and the paired bootstrap's p-value, for each seed."""
+def comparisons(table: Table, records: Records, seeds: Sequence[int]) -> Grid:
+    """Trained jointly against alone: the difference in BLEU and the paired bootstrap's p-value, for each seed.
+
+    Args:
+        seeds: that are wanted; others that are recorded stand beside them.
+    """
     runs, compared = records.runs(), records.comparisons()
-    seeds = tuple(sorted({seed for _, seed in runs}))
+    seeds = tuple(sorted({*seeds, *(seed for _, seed in runs)}))
     labels = {row.name: row.label for row in table.rows}
     lines: dict[tuple[str, str, str], list[str]] = {}
     for pair in pairs(table, seeds):
@@ -112,8 +118,16 @@ def ledger(table: Table, runs: Mapping[RunKey, Record]) -> Grid:
         else:
             seconds = [_mean(r["timing"]["train_seconds"] for r in group) for group in (joint, *separate)]
             cells += _ratio(seconds[0], sum(seconds[1:]), "{:,.0f}".format)
+            if not all(_was_quiet(group) for group in (joint, *separate)):
+                cells[-1] = NONE
         rows.append([row.label, *cells])
     return Grid(header, rows)
+
+
+def _was_quiet(group: Sequence[Record]) -> bool:
+    """No other program slowed some of the runs of a row."""
+    seconds = [record["timing"]["train_seconds"] for record in group]
+    return max(seconds) <= QUIET * min(seconds)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -22,14 +22,18 @@ speaks of other test sets of this kind, not of other seeds of the training."""
 LEDGER_NOTES = """\
 Joint: one training of all networks. Separate: the trainings alone to which it is compared above, together. PFLOP
 (10^15): those of the average mini-batch, counted, times updates (`scripts/tables/training_cost.py`). Seconds: fairseq's
-train_wall, on one device, without validation; they depend on what else the machine did."""
+train_wall, on one device, without validation; their ratio is left out where runs of one row differ by more than a
+fifth, which tells of a machine that did something else, too."""
 
 
 def render(table: Table, records: Records, seeds: Sequence[int]) -> str:
     runs = records.runs()
     parts = [f"# {table.title}", f"{table.recipe.title}.", _grid(layout.scores(table, runs, seeds)), _notes(table)]
     if any(row.against for row in table.rows):
-        parts += ["## Joint training against training alone", _grid(layout.comparisons(table, records), text_columns=3)]
+        parts += [
+            "## Joint training against training alone",
+            _grid(layout.comparisons(table, records, seeds), text_columns=3),
+        ]
         parts += [COMPARISON_NOTES, "## Cost", _grid(layout.ledger(table, runs)), LEDGER_NOTES]
     rows = {row.name for row in table.rows}
     used = [record for (row, _), record in sorted(runs.items()) if row in rows]
@@ -56,14 +60,15 @@ def _sources(table: Table, records: Records, used: Sequence[Record]) -> str:
         f"- runs: `{records.path.name}`, one line each; hypotheses: `{records.hypotheses_folder.name}/`",
         f"- decoded: {_decoding(recipe)}",
     ]
+    starts = [(record["row"], start) for record in used for start in (record, *record["timing"]["resumed"])]
     networks = [network for record in used for network in record["networks"].values()]
     for what, values in (
         ("sacreBLEU", (network["signature"] for network in networks)),
         ("tokenised", (network["tokenised_signature"] for network in networks)),
-        ("options beside those of a row", (f"{r['row']}: {shlex.join(r['options'])}" for r in used if r["options"])),
+        ("options beside those of a row", (f"{row}: {shlex.join(s['options'])}" for row, s in starts if s["options"])),
         ("updates", (f"{record['updates']:,}" for record in used)),
-        ("hardware", (record["hardware"] for record in used)),
-        ("commit", (record["commit"] or "unknown" for record in used)),
+        ("hardware", (start["hardware"] for _, start in starts)),
+        ("commit", (start["commit"] or "unknown" for _, start in starts)),
         ("versions", (", ".join(f"{name} {version}" for name, version in r["versions"].items()) for r in used)),
     ):
         lines += [f"- {what}: {value}" for value in _different(values)]

@@ -59,7 +59,7 @@ def measure(
         "timing": {
             "train_seconds": log.train_seconds,
             "wall_seconds": log.wall_seconds,
-            "resumed_at": started.get("resumed_at", []),
+            "resumed": started.get("resumed", []),
         },
     }
     return record, hypotheses

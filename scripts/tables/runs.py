@@ -1,7 +1,7 @@
 """The folder of one run, and its training: ``RUNS/RECIPE/ROW/seedN`` with fairseq's checkpoints, and beside them
 
 ``train.log``     fairseq's ``--log-file``: whether the training came to its end is read off it
-``started.json``  where the run comes from: commit and command, the hardware, and the commits at which it was resumed
+``started.json``  where the run comes from: commit, command, options and hardware, also of each time that it was resumed
 ``console.log``   all that the training printed
 """
 
@@ -68,17 +68,17 @@ class Run:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def note_start(self, command: str, options: Sequence[str], hardware: str) -> None:
-        """The first start, or one more commit at which the run went on.
+        """The first start, or one more at which the run went on.
 
         Args:
             options: beside those of the row.
         """
+        start = {"commit": commit(), "options": list(options), "hardware": hardware}
         if self.state() == NEW:
-            note = {"commit": commit(), "command": command, "options": list(options)}
-            note |= {"hardware": hardware, "resumed_at": []}
+            note = start | {"command": command, "resumed": []}
         else:
             note = self.started()
-            note["resumed_at"] = [*note.get("resumed_at", []), commit()]
+            note["resumed"] = [*note.get("resumed", []), start]
         with written_whole(self.folder / "started.json") as path:
             path.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
 
