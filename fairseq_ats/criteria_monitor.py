@@ -1,7 +1,7 @@
 """``--criteria-interval``: measure the paper's criteria during a training, and leave the training as it is.
 
-In a measured update the task calls three hooks: :meth:`CriteriaMonitor.remember` for each micro-batch, before its own
-forward pass; :meth:`CriteriaMonitor.measure` before the optimizer moves anything; :meth:`CriteriaMonitor.log` when
+In a measured update the task calls three hooks: :meth:`CriteriaMonitor.remembering` around the passes of each
+micro-batch; :meth:`CriteriaMonitor.measure` before the optimizer moves anything; :meth:`CriteriaMonitor.log` when
 fairseq reduces the update's metrics.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,11 @@ def criterion_name(criterion: str, level: int, layer: str | None = None) -> str:
     return f"{prefix}{criterion}" if layer is None else f"{prefix}{criterion}_{layer}"
 
 
+def is_criterion(metric: str) -> bool:
+    """Whether a logged metric is one of the monitor's, of whatever level and layer type."""
+    return _OURS.fullmatch(metric) is not None
+
+
 @dataclass(frozen=True)
 class _MicroBatch:
     """One part of an update's mini-batch, as the update's own forward pass met it."""
@@ -73,29 +79,41 @@ class CriteriaMonitor:
         self._micro_batches: list[_MicroBatch] = []
         self._measured: dict[str, float] = {}
         self._updated = False
-        self._misaligned = 0
-        self._not_finite = 0
+        # By level: how often the warning was due.
+        self._misaligned: Counter[int] = Counter()
+        self._not_finite: Counter[int] = Counter()
 
     def is_due(self, update_num: int) -> bool:
         return self.interval > 0 and update_num % self.interval == 0
 
-    def remember(
+    @contextmanager
+    def remembering(
         self, model: nn.Module, criterion: Callable[..., Any], sample: dict[str, Any], update_num: int, ignore: bool
-    ) -> None:
-        """Before the forward pass of a micro-batch: keep what it takes to run it again.
+    ) -> Iterator[None]:
+        """Around the passes of a micro-batch: keep what it takes to run it again.
+
+        If they fail, for want of memory, whoever goes on clears the gradients of all micro-batches so far
+        (fairseq_ats/out_of_memory.py, fairseq/trainer.py:881): none of them is part of the update.
 
         Args:
             criterion: ``criterion(model, sample)`` → (loss, ...), in the update's precision.
             ignore: fairseq's ``ignore_grad``: a stand-in for a batch that this worker does not have.
         """
         if not self.is_due(update_num):
+            yield
             return
-        # fairseq clears the gradients before the first micro-batch of an update, after an overflow, and when it runs
-        # out of memory (fairseq/trainer.py:802, :1024 and :881): what was remembered before is no part of the update.
+        # fairseq clears the gradients before the first micro-batch of an update and after an overflow
+        # (fairseq/trainer.py:802 and :1024): what was remembered before is no part of the update.
         if all(p.grad is None for p in model.parameters()):
             self._micro_batches = []
+        batch = _MicroBatch(criterion, sample, utils.get_rng_state())
+        try:
+            yield
+        except BaseException:
+            self._micro_batches = []
+            raise
         if not ignore:
-            self._micro_batches.append(_MicroBatch(criterion, sample, utils.get_rng_state()))
+            self._micro_batches.append(batch)
 
     def measure(self, model: nn.Module, optimizer: Any, update_num: int, levels: Sequence[int]) -> None:
         """Before the optimizer's step.
@@ -133,7 +151,8 @@ class CriteriaMonitor:
 
         Averages over log intervals and epochs are those of the measured updates.
         """
-        if not self._updated:  # a validation
+        # Of a resumed run there may be meters of a training with the monitor: nothing of them is repeated without it.
+        if self.interval == 0 or not self._updated:  # ... or a validation
             return
         self._updated = False
         measured, self._measured = self._measured, {}
@@ -141,7 +160,7 @@ class CriteriaMonitor:
             metrics.log_scalar(name, value, priority=_PRIORITY)
         # Otherwise fairseq's log would show None; "default" is restored with a checkpoint.
         for name, meter in list((metrics.get_meters("default") or {}).items()):
-            if _OURS.fullmatch(name) and name not in measured:
+            if is_criterion(name) and name not in measured:
                 metrics.log_scalar(name, meter.val, weight=0, priority=_PRIORITY)
 
     def _products(
@@ -203,19 +222,19 @@ class CriteriaMonitor:
             return
         network = "core" if level == CORE_LEVEL else f"level {level}"
         if not total.is_finite:
-            self._not_finite += 1
-            if _is_power_of_two(self._not_finite):
+            self._not_finite[level] += 1
+            if _is_power_of_two(self._not_finite[level]):
                 logger.warning(
                     f"update {update_num}: gradients of the {network} or the super-network are not finite, no criteria "
-                    f"measured ({self._not_finite} time(s) so far)"
+                    f"measured ({self._not_finite[level]} time(s) so far)"
                 )
         elif total.is_misaligned:
-            self._misaligned += 1
-            if _is_power_of_two(self._misaligned):
+            self._misaligned[level] += 1
+            if _is_power_of_two(self._misaligned[level]):
                 logger.warning(
                     f"update {update_num}: the gradients of {network} and super-network point away from each other "
                     f"(cosine {total.cosine:.3g}, alpha_t {total.alpha_t:.3g}): Criterion 3 does not hold and Theorem "
-                    f"1 has no step size ({self._misaligned} time(s) so far)"
+                    f"1 has no step size ({self._misaligned[level]} time(s) so far)"
                 )
 
 
@@ -280,4 +299,5 @@ def check_monitored(model_options: Any, max_level: int) -> None:
     for name in ("checkpoint_activations", "offload_activations"):
         if getattr(model_options, name, False):
             option = "--" + name.replace("_", "-")
-            raise ValueError(f"--criteria-interval does not work with {option}; leave one of them out")
+            also = "" if name == "checkpoint_activations" else ", which is checkpointing, too"
+            raise ValueError(f"--criteria-interval does not work with {option}{also}; leave one of them out")

@@ -12,6 +12,8 @@ from fairseq.utils import split_paths
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_ats.checkpoints import check_sums, read_header
+from fairseq_ats.criteria_monitor import is_criterion
+from fairseq_ats.distillation import METRIC as DISTILLATION
 from fairseq_ats.launch_checks import independent_trainings_problem
 from fairseq_ats.metrics import split_metric
 from fairseq_ats.optim import OPTIMIZER_NAME, adam_problems
@@ -29,6 +31,9 @@ from fairseq_ats.super_start import STOCK
 
 # fairseq's default of --restore-file: a name in --save-dir.
 LAST_CHECKPOINT = "checkpoint_last.pt"
+
+# Beyond these z / T is a one-hot or a uniform distribution in float32, and T² leaves its range.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 
 # Names of the two data-parallel backends that a mask can be held under.
 LEGACY_DDP = ("legacy_ddp", "no_c10d")
@@ -131,8 +136,10 @@ def _distillation_problems(cfg: PartitionedTranslationConfig) -> list[str]:
         problems += _needs_scheme(cfg, f"--distillation-weight is {weight}", SCHEMES_OF_SEVERAL_NETWORKS)
     elif temperature != 1.0:
         problems.append(f"--distillation-temperature is {temperature}, which needs --distillation-weight above 0")
-    if not 0.0 < temperature < math.inf:
-        problems.append(f"--distillation-temperature is {temperature}; allowed: above 0")
+    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        problems.append(
+            f"--distillation-temperature is {temperature}; allowed: {MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}"
+        )
     return problems
 
 
@@ -150,11 +157,14 @@ def _mask_problems(cfg: PartitionedTranslationConfig) -> list[str]:
         if scheme != ALTERNATE:
             name += " --core-only-from"
         problems += _optimizer_problems(cfg, name)
-    # fairseq shards parameters with this one even in one worker.
-    several_workers = cfg.distributed_world_size > 1 or str(cfg.ddp_backend) == "fully_sharded"
-    if several_workers and scheme in SCHEMES_OF_SEVERAL_NETWORKS:
+    if _has_workers(cfg) and scheme in SCHEMES_OF_SEVERAL_NETWORKS:
         problems += _data_parallel_problems(cfg, name)
     return problems
+
+
+def _has_workers(cfg: PartitionedTranslationConfig) -> bool:
+    """Whether a data-parallel backend is at work; fully_sharded shards parameters even in one worker."""
+    return cfg.distributed_world_size > 1 or str(cfg.ddp_backend) == "fully_sharded"
 
 
 def _optimizer_problems(cfg: PartitionedTranslationConfig, name: str) -> list[str]:
@@ -261,6 +271,8 @@ def _saving_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def _metric_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     # fairseq looks the metric up after the first validation and before the first save (fairseq_cli/train.py:534).
     metric = cfg.best_checkpoint_metric or ""
+    if is_criterion(metric) or split_metric(metric)[1] in (DISTILLATION, "gnorm"):
+        return [f"--best-checkpoint-metric is {metric}, which no validation measures; loss, core_loss or bleu is one"]
     # Whether the run has the network is known with its partition (best_checkpoints.py).
     if split_metric(metric)[1] == "bleu" and not cfg.eval_bleu:
         return [f"--best-checkpoint-metric is {metric}, which needs --eval-bleu"]
@@ -322,7 +334,7 @@ def _criteria_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     if cfg.use_bmuf:
         problems.append(f"--criteria-interval is {interval}, which does not work with --use-bmuf")
     allowed = (*LEGACY_DDP, *_PYTORCH_DDP)
-    if cfg.distributed_world_size > 1 and str(cfg.ddp_backend) not in allowed:
+    if _has_workers(cfg) and str(cfg.ddp_backend) not in allowed:
         problems.append(
             f"--criteria-interval is {interval} and --ddp-backend is {cfg.ddp_backend}; allowed: {', '.join(allowed)}"
         )

@@ -164,7 +164,7 @@ class Reproduction:
         recipe = self.table.recipe
         if not self.data.is_dir():
             raise ValueError(f"--data is {shown(self.data)}, which is not a folder; `{recipe.prepare}` makes it")
-        languages = infer_language_pair(str(self.data))
+        languages = tuple(infer_language_pair(str(self.data)))
         if languages != recipe.languages:
             raise ValueError(
                 f"--data is {shown(self.data)}, which holds {_arrow(languages)}; table {self.table.name} is of "

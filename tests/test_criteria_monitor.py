@@ -22,6 +22,8 @@ from fairseq_ats.criteria import CRITERIA, GradientProducts
 from fairseq_ats.criteria_monitor import CriteriaMonitor, criterion_name
 from fairseq_ats.layer_types import layer_type
 from fairseq_ats.levels import use_level
+from fairseq_ats.modules.partitioned_module import parameter_level
+from fairseq_ats.out_of_memory import OutOfMemoryGuard
 
 Build = Callable[..., SimpleNamespace]
 
@@ -131,6 +133,33 @@ def test_against_brute_force(build: Build, in_float64: None, options: tuple[str,
 
 
 @pytest.mark.parametrize("options", [SMALL_WIDTH, LOW_RANK], ids=["small width", "low rank"])
+def test_every_level_against_brute_force(build: Build, in_float64: None, options: tuple[str, ...]) -> None:
+    """Of three networks, by the forward pass of each itself; 1e-10 relative."""
+    built = build(*options, "--small-ratio", "0.25,0.5", "--alternate", "--criteria-interval", "1", "--dropout", "0")
+    built.model.double()
+    batches = micro_batches(built.task, slice(0, 5), slice(5, 17))
+    reference = copy.deepcopy(built.model)
+    gradient = gradients_by_backward(reference, built, batches)
+    expected = {}
+    for level in (1, 2):
+        with use_level(reference, level):
+            perturbed = gradients_by_backward(reference, built, batches)
+        masks = {name: float(parameter_level(p) <= level) for name, p in built.model.named_parameters()}
+        g, h, pg = (
+            torch.cat([gradients[name].flatten() * factor[name] for name in gradients])
+            for gradients, factor in ((gradient, dict.fromkeys(masks, 1.0)), (perturbed, masks), (gradient, masks))
+        )
+        inner = float(pg @ h)
+        assert inner > 0
+        c_norm, c_sim = float(g.norm() / pg.norm()), float(pg.norm() / h.norm())
+        c_align = float(pg.norm() * h.norm()) / inner
+        values = (c_norm, c_sim, c_align, min(1.0, inner / float(h @ h)), c_norm * max(c_sim, c_align))
+        expected |= {criterion_name(name, level): value for name, value in zip(CRITERIA, values, strict=True)}
+    assert measured_update(built, batches) == pytest.approx(expected, rel=1e-10)
+    assert expected["c_norm"] > expected["level2_c_norm"] > 1.0
+
+
+@pytest.mark.parametrize("options", [SMALL_WIDTH, LOW_RANK], ids=["small width", "low rank"])
 def test_same_dropout_masks(build: Build, in_float64: None, options: tuple[str, ...]) -> None:
     """f is one function: the update's own masks at x and at x̃, neuron by neuron; 1e-10 relative."""
     found = {}
@@ -180,7 +209,8 @@ def test_two_workers_are_one_batch(build: Build, in_float64: None, monkeypatch: 
         monkeypatch.setattr(f"{MONITOR}.distributed_utils.get_data_parallel_world_size", lambda: 2)
         monkeypatch.setattr(f"{MONITOR}.distributed_utils.get_data_parallel_rank", lambda: 0)
         monkeypatch.setattr(f"{MONITOR}.distributed_utils.all_reduce", all_reduce)
-        built.task.criteria.remember(built.model, built.criterion, batch, 0, ignore)
+        with built.task.criteria.remembering(built.model, built.criterion, batch, 0, ignore):
+            pass
         built.task.criteria.measure(built.model, None, 0, built.task.partition.levels)
         with metrics.aggregate() as logged:
             built.task.criteria.log()
@@ -299,6 +329,41 @@ def test_an_abandoned_attempt_is_no_part_of_the_update(build: Build) -> None:
     assert measured_update(built, [second]) == expected
 
 
+def test_a_batch_for_which_memory_is_short_is_no_part_of_the_update(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three micro-batches the second fails, and the gradients of the first are lost with it."""
+    built = build(*SMALL_WIDTH, "--criteria-interval", "1", "--dropout", "0")
+    start = copy.deepcopy(built.model.state_dict())
+    batches = micro_batches(built.task, slice(0, 5), slice(5, 17), slice(17, 30))
+    expected = measured_update(built, batches[2:])
+    built.model.load_state_dict(start)
+    built.model.zero_grad()
+    built.task.out_of_memory_guard = OutOfMemoryGuard(2, reduces_afterwards=True)
+    whole = type(built.criterion).forward
+
+    def forward(criterion: Any, model: Any, sample: Any, reduce: bool = True) -> Any:
+        if sample is batches[1]:
+            raise RuntimeError("out of memory")
+        return whole(criterion, model, sample, reduce)
+
+    monkeypatch.setattr(type(built.criterion), "forward", forward)
+    assert measured_update(built, batches) == expected
+    built.model.zero_grad()
+    metrics.reset()
+    assert measured_update(built, batches[:2]) == {}, "no micro-batch is left: nothing to say"
+
+
+def test_nothing_is_repeated_in_a_training_without_it() -> None:
+    """A resumed run has the meters of the run that was monitored."""
+    metrics.log_scalar("c_norm", 3.0)
+    monitor = CriteriaMonitor(0)
+    monitor.measure(torch.nn.Linear(1, 1), None, 1, (1, 2))
+    with metrics.aggregate() as logged:
+        monitor.log()
+    assert not dict(logged)
+
+
 def test_log_between_measurements() -> None:
     """The last value, and the mean of several in one interval."""
     monitor = CriteriaMonitor(2)
@@ -330,5 +395,7 @@ def test_warnings_are_rare(caplog: pytest.LogCaptureFixture) -> None:
         assert "point away from each other (cosine -0.5, alpha_t -0.75)" in caplog.records[0].message
         monitor._warn(GradientProducts(10.0, 9.0, 4.0, 3.0), 100, 1)
         assert len(caplog.records) == 7
+        monitor._warn(against, 100, 2)
+        assert "gradients of level 2 and super-network" in caplog.records[-1].message, "each level is counted alone"
         monitor._warn(broken, 100, 2)
         assert "update 100: gradients of the level 2 or the super-network are not finite" in caplog.records[-1].message

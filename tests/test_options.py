@@ -45,6 +45,17 @@ Build = Callable[..., SimpleNamespace]
         (["--criteria-interval", "5", "--max-level", "1"], "--criteria-interval is 5, which compares two networks"),
         (["--criteria-interval", "5", "--use-bmuf"], "does not work with --use-bmuf"),
         (
+            ["--criteria-interval", "5", "--ddp-backend", "fully_sharded"],
+            "--criteria-interval is 5 and --ddp-backend is fully_sharded; allowed: legacy_ddp",
+        ),
+        *(
+            (
+                ["--best-checkpoint-metric", metric],
+                f"--best-checkpoint-metric is {metric}, which no validation measures",
+            )
+            for metric in ("c_norm", "level2_q_t_encoder_fc1", "core_distillation", "super_gnorm")
+        ),
+        (
             ["--criteria-interval", "5", "--distributed-world-size", "2", "--ddp-backend", "fully_sharded"],
             "--ddp-backend is fully_sharded; allowed: legacy_ddp, no_c10d, pytorch_ddp, c10d",
         ),
@@ -110,7 +121,7 @@ def training_options(parse: Callable[..., Any]) -> Any:
         ({"distillation_weight": 0.5}, r"--distillation-weight is 0\.5, which needs --scheme alternate or"),
         (
             {"alternate": True, "distillation_weight": 1.0, "distillation_temperature": 0.0},
-            r"--distillation-temperature is 0\.0; allowed: above 0",
+            r"--distillation-temperature is 0\.0; allowed: 0\.01 to 100",
         ),
         (
             {"alternate": True, "distillation_temperature": 2.0},

@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum
@@ -461,8 +460,14 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         Returns:
             The sum of the losses, the sample size of the mini-batch, and every network's logging output.
         """
-        step = partial(self._forward_backward, sample, model, criterion, optimizer, update_num, ignore_grad)
-        return self.out_of_memory_guard(step, optimizer, self.schedule.levels_of_update(update_num))
+        levels = self.schedule.levels_of_update(update_num)
+
+        def step() -> tuple[Any, Any, dict[str, Any]]:
+            plain = in_autocast(criterion, self._autocast)
+            with self.criteria.remembering(model, plain, sample, update_num, ignore_grad):
+                return self._forward_backward(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+        return self.out_of_memory_guard(step, optimizer, levels)
 
     def _forward_backward(
         self,
@@ -474,7 +479,6 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         ignore_grad: bool,
     ) -> tuple[Any, Any, dict[str, Any]]:
         levels = self.schedule.levels_of_update(update_num)
-        self.criteria.remember(model, in_autocast(criterion, self._autocast), sample, update_num, ignore_grad)
         if self.schedule.masks:
             freeze_above(model, max(levels))
         teacher = self._teacher(sample, model, levels)

@@ -15,7 +15,7 @@ from torch import nn
 from train import options_of
 
 from fairseq_ats.cost import Cost, model_of_checkpoint, network_cost, training_flops
-from fairseq_ats.schemes import Schedule, schedule_of
+from fairseq_ats.schemes import SCHEMES_OF_SEVERAL_NETWORKS, Schedule, schedule_of
 from fairseq_ats.synthetic import build, numbered_dictionary
 
 
@@ -66,7 +66,7 @@ def _cost(task: TranslationTask, model: nn.Module, tokens: float, sentences: flo
     count = max(1, round(tokens / length))
     schedule = schedule_of(task.cfg, task.partition.max_level)
     # Of a network that no update trains nothing is asked.
-    trained = {level for number in range(schedule.period) for level in schedule.levels_of_update(number)}
-    levels = task.partition.levels if schedule.masks else sorted(trained)
+    several = schedule.scheme in SCHEMES_OF_SEVERAL_NETWORKS
+    levels = task.partition.levels if several else (task.partition.max_level,)
     costs = {level: network_cost(model, task, count, length, level) for level in levels}
     return TrainingCost(costs, schedule, task.cfg.distillation_weight > 0)
