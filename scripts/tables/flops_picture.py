@@ -21,7 +21,7 @@ def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
     """
     panels = len(table.columns)
     figure = new_figure(4.2 * panels, 4.2 + 0.22 * len(table.rows))
-    every = figure.subplots(1, panels, squeeze=False)[0]
+    every = figure.subplots(1, panels, squeeze=False, sharex=True, sharey=True)[0]
     entries = {}
     for axes, (network, heading) in zip(every, table.columns.items(), strict=True):
         for number, row in enumerate(table.rows):
@@ -40,8 +40,9 @@ def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
             )
         axes.set_title(heading, fontsize=10)
         axes.set_xlabel("training, PFLOP")
-        axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
+    # One scale for all panels, from 0, with room for the last marker.
+    every[0].set_xlim(0, 1.05 * max(axes.dataLim.x1 for axes in every) if entries else None)
     every[0].set_ylabel("BLEU")
     labels = [row.label for row in table.rows if row.label in entries]
     figure.legend([entries[label] for label in labels], labels, loc="outside lower center", fontsize=8, ncols=2)
