@@ -17,7 +17,7 @@ import yaml
 
 from fairseq_ats.schemes import scheme_of
 from tests.command_line import train
-from tests.conftest import OUR_TASK, ROOT
+from tests.conftest import OUR_TASK, ROOT, TINY_ARCH
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -226,6 +226,36 @@ def test_plot_of_criteria(tmp_path: Path) -> None:
     assert "| ATS | all (3) | 9.667 | 0.600 | 2.000 | 0.500 | 5.250 | 1 |" in table
     assert "| ATS | last quarter (1) | 9.000 | 0.600 | 2.500 | 0.250 | 7.500 | 0 |" in table
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def figure4(*options: object) -> subprocess.CompletedProcess[str]:
+    command = [ROOT / "scripts/reproduce_figure4.sh", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_figure_4_refuses(tmp_path: Path) -> None:
+    for options, message in (
+        (["--quick"], "unknown option --quick; allowed: --data --output --threads --dry-run --"),
+        (["--output"], "--output needs a value"),
+        (["--data", tmp_path], f"--data is {tmp_path}, which is not a folder of binarised data"),
+    ):
+        done = figure4(*options)
+        assert (done.returncode, done.stderr) == (1, f"reproduce_figure4: {message}\n")
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="the script makes its own environment, .venv")
+def test_figure_4_from_training_to_picture(toy_data: Path, tmp_path: Path) -> None:
+    """Both trainings, watched, and their picture; small layers and few updates are the only difference."""
+    small = [*TINY_ARCH, "--data-buffer-size", 0, "--max-update", 3, "--criteria-interval", 1, "--log-interval", 1]
+    done = figure4("--data", toy_data, "--output", tmp_path / "out", "--threads", 1, "--", *small)
+    assert done.returncode == 0, done.stderr[-4000:]
+    records = [json.loads(line) for line in (tmp_path / "out/figure4.jsonl").read_text().splitlines()]
+    assert [(r["run"], r["num_updates"]) for r in records] == [(n, u) for n in ("standard", "ATS") for u in (1, 2, 3)]
+    assert (tmp_path / "out/figure4.png").read_bytes().startswith(b"\x89PNG")
+    assert "| ATS | all (3) |" in (tmp_path / "out/table.md").read_text()
+    commands = figure4("--data", toy_data, "--dry-run").stdout.splitlines()
+    of_trainings = [line for line in commands if " fairseq-train " in line]
+    assert ["--alternate" in line for line in of_trainings] == [False, True]
 
 
 MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
