@@ -271,7 +271,7 @@ def _saving_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def _metric_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     # fairseq looks the metric up after the first validation and before the first save (fairseq_cli/train.py:534).
     metric = cfg.best_checkpoint_metric or ""
-    if is_criterion(metric) or split_metric(metric)[1] in (DISTILLATION, "gnorm"):
+    if is_criterion(metric) or metric.rpartition("_")[2] in (DISTILLATION, "gnorm"):
         return [f"--best-checkpoint-metric is {metric}, which no validation measures; loss, core_loss or bleu is one"]
     # Whether the run has the network is known with its partition (best_checkpoints.py).
     if split_metric(metric)[1] == "bleu" and not cfg.eval_bleu:
