@@ -296,8 +296,8 @@ def check_monitored(model_options: Any, max_level: int) -> None:
     if max_level == CORE_LEVEL:
         raise ValueError("--criteria-interval compares two networks and this training has the core alone; allowed: 0")
     # Their backward pass refuses torch.autograd.grad (fairseq/modules/checkpoint_activations.py:195).
-    for name in ("checkpoint_activations", "offload_activations"):
+    # Offloading first: fairseq then switches on the other, too, which the user has not given.
+    for name in ("offload_activations", "checkpoint_activations"):
         if getattr(model_options, name, False):
             option = "--" + name.replace("_", "-")
-            also = "" if name == "checkpoint_activations" else ", which is checkpointing, too"
-            raise ValueError(f"--criteria-interval does not work with {option}{also}; leave one of them out")
+            raise ValueError(f"--criteria-interval does not work with {option}; leave one of them out")

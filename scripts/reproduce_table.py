@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not args.render:
             reproduction.check_data()
             problems = reproduction.run()
-            reproduction.compare()
+            if reproduction.data.is_dir():
+                reproduction.compare(read_references(reproduction.data))
         else:
             problems = []
         reproduction.draw()
@@ -250,16 +251,15 @@ class Reproduction:
         decoding = Decoding(self._device(run), self.args.batch_size)
         record, hypotheses = measure(run, row, self.data, references, decoding, self._hardware(run))
         self.records.add_run(record, hypotheses)
-        self.compare()
+        self.compare(references)
         self.draw()
         bleu = ", ".join(f"{name} {network['bleu']:.2f}" for name, network in record["networks"].items())
         print(f"{NAME}: {run}: BLEU {bleu}", flush=True)
 
-    def compare(self) -> None:
-        """Every pair of runs that are recorded, here or on another machine; their references are in the data."""
-        if self.data.is_dir():
-            seeds = tuple(sorted({seed for _, seed in self.records.runs()}))
-            compare(self.table, seeds, self.records, read_references(self.data))
+    def compare(self, references: References) -> None:
+        """Every pair of runs that are recorded, here or on another machine."""
+        seeds = tuple(sorted({seed for _, seed in self.records.runs()}))
+        compare(self.table, seeds, self.records, references)
 
     def _device(self, run: Run) -> str:
         options = yaml.safe_load(run.recipe.config(run.row).read_text(encoding="utf-8"))

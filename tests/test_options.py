@@ -63,6 +63,10 @@ Build = Callable[..., SimpleNamespace]
             ["--criteria-interval", "5", "--checkpoint-activations"],
             "--criteria-interval does not work with --checkpoint-activations",
         ),
+        (
+            ["--criteria-interval", "5", "--offload-activations"],
+            "--criteria-interval does not work with --offload-activations",
+        ),
         (["--criteria-dropout", "off"], "--criteria-dropout needs --criteria-interval"),
         (["--criteria-by-layer-type"], "--criteria-by-layer-type needs --criteria-interval"),
         (["--adam-eps", "-1"], r"--adam-eps is -1\.0; allowed: > 0"),

@@ -419,6 +419,17 @@ def test_expected_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert expect(recipe, "ats", {}).updates == 3 * 6, "600 sentences of 6 are 5.3 updates"
 
 
+def test_cost_of_networks_that_begin_later(tmp_path: Path) -> None:
+    """Each level counts that some update trains, though the first do not."""
+    config = toy_recipe(toy_configs(tmp_path / "toy")).config("ats")
+    text = config.read_text()
+    config.write_text(text.replace("alternate: true", "scheme: slimmable\nsuper_only_updates: 3"))
+    slimmable = cost_of_config(config, 100, 680, 680 / 6)
+    assert slimmable.flops(10) == 10 * slimmable.costs[2].flops + 7 * slimmable.costs[1].flops
+    config.write_text(text.replace("alternate: true", "scheme: standard"))
+    assert set(cost_of_config(config, 100, 680, 680 / 6).costs) == {2}, "nothing is asked of the core"
+
+
 # The command.
 
 
