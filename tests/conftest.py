@@ -6,7 +6,7 @@ import logging
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,13 +46,16 @@ def _reproducible() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _log_levels() -> Iterator[None]:
-    """As they were: a command that is called in this process makes libraries quiet for good."""
+@pytest.fixture(scope="session", autouse=True)
+def _first_log_levels() -> dict[logging.Logger, int]:
     loggers = [logging.getLogger(name) for name in ("", "fairseq", "fairseq_ats", "sacrebleu")]
-    levels = {one: one.level for one in loggers}
-    yield
-    for one, level in levels.items():
+    return {one: one.level for one in loggers}
+
+
+@pytest.fixture(autouse=True)
+def _log_levels(_first_log_levels: dict[logging.Logger, int]) -> None:
+    """As at first: a command called in this process, by a test or a module's fixture, makes libraries quiet for good."""
+    for one, level in _first_log_levels.items():
         one.setLevel(level)
 
 
