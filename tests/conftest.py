@@ -54,7 +54,7 @@ def _first_log_levels() -> dict[logging.Logger, int]:
 
 @pytest.fixture(autouse=True)
 def _log_levels(_first_log_levels: dict[logging.Logger, int]) -> None:
-    """As at first: a command called in this process, by a test or a module's fixture, makes libraries quiet for good."""
+    """As at first: a command in this process, of a test or of a module's fixture, makes libraries quiet for good."""
     for one, level in _first_log_levels.items():
         one.setLevel(level)
 
