@@ -34,9 +34,9 @@ setup(
     packages=find_packages(include=["fairseq_ats*"]),
     entry_points={
         "console_scripts": [
-            "fairseq-ats-average = fairseq_ats.average:main",
-            "fairseq-ats-convert = fairseq_ats.convert.command_line:main",
-            "fairseq-ats-translate = fairseq_ats.translate.command_line:main",
+            "fairseq-ats-average = fairseq_ats.checkpoints.average:main",
+            "fairseq-ats-convert = fairseq_ats.cli.convert:main",
+            "fairseq-ats-translate = fairseq_ats.cli.translate:main",
         ]
     },
     install_requires=[

@@ -19,7 +19,7 @@ from contestants import conditions, low_rank, parser_of, small_width, start
 from fairseq.trainer import Trainer
 from measuring import quartiles, rotated, seconds_of
 
-from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
+from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
 
 SCHEMES = {"ATS": "--alternate", "standard": ""}
 PARTITIONS = {"low rank": low_rank, "small width": small_width}

@@ -20,7 +20,7 @@ from measuring import peak_of_allocations, quartiles, ratio_column, rotated, sec
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
+from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
 
 
 def main() -> None:

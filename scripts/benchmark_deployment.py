@@ -34,12 +34,12 @@ import torch
 from cpu_environment import restart_in_cpu_environment
 from measuring import hardware, quartiles, rotated
 
-from fairseq_ats.checkpoints import read_header
+from fairseq_ats.checkpoints.reading import read_header
 from fairseq_ats.convert.conversion import convert, size_on_disk
-from fairseq_ats.convert.core_checkpoint import CoreCheckpoint
-from fairseq_ats.convert.ctranslate2_model import CTranslate2Model
+from fairseq_ats.convert.formats.core import CoreCheckpoint
+from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
+from fairseq_ats.convert.formats.fairseq import StockCheckpoint
 from fairseq_ats.convert.output_format import OutputFormat
-from fairseq_ats.convert.stock_checkpoint import StockCheckpoint
 from fairseq_ats.translate import Translator
 
 BATCH_SIZE = 32

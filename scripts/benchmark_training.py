@@ -27,10 +27,10 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 from measuring import peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
 
-from fairseq_ats.cost import network_cost
-from fairseq_ats.precision import in_autocast
-from fairseq_ats.surgery import replace_attention_and_dropout_
-from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
+from fairseq_ats.architectures.transformer import replace_attention_and_dropout_
+from fairseq_ats.cost.cost import network_cost
+from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
+from fairseq_ats.training.precision import in_autocast
 
 STANDARD = "standard (our attention, dropout and Adam; no partition)"
 OURS = "--optimizer adam_for_partitioned_model --task"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairseq_ats.whole_files import written_whole
+from fairseq_ats.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,11 +26,11 @@ from cpu_environment import restart_in_cpu_environment
 from fairseq import utils
 from quiet import silence_libraries
 
-from fairseq_ats.arguments import positive
-from fairseq_ats.checkpoints import read_partition
-from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.loading import load_network, prepare_to_decode, read_checkpoint
-from fairseq_ats.saved_options import saved_options
+from fairseq_ats.checkpoints.reading import read_partition
+from fairseq_ats.checkpoints.saved_options import saved_options
+from fairseq_ats.cli.arguments import positive
+from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.inference.loading import load_network, prepare_to_decode, read_checkpoint
 
 
 @dataclass

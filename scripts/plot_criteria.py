@@ -21,8 +21,8 @@ from pathlib import Path
 from charts import new_figure, write_png
 from quiet import silence_libraries
 
-from fairseq_ats.criteria import CRITERIA
-from fairseq_ats.whole_files import written_whole
+from fairseq_ats.files import written_whole
+from fairseq_ats.theory.criteria import CRITERIA
 
 Record = dict[str, float]
 

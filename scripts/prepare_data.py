@@ -25,7 +25,7 @@ from data_sets import IWSLT14, MULTI30K_ADDRESS, MULTI30K_FILES, MULTI30K_LICENC
 from parallel_text import write_splits
 from stages import check_ours, is_done, written_once
 
-from fairseq_ats.arguments import positive
+from fairseq_ats.cli.arguments import positive
 
 RUNS = Path(__file__).resolve().parents[1] / "runs"
 TEXT_STAMP = "text.json"

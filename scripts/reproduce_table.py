@@ -43,8 +43,8 @@ from tables.records import Records
 from tables.runs import FINISHED, BusyError, Run, train
 from tables.scoring import Decoding, References, read_references
 
-from fairseq_ats.arguments import positive
-from fairseq_ats.whole_files import written_whole
+from fairseq_ats.cli.arguments import positive
+from fairseq_ats.files import written_whole
 
 NAME = "reproduce_table"
 # Options of fairseq-train that say which run it is, and where.

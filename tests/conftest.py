@@ -18,8 +18,8 @@ from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 import fairseq_ats  # noqa: F401  registers the task and the optimizer
+from fairseq_ats.architectures.transformer import attentions
 from fairseq_ats.modules import PartitionedMultiheadAttention
-from fairseq_ats.surgery import attentions
 
 # No deadline: the first call of a torch function can take seconds. Derandomised: the same examples in every run.
 hypothesis.settings.register_profile("fairseq_ats", deadline=None, derandomize=True)

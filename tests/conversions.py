@@ -14,7 +14,7 @@ from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
 
-from fairseq_ats.convert.command_line import main
+from fairseq_ats.cli.convert import main
 from tests.conftest import ROOT
 
 CORE, SUPER = 1, 2

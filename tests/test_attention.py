@@ -9,8 +9,8 @@ import torch
 from fairseq.modules import MultiheadAttention
 from torch.nn import functional as F
 
-from fairseq_ats.levels import use_level
 from fairseq_ats.modules import PartitionedLinear, PartitionedMultiheadAttention
+from fairseq_ats.modules.levels import use_level
 
 EMBED, HEADS, BATCH, SOURCE, TARGET = 12, 3, 4, 7, 5
 

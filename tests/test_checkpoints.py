@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairseq_ats.best_checkpoints import BestOfNetwork, best_of_other_networks
-from fairseq_ats.checkpoints import read_header, read_partition
-from fairseq_ats.partition import Partition
+from fairseq_ats.checkpoints.reading import read_header, read_partition
+from fairseq_ats.partition.partition import Partition
+from fairseq_ats.training.best_checkpoints import BestOfNetwork, best_of_other_networks
 
 
 class Code:

@@ -16,11 +16,11 @@ import pytest
 import sentencepiece
 import torch
 
-from fairseq_ats.convert import ctranslate2_model
+from fairseq_ats.convert.formats import ctranslate2 as ctranslate2_model
+from fairseq_ats.convert.formats.fairseq import stock_checkpoint
 from fairseq_ats.convert.source_network import SourceNetwork
-from fairseq_ats.convert.stock_checkpoint import stock_checkpoint
-from fairseq_ats.deployed_folder import DeployedFolder
-from fairseq_ats.partition import Partition
+from fairseq_ats.inference.deployed_folder import DeployedFolder
+from fairseq_ats.partition.partition import Partition
 from fairseq_ats.translate import Translator
 from tests.conftest import TINY_ARCH
 from tests.conversions import CORE, SUPER, VARIANTS, convert, load, python_interface, save_checkpoint

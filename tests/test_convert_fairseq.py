@@ -14,7 +14,8 @@ import pytest
 import torch
 from fairseq.modules import MultiheadAttention
 
-from fairseq_ats.convert import folding, stock_checkpoint
+from fairseq_ats.convert import folding
+from fairseq_ats.convert.formats import fairseq as stock_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from tests.command_line import hypotheses, run
 from tests.conftest import ROOT, TINY_ARCH

@@ -13,10 +13,10 @@ import onnxruntime
 import pytest
 from fairseq.data import Dictionary
 
-from fairseq_ats.convert import onnx_model
-from fairseq_ats.deployed_folder import DeployedFolder
-from fairseq_ats.onnx_transformer import OnnxTransformer
-from fairseq_ats.partition import Partition
+from fairseq_ats.convert.formats import onnx as onnx_model
+from fairseq_ats.inference.deployed_folder import DeployedFolder
+from fairseq_ats.inference.onnx_transformer import OnnxTransformer
+from fairseq_ats.partition.partition import Partition
 from tests.conversions import CORE, SUPER, VARIANTS, convert, load, logits, python_interface, save_checkpoint
 
 UNEQUAL, EMBEDDINGS = VARIANTS["unequal"], VARIANTS["embeddings"]

@@ -16,10 +16,11 @@ from omegaconf import OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_ats import PartitionedRankLinear, cost
-from fairseq_ats.levels import use_level
-from fairseq_ats.schemes import Schedule
-from fairseq_ats.synthetic import Built, build, numbered_dictionary, random_batch
+from fairseq_ats import PartitionedRankLinear
+from fairseq_ats.cost import cost
+from fairseq_ats.cost.synthetic import Built, build, numbered_dictionary, random_batch
+from fairseq_ats.modules.levels import use_level
+from fairseq_ats.schemes.schedule import Schedule
 from fairseq_ats.tasks import TASK_NAME
 from tests.conftest import ROOT
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_ats.criteria import CRITERIA, GradientProducts, sums_of_products
-from fairseq_ats.layer_types import layer_type
+from fairseq_ats.architectures.layer_types import layer_type
+from fairseq_ats.theory.criteria import CRITERIA, GradientProducts, sums_of_products
 
 square = st.floats(1e-6, 1e6)
 

@@ -17,13 +17,13 @@ from fairseq.data import iterators
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
-from fairseq_ats import option_checks
-from fairseq_ats.criteria import CRITERIA, GradientProducts
-from fairseq_ats.criteria_monitor import CriteriaMonitor, criterion_name
-from fairseq_ats.layer_types import layer_type
-from fairseq_ats.levels import use_level
-from fairseq_ats.modules.partitioned_module import parameter_level
-from fairseq_ats.out_of_memory import OutOfMemoryGuard
+from fairseq_ats.architectures.layer_types import layer_type
+from fairseq_ats.modules.levels import use_level
+from fairseq_ats.options import checks as option_checks
+from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.theory.criteria import CRITERIA, GradientProducts
+from fairseq_ats.theory.monitor import CriteriaMonitor, criterion_name
+from fairseq_ats.training.out_of_memory import OutOfMemoryGuard
 
 Build = Callable[..., SimpleNamespace]
 
@@ -38,7 +38,7 @@ LOW_RANK = (
     "stock",
 )
 DROPOUTS = ("--dropout", "0.3", "--attention-dropout", "0.2", "--activation-dropout", "0.2")
-MONITOR = "fairseq_ats.criteria_monitor"
+MONITOR = "fairseq_ats.theory.monitor"
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_ats.deployed_folder import DESCRIPTION_FILE, DeployedFolder
-from fairseq_ats.partition import Partition
+from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, DeployedFolder
+from fairseq_ats.partition.partition import Partition
 
 DESCRIPTION = DeployedFolder(
     format="onnx",

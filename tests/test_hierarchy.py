@@ -25,17 +25,19 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
-from fairseq_ats import FairseqAdamForPartitionedModel, PartitionedLinear, PartitionedRankLinear, cost
-from fairseq_ats.best_checkpoints import best_of_other_networks
-from fairseq_ats.checkpoints import read_partition
-from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.deployed_folder import DeployedFolder
-from fairseq_ats.levels import freeze_above, set_level, use_level
-from fairseq_ats.loading import load_network
-from fairseq_ats.modules.partitioned_module import PartitionedModule, parameter_level
-from fairseq_ats.partition import Partition, parse_small_ratio, reconciled
-from fairseq_ats.saved_options import saved_options
+from fairseq_ats import FairseqAdamForPartitionedModel, PartitionedLinear, PartitionedRankLinear
+from fairseq_ats.checkpoints.reading import read_partition
+from fairseq_ats.checkpoints.saved_options import saved_options
+from fairseq_ats.cost import cost
+from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.inference.deployed_folder import DeployedFolder
+from fairseq_ats.inference.loading import load_network
+from fairseq_ats.modules.base import PartitionedModule
+from fairseq_ats.modules.levels import freeze_above, set_level, use_level
+from fairseq_ats.partition.partition import Partition, parse_small_ratio, reconciled
+from fairseq_ats.partition.tags import parameter_level
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
+from fairseq_ats.training.best_checkpoints import best_of_other_networks
 from fairseq_ats.translate import Translator
 from tests.command_line import BLEU, hypotheses, train
 from tests.conftest import OUR_TASK, ROOT

@@ -23,14 +23,15 @@ from fairseq.data import Dictionary
 from fairseq_cli import generate, interactive, validate
 from fairseq_cli import train as fairseq_train
 
-from fairseq_ats import average, cost
-from fairseq_ats.checkpoints import check_sums, read_header
-from fairseq_ats.convert import command_line as convert
-from fairseq_ats.data_checks import check_split, dictionary_sum
-from fairseq_ats.deployed_folder import DESCRIPTION_FILE, SUMS_FILE, DeployedFolder
-from fairseq_ats.deployed_folder import check_sums as check_folder
-from fairseq_ats.loading import read_checkpoint
-from fairseq_ats.translate import command_line as translate
+from fairseq_ats.checkpoints import average
+from fairseq_ats.checkpoints.reading import check_sums, read_header
+from fairseq_ats.cli import convert as convert
+from fairseq_ats.cli import translate as translate
+from fairseq_ats.cost import cost
+from fairseq_ats.data.checks import check_split, dictionary_sum
+from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, SUMS_FILE, DeployedFolder
+from fairseq_ats.inference.deployed_folder import check_sums as check_folder
+from fairseq_ats.inference.loading import read_checkpoint
 from tests.command_line import train
 from tests.conftest import OUR_OPTIMIZER, OUR_TASK, ROOT, TINY_ARCH, TRAINING
 from tests.conversions import save_checkpoint

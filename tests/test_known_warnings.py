@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_ats import known_warnings
-from fairseq_ats.known_warnings import HARMLESS, silence_known_warnings
+from fairseq_ats.host import warnings as known_warnings
+from fairseq_ats.host.warnings import HARMLESS, silence_known_warnings
 from tests.command_line import PLUGIN, run, train
 
 # As they were printed on this stack, by fairseq-train, -generate, -validate and -interactive, by a training with --amp,

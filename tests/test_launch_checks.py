@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fairseq import tasks
 
-from fairseq_ats.launch_checks import independent_trainings_problem, no_workers_problem
+from fairseq_ats.host.launch import independent_trainings_problem, no_workers_problem
 from tests import instrumented
 from tests.command_line import train_command
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fairseq_ats import PartitionedLinear, PartitionedRankLinear
-from fairseq_ats.levels import use_level
-from fairseq_ats.partition import core_size
+from fairseq_ats.modules.levels import use_level
+from fairseq_ats.partition.partition import core_size
 
 ratios = st.floats(0.01, 0.99)
 sizes = st.integers(1, 24)

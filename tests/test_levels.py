@@ -8,7 +8,7 @@ from fairseq.distributed import LegacyDistributedDataParallel
 from torch import nn
 
 from fairseq_ats import PartitionedLinear, PartitionedRankLinear
-from fairseq_ats.levels import freeze_above, set_level, use_level
+from fairseq_ats.modules.levels import freeze_above, set_level, use_level
 
 
 def layer(max_level: int = 2) -> PartitionedLinear:

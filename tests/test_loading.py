@@ -12,9 +12,9 @@ import pytest
 import torch
 from fairseq import checkpoint_utils, tasks
 
-from fairseq_ats import cost
-from fairseq_ats.convert import command_line as convert
-from fairseq_ats.translate import command_line as translate
+from fairseq_ats.cli import convert as convert
+from fairseq_ats.cli import translate as translate
+from fairseq_ats.cost import cost
 from tests.conversions import save_checkpoint
 
 Build = Callable[..., SimpleNamespace]

@@ -13,10 +13,10 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_ats.levels import set_level, use_level
-from fairseq_ats.modules.partitioned_module import PartitionedModule
-from fairseq_ats.partition import Partition
-from fairseq_ats.surgery import partition_model_
+from fairseq_ats.architectures.transformer import partition_model_
+from fairseq_ats.modules.base import PartitionedModule
+from fairseq_ats.modules.levels import set_level, use_level
+from fairseq_ats.partition.partition import Partition
 from tests.conftest import with_our_attention
 
 Build = Callable[..., SimpleNamespace]

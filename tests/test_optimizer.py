@@ -17,10 +17,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fairseq_ats import FairseqAdamForPartitionedModel, PartitionedLinear, PartitionedRankLinear
-from fairseq_ats.levels import use_level
-from fairseq_ats.modules.partitioned_module import parameter_level
+from fairseq_ats.modules.levels import use_level
 from fairseq_ats.optim import fused_adam
 from fairseq_ats.optim.fused_adam import FusedAdam
+from fairseq_ats.partition.tags import parameter_level
 
 
 def config(**changes: Any) -> Any:

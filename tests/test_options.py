@@ -13,8 +13,8 @@ import pytest
 from fairseq import tasks
 from fairseq.dataclass.constants import DDP_BACKEND_CHOICES
 
-from fairseq_ats import option_checks
-from fairseq_ats.option_checks import training_problems
+from fairseq_ats.options import checks as option_checks
+from fairseq_ats.options.checks import training_problems
 from tests.conftest import OUR_TASK
 
 Build = Callable[..., SimpleNamespace]

@@ -9,7 +9,7 @@ import pytest
 from fairseq.logging import metrics
 from omegaconf import OmegaConf
 
-from fairseq_ats.resume import patience_state, restore_metrics, restore_patience, why_finished
+from fairseq_ats.training.resume import patience_state, restore_metrics, restore_patience, why_finished
 
 
 def header(updates: int = 5, iterations: int = 5, **extra: Any) -> dict[str, Any]:

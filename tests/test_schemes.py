@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.parallel import DistributedDataParallel
 
-from fairseq_ats.modules.partitioned_module import PartitionedModule
-from fairseq_ats.schemes import Schedule, parsed_pattern
+from fairseq_ats.modules.base import PartitionedModule
+from fairseq_ats.schemes.schedule import Schedule, parsed_pattern
 from tests.conftest import with_our_attention
 from tests.plain_networks import NOISE, adam_by_hand, dense_gradients, set_dense_weights
 

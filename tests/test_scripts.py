@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from fairseq_ats.schemes import scheme_of
+from fairseq_ats.schemes.schedule import scheme_of
 from tests.command_line import train
 from tests.conftest import OUR_TASK, ROOT, TINY_ARCH
 

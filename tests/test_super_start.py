@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq_ats.levels import use_level
+from fairseq_ats.modules.levels import use_level
 
 Build = Callable[..., SimpleNamespace]
 

@@ -9,10 +9,10 @@ import pytest
 from torch import nn
 
 from fairseq_ats import PartitionedLinear, PartitionedRankLinear
+from fairseq_ats.architectures.transformer import partition_model_
 from fairseq_ats.modules import PartitionedMultiheadAttention
-from fairseq_ats.modules.partitioned_module import PartitionedModule
-from fairseq_ats.partition import Partition
-from fairseq_ats.surgery import partition_model_
+from fairseq_ats.modules.base import PartitionedModule
+from fairseq_ats.partition.partition import Partition
 
 Build = Callable[..., SimpleNamespace]
 CLASSES = {"PartitionedRankLinear": PartitionedRankLinear, "PartitionedLinear": PartitionedLinear}

@@ -33,7 +33,7 @@ from tables.training_cost import cost_of_config
 from train import options_of
 from training_log import TrainingLog
 
-from fairseq_ats.average import average_checkpoints
+from fairseq_ats.checkpoints.average import average_checkpoints
 from tests.command_line import start
 from tests.conftest import ROOT, TINY_ARCH
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from fairseq import optim
 
-from fairseq_ats.modules.partitioned_module import PartitionedModule
-from fairseq_ats.partition import Partition
-from fairseq_ats.surgery import partition_linears_, partition_model_
+from fairseq_ats.architectures.transformer import partition_linears_, partition_model_
+from fairseq_ats.modules.base import PartitionedModule
+from fairseq_ats.partition.partition import Partition
 from tests.conftest import with_our_attention
 from tests.plain_networks import NOISE, adam_by_hand, dense_gradients
 

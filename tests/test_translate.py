@@ -19,13 +19,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.deployed_folder import DeployedFolder
-from fairseq_ats.partition import Partition
-from fairseq_ats.text import parts
+from fairseq_ats.cli import translate as command
+from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.data.text import parts
+from fairseq_ats.inference.deployed_folder import DeployedFolder
+from fairseq_ats.inference.engine import Search
+from fairseq_ats.partition.partition import Partition
 from fairseq_ats.translate import Translator
-from fairseq_ats.translate import command_line as command
-from fairseq_ats.translate.engine import Search
 from tests.command_line import PLUGIN, run
 from tests.conftest import ROOT
 from tests.conversions import convert, save_checkpoint
@@ -191,7 +191,16 @@ def test_progress_of_long_input(
 
 
 def test_a_reader_that_goes_away(checkpoint: Path, core: Translator, lines: list[str]) -> None:
-    tool = [sys.executable, "-m", "fairseq_ats.translate", str(checkpoint), "--level", "core", "--max-len-b", "20"]
+    tool = [
+        sys.executable,
+        "-c",
+        "from fairseq_ats.cli.translate import main; main()",
+        str(checkpoint),
+        "--level",
+        "core",
+        "--max-len-b",
+        "20",
+    ]
     process = subprocess.Popen(
         [*tool, "--buffer-size", "1"],
         cwd=ROOT,

@@ -14,9 +14,9 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from fairseq_ats.importance import order_by_importance_
-from fairseq_ats.levels import use_level
-from fairseq_ats.modules.partitioned_module import PartitionedModule
+from fairseq_ats.architectures.importance import order_by_importance_
+from fairseq_ats.modules.base import PartitionedModule
+from fairseq_ats.modules.levels import use_level
 from tests import instrumented
 from tests.command_line import run, train, train_command
 from tests.conftest import TINY_ARCH, TRAINING, with_our_attention

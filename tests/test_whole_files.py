@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_ats.whole_files import written_whole
+from fairseq_ats.files import written_whole
 
 
 def test_replaced_at_the_end(tmp_path: Path) -> None:

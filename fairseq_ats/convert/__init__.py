@@ -1,9 +1,9 @@
-"""Take one network of a checkpoint out: ``fairseq-ats-convert``, or ``python -m fairseq_ats.convert``."""
+"""Take one network of a checkpoint out: ``fairseq-ats-convert``."""
 
 from fairseq_ats.convert.conversion import convert
-from fairseq_ats.convert.core_checkpoint import CoreCheckpoint
-from fairseq_ats.convert.ctranslate2_model import CTranslate2Model
-from fairseq_ats.convert.onnx_model import OnnxModel
-from fairseq_ats.convert.stock_checkpoint import StockCheckpoint
+from fairseq_ats.convert.formats.core import CoreCheckpoint
+from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
+from fairseq_ats.convert.formats.fairseq import StockCheckpoint
+from fairseq_ats.convert.formats.onnx import OnnxModel
 
 __all__ = ["CTranslate2Model", "CoreCheckpoint", "OnnxModel", "StockCheckpoint", "convert"]

@@ -1,4 +1,4 @@
-from fairseq_ats.convert.command_line import main
+from fairseq_ats.cli.convert import main
 
 if __name__ == "__main__":
     main()

@@ -9,9 +9,9 @@ from fairseq_ats.convert.output_check import check_output
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import read_source
 from fairseq_ats.convert.verification import read_sentences
-from fairseq_ats.partition import check_level_name
-from fairseq_ats.text import READS_TOKENS, Text
-from fairseq_ats.whole_files import written_whole
+from fairseq_ats.data.text import READS_TOKENS, Text
+from fairseq_ats.files import written_whole
+from fairseq_ats.partition.partition import check_level_name
 
 logger = logging.getLogger(__name__)
 

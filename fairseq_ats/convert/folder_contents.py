@@ -10,8 +10,8 @@ import torch
 
 import fairseq_ats
 from fairseq_ats.convert.source_network import SourceNetwork
-from fairseq_ats.data_folder import SENTENCEPIECE_MODEL
-from fairseq_ats.deployed_folder import DeployedFolder
+from fairseq_ats.data.folder import SENTENCEPIECE_MODEL
+from fairseq_ats.inference.deployed_folder import DeployedFolder
 
 
 def write_dictionaries(source: SourceNetwork, folder: Path) -> tuple[str, str]:
@@ -26,7 +26,7 @@ def complete_folder(source: SourceNetwork, folder: Path, output_format: str, wei
     """Put everything beside the network in ``folder`` that translating text needs.
 
     Args:
-        output_format, weights: as in :mod:`fairseq_ats.deployed_folder`.
+        output_format, weights: as in :mod:`fairseq_ats.inference.deployed_folder`.
         package: the one that reads the network; its version is noted.
     """
     dictionaries = write_dictionaries(source, folder)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from fairseq.models.transformer import TransformerModelBase
 from torch import Tensor
 
+from fairseq_ats.architectures.transformer import attentions
 from fairseq_ats.convert.source_network import SourceNetwork
-from fairseq_ats.modules.partitioned_linear import OUTPUT_DIM
-from fairseq_ats.modules.partitioned_module import PartitionedModule, join
-from fairseq_ats.partition import CORE
-from fairseq_ats.surgery import attentions
+from fairseq_ats.modules.base import PartitionedModule, join
+from fairseq_ats.modules.linear import OUTPUT_DIM
+from fairseq_ats.partition.partition import CORE
 
 
 def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:

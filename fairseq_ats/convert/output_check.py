@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from fairseq_ats.data_folder import SENTENCEPIECE_MODEL
-from fairseq_ats.deployed_folder import DESCRIPTION_FILE, SUMS_FILE
-from fairseq_ats.onnx_transformer import DECODER_FILE, ENCODER_FILE
+from fairseq_ats.data.folder import SENTENCEPIECE_MODEL
+from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, SUMS_FILE
+from fairseq_ats.inference.onnx_transformer import DECODER_FILE, ENCODER_FILE
 
 # What the formats write; CTranslate2's vocabularies are one file or two.
 WRITTEN = (

@@ -9,10 +9,10 @@ from typing import Any
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.tasks.translation import TranslationTask
 
-from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.loading import load_network, prepare_to_decode, read_checkpoint
-from fairseq_ats.partition import CORE, SUPER, Partition
-from fairseq_ats.saved_options import saved_options
+from fairseq_ats.checkpoints.saved_options import saved_options
+from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.inference.loading import load_network, prepare_to_decode, read_checkpoint
+from fairseq_ats.partition.partition import CORE, SUPER, Partition
 from fairseq_ats.tasks import TASK_NAME
 
 

@@ -15,7 +15,7 @@ from fairseq.tasks.translation import TranslationTask
 from torch import Tensor
 
 from fairseq_ats.convert.source_network import SourceNetwork
-from fairseq_ats.text import Pieces, Text
+from fairseq_ats.data.text import Pieces, Text
 
 # Decoding is compared with fairseq-generate's defaults of these.
 MAX_LEN_B = 200

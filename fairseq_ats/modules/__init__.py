@@ -1,6 +1,6 @@
-from fairseq_ats.modules.fast_dropout import FastDropout
-from fairseq_ats.modules.partitioned_attention import PartitionedMultiheadAttention
-from fairseq_ats.modules.partitioned_linear import PartitionedLinear
-from fairseq_ats.modules.partitioned_rank_linear import PartitionedRankLinear
+from fairseq_ats.modules.attention import PartitionedMultiheadAttention
+from fairseq_ats.modules.dropout import FastDropout
+from fairseq_ats.modules.linear import PartitionedLinear
+from fairseq_ats.modules.rank_linear import PartitionedRankLinear
 
 __all__ = ["FastDropout", "PartitionedLinear", "PartitionedMultiheadAttention", "PartitionedRankLinear"]

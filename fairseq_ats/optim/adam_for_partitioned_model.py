@@ -14,9 +14,9 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from torch import nn
 
-from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.optim.fused_adam import FusedAdam, hidden_gradients
-from fairseq_ats.partition import CORE_LEVEL
+from fairseq_ats.partition.partition import CORE_LEVEL
+from fairseq_ats.partition.tags import parameter_level
 
 OPTIMIZER_NAME = "adam_for_partitioned_model"
 

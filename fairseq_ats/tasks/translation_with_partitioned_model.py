@@ -21,17 +21,13 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
-from fairseq_ats.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
-from fairseq_ats.checkpoints import DICTIONARIES_KEY, PARTITION_KEY, check_sums, partition_of, read_header
-from fairseq_ats.criteria_monitor import DROPOUTS, CriteriaMonitor, check_monitored
-from fairseq_ats.data_checks import check_split, dictionary_sum, folder_of
-from fairseq_ats.distillation import Distillation, Teacher, log_distillation
-from fairseq_ats.importance import order_by_importance_
-from fairseq_ats.levels import freeze_above, set_level, use_level
-from fairseq_ats.metrics import HIGHEST, log_gradient_norm, reduce_by_network, split_networks, under_name
-from fairseq_ats.option_checks import LAST_CHECKPOINT, LEGACY_DDP, partition_problems, training_problems
-from fairseq_ats.out_of_memory import OutOfMemoryGuard
-from fairseq_ats.partition import (
+from fairseq_ats.architectures.importance import order_by_importance_
+from fairseq_ats.architectures.transformer import check_model_options, partition_model_
+from fairseq_ats.checkpoints.reading import DICTIONARIES_KEY, PARTITION_KEY, check_sums, partition_of, read_header
+from fairseq_ats.data.checks import check_split, dictionary_sum, folder_of
+from fairseq_ats.modules.levels import freeze_above, set_level, use_level
+from fairseq_ats.options.checks import LAST_CHECKPOINT, LEGACY_DDP, partition_problems, training_problems
+from fairseq_ats.partition.partition import (
     CORE_LEVEL,
     DEFAULT_MODULE_NAME,
     DEFAULT_SMALL_RATIO,
@@ -40,9 +36,7 @@ from fairseq_ats.partition import (
     parse_small_ratio,
     reconciled,
 )
-from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast, step_unscaled
-from fairseq_ats.resume import PATIENCE_KEY, patience_state, restore_metrics, restore_patience, why_finished
-from fairseq_ats.schemes import (
+from fairseq_ats.schemes.schedule import (
     ALTERNATE,
     CORE_ALONE,
     SCHEMES,
@@ -53,10 +47,16 @@ from fairseq_ats.schemes import (
     schedule_of,
     scheme_of,
 )
-from fairseq_ats.super_start import CORE, SUPER_STARTS, start_as_core_, super_start_of
-from fairseq_ats.surgery import check_model_options, partition_model_
 from fairseq_ats.tasks import TASK_NAME
-from fairseq_ats.warm_start import load_stock_weights_
+from fairseq_ats.theory.monitor import DROPOUTS, CriteriaMonitor, check_monitored
+from fairseq_ats.training.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
+from fairseq_ats.training.distillation import Distillation, Teacher, log_distillation
+from fairseq_ats.training.metrics import HIGHEST, log_gradient_norm, reduce_by_network, split_networks, under_name
+from fairseq_ats.training.out_of_memory import OutOfMemoryGuard
+from fairseq_ats.training.precision import AUTOCAST_DTYPES, check_autocast, in_autocast, step_unscaled
+from fairseq_ats.training.resume import PATIENCE_KEY, patience_state, restore_metrics, restore_patience, why_finished
+from fairseq_ats.training.super_start import CORE, SUPER_STARTS, start_as_core_, super_start_of
+from fairseq_ats.training.warm_start import load_stock_weights_
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ class PartitionedTranslationConfig(TranslationConfig):
 class TranslationWithPartitionedModelTask(TranslationTask):
     """``--task translation_with_partitioned_model``: ATS (Algorithm 2 of the paper) on any stock Transformer.
 
-    Other schemes, too: :mod:`fairseq_ats.schemes`.
+    Other schemes, too: :mod:`fairseq_ats.schemes.schedule`.
     """
 
     cfg: PartitionedTranslationConfig

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fairseq_ats.whole_files import written_whole
+from fairseq_ats.files import written_whole
 
 Record = dict[str, Any]
 RunKey = tuple[str, int]  # row, seed

@@ -13,10 +13,10 @@ import torch
 from evaluate import Network, Search, batches_of, decode, load, networks_of, raw_references, text_of
 from sacremoses import MosesTokenizer
 
-from fairseq_ats.average import average_checkpoints
-from fairseq_ats.checkpoint_choice import last_epochs
-from fairseq_ats.data_folder import DataFolder
-from fairseq_ats.whole_files import written_whole
+from fairseq_ats.checkpoints.average import average_checkpoints
+from fairseq_ats.checkpoints.choice import last_epochs
+from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.files import written_whole
 from tables.description import Recipe
 from tables.records import digest
 

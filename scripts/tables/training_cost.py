@@ -1,7 +1,7 @@
 """FLOPs of a training: those of one average mini-batch at each level, counted, and what each update of it trains.
 
 An estimate in one respect: the average mini-batch is taken to be sentences of one length, the same on both sides,
-without padding. PyTorch's own count (:mod:`fairseq_ats.cost`), forward and backward, without the optimizer.
+without padding. PyTorch's own count (:mod:`fairseq_ats.cost.cost`), forward and backward, without the optimizer.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from fairseq.tasks.translation import TranslationTask
 from torch import nn
 from train import options_of
 
-from fairseq_ats.cost import Cost, model_of_checkpoint, network_cost, training_flops
-from fairseq_ats.schemes import SCHEMES_OF_SEVERAL_NETWORKS, Schedule, schedule_of
-from fairseq_ats.synthetic import build, numbered_dictionary
+from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, training_flops
+from fairseq_ats.cost.synthetic import build, numbered_dictionary
+from fairseq_ats.schemes.schedule import SCHEMES_OF_SEVERAL_NETWORKS, Schedule, schedule_of
 
 
 @dataclass(frozen=True)

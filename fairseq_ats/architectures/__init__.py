@@ -1,0 +1,1 @@
+"""Say where a family of models is split."""

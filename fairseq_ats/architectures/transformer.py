@@ -1,0 +1,160 @@
+"""Turn a built stock Transformer into a partitioned one, in place."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+from fairseq.models.transformer import TransformerModelBase
+from fairseq.modules import FairseqDropout, MultiheadAttention
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
+from torch import nn
+
+from fairseq_ats.modules import (
+    FastDropout,
+    PartitionedLinear,
+    PartitionedMultiheadAttention,
+    PartitionedRankLinear,
+)
+from fairseq_ats.modules.base import PartitionedModule
+from fairseq_ats.modules.linear import INPUT_DIM, OUTPUT_DIM
+from fairseq_ats.partition.partition import Partition, shown
+from fairseq_ats.partition.tags import parameter_level
+
+ALLOWED_ARCHS = (
+    "a partitioned model needs an encoder-decoder Transformer (--arch transformer, transformer_iwslt_de_en, "
+    "transformer_wmt_en_de, ...)"
+)
+
+
+def partition_model_(model: nn.Module, partition: Partition, initialise: bool = True) -> int:
+    """Partition a stock encoder–decoder Transformer in place.
+
+    Replaced are both feed-forward layers of every encoder and decoder layer, and the key and query projections of
+    every attention (section 4.1 and appendix C of the paper): 60 layers in a 6+6-layer model. Value and output
+    projections, embeddings and the softmax stay whole.
+
+    In place, because fairseq's BLEU generator already holds the model. Each new layer is made from the initialised
+    stock layer, so that initial statistics are fairseq's.
+
+    Args:
+        initialise: False for a model whose parameters a checkpoint is about to fill; saves factorising the weights.
+
+    Returns:
+        The number of replaced linear layers.
+
+    Raises:
+        ValueError: not an encoder–decoder Transformer, a variant whose layers cannot be replaced, or two levels that
+            are the same network.
+    """
+    refuse_unsupported(model)
+    swaps = partition_linears_(model, partition, initialise)
+    replace_attention_and_dropout_(model)
+    return swaps
+
+
+def check_model_options(cfg: Any) -> None:
+    """Check the model's options before it is built.
+
+    Before, because building is not harmless: a checkpoint brings its own options, and fairseq passes some of them to
+    ``eval``: those of some models (fconv), and of a Transformer the cut-offs of an adaptive softmax and the settings of
+    xFormers attention (fairseq/utils.py, ``eval_str_list`` and ``eval_str_dict``).
+
+    Args:
+        cfg: fairseq's model options, as ``task.build_model`` gets them.
+
+    Raises:
+        ValueError: ``--arch`` names something else than an encoder-decoder Transformer, or an option is not allowed.
+    """
+    name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
+    model_class = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY.get(name)
+    if model_class is None or not issubclass(model_class, TransformerModelBase):
+        raise ValueError(f"--arch is {name}; {ALLOWED_ARCHS}")
+    cutoff = getattr(cfg, "adaptive_softmax_cutoff", None)
+    if isinstance(cutoff, str) and not re.fullmatch(r"[\d\s,]*", cutoff):
+        raise ValueError(f"--adaptive-softmax-cutoff is {cutoff!r}; allowed: numbers with commas between them")
+    for side in ("encoder", "decoder"):
+        flat = getattr(cfg, f"{side}_xformers_att_config", None)
+        # fairseq takes a dictionary, too (fairseq/models/transformer/transformer_config.py:305).
+        nested = getattr(cfg, side, None)
+        read = nested.get if isinstance(nested, Mapping) else partial(getattr, nested)
+        if flat is not None or read("xformers_att_config", None) is not None:
+            raise ValueError(f"--{side}-xformers-att-config is not supported in a partitioned model; leave it out")
+
+
+def refuse_unsupported(model: nn.Module) -> None:
+    """Raises ValueError, with the option to change, for a model that cannot be partitioned."""
+    if not isinstance(model, TransformerModelBase) or not transformer_layers(model):
+        raise ValueError(f"the model is a {type(model).__name__}; {ALLOWED_ARCHS}")
+    noise = model.cfg.quant_noise
+    if noise.pq > 0 or noise.scalar > 0:
+        raise ValueError(
+            f"--quant-noise-pq is {noise.pq} and --quant-noise-scalar is {noise.scalar}; allowed: 0, since the noise "
+            "lives in the layers that a partition replaces"
+        )
+
+
+def partition_linears_(model: nn.Module, partition: Partition, initialise: bool = True) -> int:
+    """Replace the linear layers only; see :func:`partition_model_`."""
+    swapped: list[PartitionedModule] = []
+
+    def swap(owner: nn.Module, name: str, dim: int, groups: int = 1) -> None:
+        if partition.module_name == "PartitionedRankLinear":
+            make = partial(PartitionedRankLinear.from_linear, initialise=initialise)
+        else:
+            make = partial(PartitionedLinear.from_linear, dim=dim, groups=groups)
+        layer = make(getattr(owner, name), small_ratio=partition.small_ratio, max_level=partition.max_level)
+        setattr(owner, name, layer)
+        swapped.append(layer)
+
+    for layer in transformer_layers(model):
+        swap(layer, "fc1", dim=OUTPUT_DIM)
+        swap(layer, "fc2", dim=INPUT_DIM)
+    for attention in attentions(model):
+        swap(attention, "q_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
+        swap(attention, "k_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
+    if partition.super_level > 2:  # with one ratio, a core that is rounded to the whole has always been allowed
+        _refuse_equal_levels(swapped, partition)
+    return len(swapped)
+
+
+def _refuse_equal_levels(layers: Sequence[PartitionedModule], partition: Partition) -> None:
+    """One layer may have the same size at two levels, and an empty block between them; not all of them may.
+
+    Raises:
+        ValueError: two levels are the same network.
+    """
+    sizes = Counter(parameter_level(p) for layer in layers for p in layer.parameters() if p.numel() > 0)
+    for level in partition.levels[1:]:
+        if sizes[level] == 0:
+            raise ValueError(
+                f"--small-ratio is {shown(partition.small_ratio)}, and in a model of these sizes levels "
+                f"{level - 1} and {level} are the same network; allowed: ratios that give them different sizes"
+            )
+
+
+def replace_attention_and_dropout_(model: nn.Module) -> None:
+    """The rest of :func:`partition_model_`: attention that calls its projections, dropout that is cheap on a CPU.
+
+    Raises:
+        ValueError: a variant of attention that cannot be replaced.
+    """
+    for attention in attentions(model):
+        PartitionedMultiheadAttention.convert_(attention)
+    for dropout in [m for m in model.modules() if isinstance(m, FairseqDropout)]:
+        FastDropout.convert_(dropout)
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """Encoder and decoder layers, in the model's order."""
+    kinds = (TransformerEncoderLayerBase, TransformerDecoderLayerBase)
+    return [m for m in model.modules() if isinstance(m, kinds)]
+
+
+def attentions(model: nn.Module) -> list[MultiheadAttention]:
+    """Every attention of the encoder and decoder layers: self and cross."""
+    return [m for layer in transformer_layers(model) for m in layer.children() if isinstance(m, MultiheadAttention)]

@@ -1,0 +1,1 @@
+"""Read checkpoints, choose among them, average them."""

@@ -1,0 +1,149 @@
+"""Choose among the checkpoints that a run kept: the last, or the best of one network."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq_ats.checkpoints.reading import partition_of, read_header
+from fairseq_ats.checkpoints.saved_options import saved_options
+from fairseq_ats.partition.partition import SUPER, Partition
+from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
+from fairseq_ats.training.best_checkpoints import states_of
+from fairseq_ats.training.metrics import HIGHEST, metric_name, split_metric
+
+# Under which fairseq keeps what the task remembers of a run.
+_OUR_STATE = TranslationWithPartitionedModelTask.__name__
+
+# fairseq's names (fairseq/checkpoint_utils.py, save_checkpoint); the number counts epochs, or updates.
+_OF_EPOCH = re.compile(r"checkpoint(\d+)\.pt")
+_OF_UPDATE = re.compile(r"checkpoint_\d+_(\d+)\.pt")
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A checkpoint, and what its validation said of one network."""
+
+    path: str
+    updates: int
+    metric: str
+    value: float
+    maximize: bool
+
+
+def last_epochs(run: Path, count: int) -> list[str]:
+    """The last ``count`` checkpoints that were written at the end of an epoch, oldest first.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    return _last(
+        run,
+        count,
+        _OF_EPOCH,
+        f"--last-epochs is {count}",
+        "of an epoch; fairseq-train keeps them without --no-epoch-checkpoints",
+    )
+
+
+def last_updates(run: Path, count: int) -> list[str]:
+    """The last ``count`` checkpoints that were written between epochs, oldest first.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    return _last(
+        run,
+        count,
+        _OF_UPDATE,
+        f"--last-updates is {count}",
+        "within an epoch; fairseq-train keeps them with --save-interval-updates",
+    )
+
+
+def _last(run: Path, count: int, pattern: re.Pattern[str], asked: str, kind: str) -> list[str]:
+    """The files of the highest numbers, in ascending order; ValueError, with how to get more, if there are fewer."""
+    matches = [(pattern.fullmatch(path.name), path) for path in run.iterdir()]
+    found = [str(path) for _, path in sorted((int(match.group(1)), path) for match, path in matches if match)]
+    if len(found) < count:
+        raise ValueError(f"{asked} and {run} has {len(found)} checkpoint(s) {kind}")
+    return found[-count:]
+
+
+def best(run: Path, count: int, network: str | None = None) -> list[Validated]:
+    """The ``count`` best checkpoints of one network among all of a run, the best first; files of one update count once.
+
+    Best by the run's ``--best-checkpoint-metric``, or by the same metric of another network.
+
+    Args:
+        network: "core", "super", "level2", ...; None is the highest that the run trained.
+
+    Raises:
+        ValueError: fewer were validated, or the run has no such network.
+    """
+    checkpoints = {str(path): read_training_checkpoint(str(path)) for path in sorted(run.glob("checkpoint*.pt"))}
+    partitions = {path: partition_of(checkpoint.get("task_state")) for path, checkpoint in checkpoints.items()}
+    # A network that was taken out of the run may lie beside its checkpoints; it has fewer levels.
+    of_run = max(partitions.values(), key=lambda partition: partition.max_level if partition else 0, default=None)
+    by_update: dict[int, Validated] = {}
+    for path, checkpoint in checkpoints.items():
+        if partitions[path] != of_run:
+            continue
+        found = _validation_of(path, checkpoint, of_run, network)
+        if found is not None:
+            by_update.setdefault(found.updates, found)
+    latest_first = sorted(by_update.values(), key=lambda found: found.updates, reverse=True)
+    # A resumed run may have changed its metric; values of different ones do not compare.
+    comparable = [found for found in latest_first if found.metric == latest_first[0].metric]
+    if len(comparable) < count:
+        states = [states_of(c["extra_state"].get(_OUR_STATE, {"value": None})) for c in checkpoints.values()]
+        older = sum(any("value" not in state for state in of_checkpoint) for of_checkpoint in states)
+        raise ValueError(
+            f"--best is {count} and {run} has {len(comparable)} checkpoint(s) that were validated; fairseq-train keeps "
+            "one of each epoch without --no-epoch-checkpoints, and the best of the network that "
+            "--best-checkpoint-metric names with --keep-best-checkpoints"
+            + f"; {older} of an older version lack the value of the network that it does not name"
+            * bool(older)
+        )
+    return sorted(comparable, key=lambda found: -found.value if found.maximize else found.value)[:count]
+
+
+def read_training_checkpoint(path: str) -> dict[str, Any]:
+    """As :func:`read_header`; raises ValueError also for a file that no training wrote."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a file")
+    checkpoint = read_header(path)
+    missing = {"cfg", "optimizer_history", "extra_state"} - checkpoint.keys()
+    if missing:
+        raise ValueError(f"{path} was not written by fairseq-train: it has no {', '.join(sorted(missing))}")
+    return checkpoint
+
+
+def _validation_of(
+    path: str, checkpoint: Mapping[str, Any], partition: Partition | None, network: str | None
+) -> Validated | None:
+    """None for a checkpoint that was not validated, and for an average."""
+    extra_state = checkpoint["extra_state"]
+    options = saved_options(checkpoint, "checkpoint")
+    metric = options["best_checkpoint_metric"]
+    held = [SUPER] if partition is None else [partition.network_name(level) for level in partition.levels]
+    network = network or held[-1]
+    if network not in held:
+        raise ValueError(f"--network is {network} and {path} holds {', '.join(held)}")
+    followed, plain = split_metric(metric)
+    if network == (followed or held[-1]):
+        value = extra_state.get("val_loss")  # fairseq's, whatever the metric is
+    else:
+        wanted = metric_name(HIGHEST if network == held[-1] else network, plain)
+        states = states_of(extra_state.get(_OUR_STATE, {}))
+        # Of two networks there is one entry, the other's.
+        ours = states[0] if len(states) == 1 else next((s for s in states if s["metric"] == wanted), {})
+        metric, value = ours.get("metric"), ours.get("value")
+    if value is None:
+        return None
+    updates = checkpoint["optimizer_history"][-1]["num_updates"]
+    return Validated(path, updates, metric, value, options["maximize_best_checkpoint_metric"])

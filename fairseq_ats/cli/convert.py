@@ -1,0 +1,121 @@
+"""The command ``fairseq-ats-convert``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairseq_ats.cli.arguments import positive
+from fairseq_ats.convert.conversion import convert
+from fairseq_ats.convert.formats.core import CoreCheckpoint
+from fairseq_ats.convert.formats.ctranslate2 import EXACT, TOLERANCES, CTranslate2Model
+from fairseq_ats.convert.formats.fairseq import StockCheckpoint
+from fairseq_ats.convert.formats.onnx import OnnxModel
+from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.convert.verification import VerificationError
+
+PROGRAM = "fairseq-ats-convert"
+
+FORMATS: dict[str, type[OutputFormat]] = {
+    "fairseq": StockCheckpoint,
+    "core": CoreCheckpoint,
+    "ctranslate2": CTranslate2Model,
+    "onnx": OnnxModel,
+}
+
+EPILOG = """formats:
+  fairseq      a checkpoint that plain fairseq-generate loads without this plugin
+  core         a checkpoint of this plugin that holds the core alone, as --max-level 1 would have trained it
+  ctranslate2  a folder that CTranslate2 reads, with everything that translating text needs
+  onnx         the same for ONNX Runtime; keeps the layers of a low-rank network thin
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = make_parser()
+    args = parser.parse_args(arguments)
+    logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING, stream=sys.stdout, force=True)
+    logging.getLogger("fairseq_ats.convert").setLevel(logging.INFO)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns of a missing torchvision
+    try:
+        convert(
+            args.checkpoint,
+            args.level,
+            output_format_of(args),
+            args.output,
+            data=args.data,
+            sentencepiece_model=args.sentencepiece_model,
+            verify_on=args.verify_on,
+            beam=args.beam,
+            overwrite=args.overwrite,
+        )
+    except (ValueError, OSError, VerificationError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        PROGRAM,
+        description="Convert one network of a checkpoint, verify the result against its source, and only then keep it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of fairseq-train with this plugin's task")
+    parser.add_argument(
+        "--level", required=True, help="the network: core, super, level2, ..., or its number: 1 is the core"
+    )
+    parser.add_argument("--to", choices=list(FORMATS), required=True, metavar="FORMAT", help=", ".join(FORMATS))
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="file or folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    parser.add_argument(
+        "--data", type=Path, help="folder with the dictionaries; default: the one that the checkpoint was trained with"
+    )
+    parser.add_argument(
+        "--sentencepiece-model", type=Path, metavar="FILE", help="default: sentencepiece.model of the data folder"
+    )
+    parser.add_argument(
+        "--verify-on",
+        type=Path,
+        metavar="FILE",
+        help="text in the source language, one sentence a line, whose best hypotheses must be equal, too; without a "
+        "sentencepiece model: tokens with spaces between them",
+    )
+    parser.add_argument("--beam", type=positive, default=5, help="beam width of --verify-on; default: %(default)s")
+    parser.add_argument(
+        "--dense", action="store_true", default=None, help="fairseq, ctranslate2: multiply a low-rank network out"
+    )
+    parser.add_argument(
+        "--keep-optimizer-state",
+        action="store_true",
+        default=None,
+        help="core: keep the core's, so that training goes on from the file with --max-level 1",
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=list(TOLERANCES),
+        metavar="TYPE",
+        help=f"ctranslate2: type of the stored weights: {', '.join(TOLERANCES)}; default: {EXACT}",
+    )
+    return parser
+
+
+def output_format_of(args: argparse.Namespace) -> OutputFormat:
+    """The format with its options.
+
+    Raises:
+        ValueError: an option that the format does not have.
+    """
+    made = FORMATS[args.to]
+    given = {name: getattr(args, name) for name in ("dense", "keep_optimizer_state", "quantization")}
+    given = {name: value for name, value in given.items() if value is not None}
+    unknown = given.keys() - {f.name for f in dataclasses.fields(made)}
+    if unknown:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unknown))
+        raise ValueError(f"{options} has no meaning with --to {args.to}")
+    return made(**given)

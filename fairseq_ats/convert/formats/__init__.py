@@ -1,0 +1,1 @@
+"""Write one network in a format that others read."""

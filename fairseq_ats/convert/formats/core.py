@@ -1,0 +1,140 @@
+"""``--to core``: the core alone, as training with ``--max-level 1`` would have saved it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairseq_ats.checkpoints.reading import PARTITION_KEY
+from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.convert.source_network import SourceNetwork
+from fairseq_ats.convert.verification import check_same_network
+from fairseq_ats.inference.loading import load_network, load_to_decode
+from fairseq_ats.partition.partition import CORE, CORE_LEVEL
+from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
+from fairseq_ats.training.best_checkpoints import states_of
+from fairseq_ats.training.metrics import split_metric
+from fairseq_ats.training.resume import PATIENCE_KEY
+
+# The same tensors in the same code.
+TOLERANCE = 0.0
+
+# Options of trainings of more than one network, at their defaults.
+_NO_SCHEME = {
+    "scheme": None,
+    "alternate_pattern": None,
+    "super_only_updates": 0,
+    "core_only_from": None,
+    "distillation_weight": 0.0,
+    "distillation_temperature": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class CoreCheckpoint(OutputFormat):
+    """``--to core``.
+
+    Args:
+        keep_optimizer_state: keep that of the core's parameters, so that training goes on with ``--max-level 1``.
+    """
+
+    keep_optimizer_state: bool = False
+
+    def check(self, source: SourceNetwork) -> None:
+        if source.level != CORE_LEVEL:
+            raise ValueError(f"--to core is the core alone, and --level is {source.level}; allowed: {CORE_LEVEL}")
+        if self.keep_optimizer_state and "last_optimizer_state" not in source.checkpoint:
+            raise ValueError(f"--keep-optimizer-state: {source.path} was saved with --no-save-optimizer-state")
+
+    def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
+        yield "optimizer: " + ("the core's state is kept" if self.keep_optimizer_state else "its state is left out")
+        torch.save(core_checkpoint(source, self.keep_optimizer_state), path)
+
+    def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
+        model, task = load_to_decode(path, source.data)
+        yield from check_same_network(source, model, task, sentences, beam, TOLERANCE)
+
+
+def core_checkpoint(source: SourceNetwork, keep_optimizer_state: bool) -> dict[str, Any]:
+    """The checkpoint without its super-network.
+
+    The running averages of the log are left out: they are those of all networks. Without the optimizer's state it is
+    what ``--no-save-optimizer-state`` saves.
+
+    Raises:
+        ValueError: the optimizer's state is to be kept and is not one entry for each parameter.
+    """
+    core = dict(source.checkpoint)
+    core["model"] = _without_extension(core["model"])
+    core["cfg"] = {group: _options_of_core(options) for group, options in core["cfg"].items()}
+    core["task_state"] = core["task_state"] | {
+        PARTITION_KEY: core["task_state"][PARTITION_KEY] | {"max_level": CORE_LEVEL}
+    }
+    if source.partition.max_level > CORE_LEVEL:
+        core["extra_state"] = _progress_of_core(core["extra_state"])
+    optimizer_state = core.pop("last_optimizer_state", None)
+    if keep_optimizer_state:
+        core["last_optimizer_state"] = _optimizer_state_of_core(source, optimizer_state)
+    return core
+
+
+def _without_extension(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if not name.rpartition(".")[2].startswith("extension_")}
+
+
+def _options_of_core(options: Any) -> Any:
+    """One group of options, as they would be given to train the core alone."""
+    if isinstance(options, argparse.Namespace):
+        return argparse.Namespace(**_options_of_core(vars(options)))
+    if not isinstance(options, Mapping):
+        return options
+    changes = {"max_level": CORE_LEVEL, "alternate": False} | _NO_SCHEME
+    if options.get("best_checkpoint_metric"):
+        _, changes["best_checkpoint_metric"] = split_metric(options["best_checkpoint_metric"])
+    return dict(options) | {name: value for name, value in changes.items() if name in options}
+
+
+def _progress_of_core(extra_state: Mapping[str, Any]) -> dict[str, Any]:
+    """What fairseq keeps beside the networks: the best value so far becomes the core's."""
+    progress = dict(extra_state) | {"metrics": {}}
+    others = states_of(progress.pop(TranslationWithPartitionedModelTask.__name__, {}))
+    of_core = next((state for state in others if split_metric(str(state.get("metric")))[0] == CORE), None)
+    if of_core is not None:
+        progress["val_loss"] = None  # another network's, as what --patience counted
+        progress.pop("best", None)
+        progress.pop(PATIENCE_KEY, None)
+        if math.isfinite(of_core["best"]):
+            progress["best"] = of_core["best"]
+    for ema in ("ema", "ema_fp32_params"):
+        if ema in progress:
+            progress[ema] = _without_extension(progress[ema])
+    return progress
+
+
+def _optimizer_state_of_core(source: SourceNetwork, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Adam's state of the core's parameters.
+
+    It is numbered by the parameters' order (fairseq/trainer.py:305 hands them over in the model's order, then the
+    criterion's), and the core's parameters have the same order in both models.
+    """
+    whole, _ = load_network(source.path, source.data, source.partition.max_level)
+    levels = [parameter_level(p) for p in whole.parameters() if p.requires_grad]
+    levels += [CORE_LEVEL] * len(source.checkpoint["criterion"] or {})
+    groups = state["param_groups"]
+    if len(groups) != 1 or len(groups[0]["params"]) != len(levels):
+        raise ValueError(
+            f"--keep-optimizer-state needs one entry for each of the {len(levels)} parameters, and {source.path} has "
+            f"{sum(len(group['params']) for group in groups)} in {len(groups)} group(s)"
+        )
+    kept = [old for old, level in enumerate(levels) if level == CORE_LEVEL]
+    return dict(state) | {
+        "state": {new: state["state"][old] for new, old in enumerate(kept) if old in state["state"]},
+        "param_groups": [groups[0] | {"params": list(range(len(kept)))}],
+    }

@@ -1,0 +1,190 @@
+"""``--to ctranslate2``: a folder that CTranslate2, a fast inference engine, reads."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.transformer import TransformerConfig
+from torch import Tensor
+
+from fairseq_ats.convert.folder_contents import complete_folder, write_dictionaries
+from fairseq_ats.convert.folding import check_dense, dense_cost, feed_forward_sizes
+from fairseq_ats.convert.formats.fairseq import stock_checkpoint
+from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.convert.source_network import SourceNetwork
+from fairseq_ats.convert.verification import (
+    BATCH_SIZE,
+    MAX_LEN_B,
+    Hypothesis,
+    best_hypotheses,
+    check_difference,
+    check_same_beams,
+    log_probabilities,
+    numbered,
+    random_pairs,
+)
+
+# Types of stored weights, CTranslate2's names (ctranslate2/specs/model_spec.py, ACCEPTED_MODEL_TYPES) → allowed
+# difference in nats: the largest for float32, where only the order of sums differs, and the mean for types that round
+# the weights. On 3+3 layers of 128: float32 5e-6, float16 0.001, bfloat16 0.01, integers 0.03. Rounding can hide a
+# wrong weight, so that a network is held against its source in float32, too, whatever its type.
+EXACT = "float32"
+TOLERANCES = {
+    "float32": 1e-4,
+    "float16": 0.02,
+    "bfloat16": 0.1,
+    "int16": 0.08,
+    "int8": 0.08,
+    "int8_float32": 0.08,
+    "int8_float16": 0.08,
+    "int8_bfloat16": 0.08,
+}
+
+# ctranslate2/converters/fairseq.py, _SUPPORTED_ACTIVATIONS.
+ACTIVATIONS = ("gelu", "gelu_accurate", "gelu_fast", "relu", "swish")
+
+
+@dataclass(frozen=True)
+class CTranslate2Model(OutputFormat):
+    """``--to ctranslate2``.
+
+    Args:
+        dense: allow a low-rank network below the super-network, whose thin layers become dense ones.
+        quantization: type of the stored weights, one of ``TOLERANCES``.
+    """
+
+    dense: bool = False
+    quantization: str = EXACT
+
+    is_folder: ClassVar[bool] = True
+    packages: ClassVar[Sequence[str]] = ("ctranslate2",)
+
+    def check(self, source: SourceNetwork) -> None:
+        check_dense(source, self.dense, "ctranslate2")
+        problems = unsupported_options(source.model.cfg)
+        if problems:
+            raise ValueError(f"CTranslate2 cannot hold this model: {'; '.join(problems)}. --to onnx can hold more")
+
+    def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
+        yield from dense_cost(source)
+        _write_network(source, path, self.quantization)
+        complete_folder(source, path, "ctranslate2", weights=self.quantization, package="ctranslate2")
+
+    def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
+        if self.quantization != EXACT:
+            # What rounding hides would be seen here.
+            with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+                _write_network(source, Path(scratch), EXACT)
+                for line in _compare(source, Path(scratch), sentences, beam, EXACT):
+                    yield f"before rounding, {line}"
+        yield from _compare(source, path, sentences, beam, self.quantization)
+
+
+def _write_network(source: SourceNetwork, folder: Path, quantization: str) -> None:
+    """CTranslate2's own files."""
+    from ctranslate2.converters import FairseqConverter  # optional package
+
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        checkpoint = Path(scratch) / "stock.pt"
+        torch.save(_checkpoint_for_ctranslate2(source), checkpoint)
+        write_dictionaries(source, Path(scratch))
+        languages = (source.task.cfg.source_lang, source.task.cfg.target_lang)
+        converter = FairseqConverter(str(checkpoint), scratch, *languages)
+        converter.convert(str(folder), quantization=quantization, force=True)
+
+
+def _compare(
+    source: SourceNetwork, folder: Path, sentences: Sequence[Sequence[str]], beam: int, quantization: str
+) -> Iterator[str]:
+    """As :meth:`CTranslate2Model.verify`, for a folder with weights of the type ``quantization``."""
+    import ctranslate2  # optional package
+
+    exact = quantization == EXACT
+    translator = ctranslate2.Translator(str(folder), device="cpu", intra_threads=torch.get_num_threads())
+    pairs = random_pairs(source.task)
+    scored = translator.score_batch([source for source, _ in pairs], [target for _, target in pairs])
+    yield check_difference(
+        "log-probabilities",
+        torch.cat(_of_targets(source, pairs)),
+        torch.tensor([value for result in scored for value in result.log_probs]),
+        TOLERANCES[quantization],
+        on_average=not exact,
+    )
+    if sentences:
+        results = translator.translate_batch(
+            sentences,
+            beam_size=beam,
+            max_decoding_length=MAX_LEN_B,
+            max_batch_size=BATCH_SIZE,
+            return_scores=True,
+        )
+        found = [Hypothesis(tuple(result.hypotheses[0]), result.scores[0]) for result in results]
+        expected = best_hypotheses(source.model, source.task, sentences, beam)
+        yield check_same_beams(expected, found, exact=exact)
+
+
+def unsupported_options(cfg: TransformerConfig) -> list[str]:
+    """A sentence for each option of the model that CTranslate2, or its converter, does not know.
+
+    The converter checks some of them itself, with a message of its own; others it would pass over.
+    """
+    problems = []
+    for what, option in (("attention_heads", "attention-heads"), ("normalize_before", "normalize-before")):
+        encoder, decoder = getattr(cfg.encoder, what), getattr(cfg.decoder, what)
+        if encoder != decoder:
+            problems.append(f"--encoder-{option} is {encoder} and --decoder-{option} is {decoder}; they must be equal")
+    if cfg.activation_fn not in ACTIVATIONS:
+        problems.append(f"--activation-fn is {cfg.activation_fn}; allowed: {', '.join(ACTIVATIONS)}")
+    for what in ("input_dim", "output_dim"):
+        if getattr(cfg.decoder, what) != cfg.decoder.embed_dim:
+            size = getattr(cfg.decoder, what)
+            problems.append(f"--decoder-{what.replace('_', '-')} is {size}; allowed: that of --decoder-embed-dim")
+    if cfg.adaptive_softmax_cutoff is not None:
+        problems.append("--adaptive-softmax-cutoff is given")
+    switches = (
+        "no_token_positional_embeddings",
+        "no_cross_attention",
+        "cross_self_attention",
+        "adaptive_input",
+        "no_decoder_final_norm",
+    )
+    problems += [f"--{switch.replace('_', '-')} is given" for switch in switches if getattr(cfg, switch)]
+    return problems
+
+
+def _checkpoint_for_ctranslate2(source: SourceNetwork) -> dict[str, Any]:
+    """The stock checkpoint with its options as the flat, complete namespace that the converter reads.
+
+    The converter sets attributes of ``args`` and looks options up that a configuration of ``fairseq-hydra-train`` may
+    leave to the arch (ctranslate2/converters/fairseq.py, ``_load``). It reads the file with PyTorch's weights-only
+    loader, or without in releases before 4.8: it is handed this file only, written a moment before.
+    """
+    stock = stock_checkpoint(source)
+    args = argparse.Namespace(**stock["cfg"]["model"])
+    arch = args.arch if "arch" in args else args._name
+    ARCH_CONFIG_REGISTRY[arch](args)
+    args.arch, args.task = arch, stock["cfg"]["task"]["_name"]
+    for option in ("alignment_layer", "alignment_heads"):
+        if option in args:
+            delattr(args, option)  # of transformer_align; CTranslate2 ends the process if there is no such layer
+    for side, size in feed_forward_sizes(stock["model"]).items():
+        if side in args:
+            delattr(args, side)  # the nested form of the options that are set here
+        options = vars(getattr(source.model.cfg, side)) | {"ffn_embed_dim": size}
+        for option, value in options.items():
+            setattr(args, f"{side}_{option}", value)
+    return stock | {"args": args}
+
+
+def _of_targets(source: SourceNetwork, pairs: Sequence[tuple[list[str], list[str]]]) -> list[Tensor]:
+    """The source network's log-probability of each target token and of end-of-sentence."""
+    every = log_probabilities(source.model, source.task, pairs)
+    targets = [numbered(target, source.task.target_dictionary) for _, target in pairs]
+    return [of.gather(1, target[:, None])[:, 0] for of, target in zip(every, targets, strict=True)]

@@ -1,0 +1,148 @@
+"""``--to fairseq``: a checkpoint that stock fairseq reads without this plugin."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.models.bart import BARTModel
+from fairseq.optim.adam import FairseqAdamConfig
+from fairseq.tasks.translation import TranslationConfig
+from torch import Tensor
+
+from fairseq_ats.convert.folding import check_dense, dense_cost, feed_forward_sizes, stock_parameters
+from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.convert.source_network import SourceNetwork
+from fairseq_ats.convert.verification import check_same_network
+from fairseq_ats.inference.loading import STOCK_TASK_NAME, load_to_decode
+from fairseq_ats.optim import OPTIMIZER_NAME
+from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModelConfig
+from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
+from fairseq_ats.training.metrics import split_metric
+
+STOCK_OPTIMIZER = "adam"
+
+# Nats. Folding rounds W + VU once in float32 and not in every product; 1e-5 was seen (3+3 layers of 128).
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class StockCheckpoint(OutputFormat):
+    """``--to fairseq``.
+
+    Args:
+        dense: allow a low-rank network below the super-network, whose thin layers become dense ones.
+    """
+
+    dense: bool = False
+
+    def check(self, source: SourceNetwork) -> None:
+        check_dense(source, self.dense, "fairseq")
+        if isinstance(source.model, BARTModel):
+            # It looks for its task among its options (fairseq/models/bart/model.py:234): a Namespace has it.
+            raise ValueError("--to fairseq is not for BART, whose options stock fairseq cannot read from plain values")
+
+    def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
+        yield from dense_cost(source)
+        torch.save(stock_checkpoint(source), path)
+
+    def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
+        model, task = load_to_decode(path, source.data)
+        yield from check_same_network(source, model, task, sentences, beam, TOLERANCE)
+
+
+def stock_checkpoint(source: SourceNetwork) -> dict[str, Any]:
+    """The network as a dictionary for ``torch.save``: plain values and tensors only.
+
+    ``torch.load`` of torch >= 2.6 reads nothing else without an allow-list, and stock fairseq has none. So the options
+    of the model, an ``argparse.Namespace`` after ``fairseq-train``, become a dictionary, which fairseq accepts (it is
+    what ``fairseq-hydra-train`` writes). Options of this plugin are left out; so are the optimizer's state and the
+    running averages of the log, which are those of all networks.
+    """
+    parameters = stock_parameters(source.model)
+    history = source.checkpoint["optimizer_history"][-1] | {"optimizer_name": "FairseqAdam"}
+    return as_plain(
+        {
+            "args": None,
+            "cfg": _stock_options(source.checkpoint["cfg"], feed_forward_sizes(parameters)),
+            "model": parameters,
+            "criterion": None,
+            "optimizer_history": [history],
+            "task_state": {},
+            "extra_state": {"train_iterator": source.checkpoint["extra_state"]["train_iterator"]},
+        }
+    )
+
+
+def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> dict[str, Any]:
+    """fairseq's configuration with its groups, as stock training of the folded network would have saved it."""
+    stock = {group: _values(options) for group, options in cfg.items()}
+    own = _own_options(stock)
+    stock["task"] = {name: value for name, value in stock["task"].items() if name in _names(TranslationConfig)}
+    stock["task"]["_name"] = STOCK_TASK_NAME
+    if stock["optimizer"]["_name"] == OPTIMIZER_NAME:
+        stock["optimizer"] = {name: value for name, value in stock["optimizer"].items() if name not in own}
+        stock["optimizer"]["_name"] = STOCK_OPTIMIZER
+
+    model = {name: value for name, value in stock["model"].items() if name not in own}
+    for side, size in feed_forward.items():
+        # fairseq reads the nested form where there is one (fairseq/models/transformer/transformer_config.py:305).
+        if side in model:
+            model[side] = _values(model[side]) | {"ffn_embed_dim": size}
+        model[f"{side}_ffn_embed_dim"] = size
+    stock["model"] = model
+
+    # After fairseq-train the model's group repeats the options of all others.
+    for group in (stock["common"], stock["checkpoint"], model):
+        if "user_dir" in group:
+            group["user_dir"] = None
+        if group.get("best_checkpoint_metric"):
+            _, group["best_checkpoint_metric"] = split_metric(group["best_checkpoint_metric"])
+    for option, value in (("task", STOCK_TASK_NAME), ("optimizer", stock["optimizer"]["_name"])):
+        if option in model:
+            model[option] = value
+    return stock
+
+
+def _own_options(cfg: Mapping[str, Any]) -> set[str]:
+    """Names of the options that this plugin adds to fairseq's; views of fairseq's own options are none."""
+    of_fairseq = {
+        name
+        for group, options in cfg.items()
+        if group not in ("task", "model", "optimizer") and isinstance(options, dict)
+        for name in options
+    }
+    of_task = set(_names(PartitionedTranslationConfig)) - set(_names(TranslationConfig))
+    of_optimizer = set(_names(AdamForPartitionedModelConfig)) - set(_names(FairseqAdamConfig))
+    return (of_task | of_optimizer) - of_fairseq
+
+
+def _names(config: type) -> list[str]:
+    return [field.name for field in fields(config) if field.name != "_name"]
+
+
+def _values(options: Any) -> Any:
+    if isinstance(options, argparse.Namespace):
+        return dict(vars(options))
+    return dict(options) if isinstance(options, Mapping) else options
+
+
+def as_plain(value: Any) -> Any:
+    """The same in dictionaries, lists, numbers, strings and tensors.
+
+    Raises:
+        ValueError: something else is in it.
+    """
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {as_plain(key): as_plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(entry) for entry in value]
+    if value is None or type(value) in (bool, int, float, str, Tensor):
+        return value
+    raise ValueError(f"{value!r} of type {type(value).__name__} does not belong in a checkpoint of stock fairseq")

@@ -1,0 +1,1 @@
+"""Count what networks and updates cost."""

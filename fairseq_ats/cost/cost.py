@@ -1,0 +1,282 @@
+"""What each network and each update costs: counted, not timed.
+
+    python -m fairseq_ats.cost RUN/checkpoint_best.pt
+    python -m fairseq_ats.cost --arch transformer_iwslt_de_en --share-decoder-input-output-embed --small-ratio 0.03125
+
+The second form takes fairseq's options. FLOPs are PyTorch's own count (a multiplication and an addition are two) of the
+matrix products of one forward and backward pass; activation bytes are what autograd keeps between the two, in float32
+and on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from fairseq.checkpoint_utils import load_checkpoint_to_cpu
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import merge_with_parent
+from fairseq.tasks.translation import TranslationTask
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fairseq_ats.checkpoints.reading import PARTITION_KEY
+from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
+from fairseq_ats.inference.loading import read_checkpoint
+from fairseq_ats.modules import PartitionedRankLinear
+from fairseq_ats.modules.levels import use_level
+from fairseq_ats.partition.partition import CORE_LEVEL, Partition
+from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.schemes.schedule import ALTERNATE, SLIMMABLE, STANDARD, Schedule
+from fairseq_ats.tasks import TASK_NAME
+from fairseq_ats.tasks.translation_with_partitioned_model import (
+    PartitionedTranslationConfig,
+    TranslationWithPartitionedModelTask,
+)
+
+# Weight, gradient and Adam's two moments, float32 each.
+BYTES_OF_A_TRAINED_PARAMETER = 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one network and one mini-batch.
+
+    Args:
+        parameters: that the network computes with; embeddings are counted once where they are shared.
+        embedding_parameters: those of them in embeddings and in the output projection.
+        forward_flops, backward_flops: of the whole mini-batch.
+        activation_bytes: kept from forward to backward, without the weights.
+    """
+
+    parameters: int
+    embedding_parameters: int
+    forward_flops: int
+    backward_flops: int
+    activation_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """Forward and backward: one update, without the optimizer."""
+        return self.forward_flops + self.backward_flops
+
+    @property
+    def state_bytes(self) -> int:
+        """Weights, gradients and Adam's moments in float32, if this network alone is trained."""
+        return self.parameters * BYTES_OF_A_TRAINED_PARAMETER
+
+
+def network_cost(
+    model: nn.Module, task: TranslationTask, sentences: int, length: int, level: int | None = None
+) -> Cost:
+    """Count one forward and backward pass of ``model`` at ``level`` in training.
+
+    All counts are a constant and a multiple of the number of sentences, once there are so many that a low-rank
+    super-network folds W + VU first (:meth:`PartitionedRankLinear.forward_level`). Two small mini-batches
+    therefore tell the counts of any larger one, exactly.
+
+    Args:
+        sentences: pairs in the mini-batch.
+        length: tokens of each sentence, on both sides.
+        level: None for a model that is not partitioned.
+    """
+    few = max([2, *(-(-m.rows_to_fold // length) for m in model.modules() if isinstance(m, PartitionedRankLinear))])
+    sizes = (sentences,) if sentences <= 2 * few else (few, 2 * few)
+    first, *second = (_count(model, random_batch(task, size, length), level) for size in sizes)
+    forward, backward, activations = (
+        first
+        if not second
+        else tuple(a + (b - a) * (sentences - few) // few for a, b in zip(first, *second, strict=True))
+    )
+    parameters = [p for p in model.parameters() if level is None or parameter_level(p) <= level]
+    embeddings = [p for p in _embeddings(model) if any(p is q for q in parameters)]
+    return Cost(
+        parameters=sum(p.numel() for p in parameters),
+        embedding_parameters=sum(p.numel() for p in embeddings),
+        forward_flops=forward,
+        backward_flops=backward,
+        activation_bytes=activations,
+    )
+
+
+def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[int, int, int]:
+    """FLOPs forward, FLOPs backward, and bytes of activations."""
+    # All that the criterion asks of a task is the padding symbol, which every dictionary numbers alike.
+    task = SimpleNamespace(target_dictionary=Dictionary())
+    criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
+    was_training = model.training
+    model.train()
+    with nullcontext() if level is None else use_level(model, level):
+        with _saved_bytes(model) as saved:
+            criterion(model, batch)
+        # The counter has no formula for the fused attention kernel of CPUs.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            loss, _, _ = criterion(model, batch)
+            forward = counter.get_total_flops()
+            loss.backward()
+    model.zero_grad(set_to_none=True)
+    model.train(was_training)
+    return forward, counter.get_total_flops() - forward, sum(saved.values())
+
+
+def update_flops(costs: dict[int, Cost], levels: tuple[int, ...], distils: bool = False) -> int:
+    """FLOPs of one update, without the optimizer.
+
+    Args:
+        costs: of every level of the model.
+        levels: those that the update runs (:meth:`~fairseq_ats.schemes.schedule.Schedule.levels_of_update`).
+        distils: networks below the highest learn from its soft targets (--distillation-weight): where it does not run
+            in the update itself, that is one more forward pass of it. Softmaxes are not counted, here as elsewhere.
+    """
+    highest = max(costs)
+    asked = distils and highest not in levels
+    return sum(costs[level].flops for level in levels) + asked * costs[highest].forward_flops
+
+
+def training_flops(costs: dict[int, Cost], schedule: Schedule, updates: range, distils: bool = False) -> int:
+    """FLOPs of the updates of these numbers, all on mini-batches of one size."""
+    return sum(update_flops(costs, schedule.levels_of_update(number), distils) for number in updates)
+
+
+def average_update_flops(costs: dict[int, Cost], schedule: Schedule, distils: bool = False) -> float:
+    """FLOPs of an average update, between the phases of one network alone."""
+    start = schedule.super_only_updates
+    endless = replace(schedule, core_only_from=None)
+    return training_flops(costs, endless, range(start, start + schedule.period), distils) / schedule.period
+
+
+def scheme_flops(costs: dict[int, Cost], pattern: tuple[int, ...] = ()) -> dict[str, float]:
+    """FLOPs of an average update of each training scheme, from the costs of a model's levels.
+
+    Args:
+        pattern: of --alternate-pattern, for a row of its own.
+    """
+    highest = max(costs)
+    core = {"core only": float(costs[CORE_LEVEL].flops)}
+    if highest == CORE_LEVEL:
+        return core
+    alternate = Schedule(ALTERNATE, highest)
+    result = {
+        "standard (super-network only)": average_update_flops(costs, Schedule(STANDARD, highest)),
+        **core,
+        "ATS (alternate)": average_update_flops(costs, alternate),
+        "ATS with distillation": average_update_flops(costs, alternate, distils=True),
+        "slimmable (all in one update)": average_update_flops(costs, Schedule(SLIMMABLE, highest)),
+    }
+    if pattern:
+        name = f"ATS (alternate {':'.join(map(str, pattern))})"
+        result[name] = average_update_flops(costs, replace(alternate, pattern=pattern))
+    return result
+
+
+@contextmanager
+def _saved_bytes(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Bytes of the storages that autograd keeps, by address; a storage that is kept twice counts once."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
+
+
+def _embeddings(model: nn.Module) -> list[nn.Parameter]:
+    names = ("embed_tokens.weight", "embed_positions.weight", "output_projection.weight")
+    return [p for name, p in model.named_parameters() if name.endswith(names)]
+
+
+# The command.
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m fairseq_ats.cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s (CHECKPOINT | --arch ARCH [fairseq options]) [--tokens N] [--length N] [--vocabulary N]",
+        epilog="Other options are fairseq's: --arch and what belongs to it, --partitioned-linear-module-name, "
+        "--small-ratio, --max-level, --alternate-pattern.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--tokens", type=int, default=4096, help="target tokens of the mini-batch (default: 4096)")
+    parser.add_argument("--length", type=int, default=25, help="tokens of each sentence, both sides (default: 25)")
+    parser.add_argument("--vocabulary", type=int, default=10000, help="with --arch (default: 10000)")
+    # The rest is parsed by fairseq, so that its values must not be taken for a file here.
+    args, rest = parser.parse_known_args(arguments)
+    torch.set_num_threads(1)  # two on a busy machine wait for each other (results/speed_notes.md)
+    checkpoint = rest[0] if len(rest) == 1 and not rest[0].startswith("-") else None
+    if checkpoint is None and not {"--arch", "-a"} & set(rest):
+        parser.error("give a checkpoint, or --arch with fairseq's options")
+    if args.length < 1 or args.tokens < args.length:
+        parser.error(f"--tokens is {args.tokens} and --length is {args.length}; allowed: a sentence or more")
+    try:
+        if checkpoint is None:
+            built = build(["--task", TASK_NAME, *rest], numbered_dictionary(args.vocabulary))
+            task, model, name = built.task, built.model, built.cfg.model._name
+        else:
+            task, model = model_of_checkpoint(checkpoint)
+            name = checkpoint
+    except ValueError as error:
+        sys.exit(f"cost: {error}")
+    sentences = args.tokens // args.length
+    tokens = sentences * args.length
+    costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
+    print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
+    print(table(costs, tokens, task.partition, task.schedule.pattern))
+
+
+def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
+    """A training's task and model, with dictionaries of the right sizes: enough to count, not to translate.
+
+    Raises:
+        ValueError: the file is missing or cannot be read, or is not of this plugin's task.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a file")
+    header, partition = read_checkpoint(path)
+    if partition is None:
+        raise ValueError(f"{path} was not written by --task {TASK_NAME}; give its --arch and options instead")
+    cfg = load_checkpoint_to_cpu(path).get("cfg")
+    # One dictionary for both sides if the model shares embeddings; otherwise one of each size.
+    sizes = [header["model"][f"{side}.embed_tokens.weight"].shape[0] for side in ("encoder", "decoder")]
+    dictionaries = {size: numbered_dictionary(size) for size in sizes}
+    # As fairseq does with a checkpoint's options: one of before an option existed has its default.
+    options = merge_with_parent(PartitionedTranslationConfig(), cfg.task, remove_missing=True)
+    task = TranslationWithPartitionedModelTask(options, *(dictionaries[size] for size in sizes))
+    task.load_state_dict({PARTITION_KEY: header["task_state"][PARTITION_KEY]})  # the dictionaries are made up
+    return task, task.build_model(cfg.model, from_checkpoint=True)
+
+
+def table(costs: dict[int, Cost], tokens: int, partition: Partition, pattern: tuple[int, ...] = ()) -> str:
+    """Markdown: the networks, and the updates of each scheme."""
+    lines = [
+        "| network | parameters | in embeddings | forward MFLOPs/token | backward | activations kB/token "
+        "| weights, gradients, Adam MB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for level, cost in sorted(costs.items(), reverse=True):
+        lines.append(
+            f"| {partition.network_name(level)} | {cost.parameters:,} | {cost.embedding_parameters:,} "
+            f"| {cost.forward_flops / tokens / 1e6:.1f} | {cost.backward_flops / tokens / 1e6:.1f} "
+            f"| {cost.activation_bytes / tokens / 1e3:.0f} | {cost.state_bytes / 1e6:.0f} |"
+        )
+    updates = scheme_flops(costs, pattern)
+    whole = next(iter(updates.values()))
+    lines += ["", "| update of | GFLOPs | relative |", "|---|---:|---:|"]
+    lines += [f"| {name} | {flops / 1e9:.1f} | {flops / whole:.2f} |" for name, flops in updates.items()]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Check and read binarised data and text."""

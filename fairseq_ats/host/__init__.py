@@ -1,0 +1,1 @@
+"""Change what fairseq and PyTorch do in this process; every change of the host stands here."""

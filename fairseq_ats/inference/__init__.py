@@ -1,0 +1,1 @@
+"""Make one network ready to use."""

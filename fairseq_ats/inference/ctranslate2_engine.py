@@ -1,0 +1,53 @@
+"""Translate with a folder of format ``ctranslate2``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairseq_ats.inference.deployed_folder import DeployedFolder
+from fairseq_ats.inference.engine import Engine, Machine, Pieces, Search
+
+
+class CTranslate2Engine(Engine):
+    """A converted network in CTranslate2.
+
+    Args:
+        path: the folder.
+        folder: its description.
+
+    Raises:
+        ValueError: the package is not installed, or cannot read the folder.
+    """
+
+    def __init__(self, path: Path, folder: DeployedFolder, search: Search, machine: Machine) -> None:
+        try:
+            import ctranslate2
+        except ImportError as error:
+            raise ValueError(f"{path} needs the package ctranslate2 (pip install ctranslate2): {error}") from error
+        try:
+            self._translator = ctranslate2.Translator(
+                str(path),
+                device=machine.device,
+                inter_threads=machine.workers,
+                intra_threads=machine.threads or 0,  # 0: CTranslate2's own choice
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read by ctranslate2 {ctranslate2.__version__}: {error}") from error
+        self._batch_size = machine.batch_size
+        self._max_target_pieces = folder.max_target_positions - 1
+        super().__init__(search, folder.max_source_positions)
+
+    def translate(self, sentences: Sequence[Pieces]) -> list[Pieces]:
+        if not sentences:
+            return []
+        longest = self.search.longest(max(len(pieces) for pieces in sentences))
+        results = self._translator.translate_batch(
+            list(sentences),
+            max_batch_size=self._batch_size,
+            beam_size=self.search.beam,
+            length_penalty=self.search.length_penalty,
+            max_input_length=0,  # sentences are not longer than the network takes; by default 1024 and a silent cut
+            max_decoding_length=min(longest, self._max_target_pieces),
+        )
+        return [result.hypotheses[0] for result in results]

@@ -1,0 +1,79 @@
+"""Translate with a fairseq model, by fairseq's own beam search."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+import torch
+from fairseq.models import FairseqEncoderDecoderModel
+from fairseq.tasks.translation import TranslationTask
+
+from fairseq_ats.inference.engine import Engine, Machine, Pieces, Search
+
+
+def use_torch_on(machine: Machine) -> str:
+    """Set torch's threads, which the whole process shares; returns torch's name of the device.
+
+    Raises:
+        ValueError: more than one worker, or CUDA where torch finds none.
+    """
+    if machine.workers > 1:
+        raise ValueError(f"--workers is {machine.workers}; allowed without CTranslate2: 1 (use --threads)")
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, and torch finds no CUDA device; allowed here: cpu, auto")
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    if machine.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return machine.device
+
+
+class FairseqEngine(Engine):
+    """A fairseq model that is ready to decode.
+
+    Args:
+        task: has the model's dictionaries.
+        batch_size: sentences that are translated at once.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        model: FairseqEncoderDecoderModel,
+        task: TranslationTask,
+        search: Search,
+        batch_size: int,
+        device: str,
+    ) -> None:
+        max_source_positions, _ = model.max_positions()
+        super().__init__(search, max_source_positions)
+        self._model = model.to(device)
+        self._task = task
+        self._batch_size = batch_size
+        self._device = device
+        options = Namespace(
+            beam=search.beam, max_len_a=search.max_len_a, max_len_b=search.max_len_b, lenpen=search.length_penalty
+        )
+        self._generator = task.build_generator([self._model], options)
+
+    def translate(self, sentences: Sequence[Pieces]) -> list[Pieces]:
+        translations: list[Pieces] = [[] for _ in sentences]
+        by_length = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
+        for start in range(0, len(by_length), self._batch_size):
+            indices = by_length[start : start + self._batch_size]
+            for index, translation in zip(indices, self._translate_batch([sentences[i] for i in indices]), strict=True):
+                translations[index] = translation
+        return translations
+
+    def _translate_batch(self, sentences: Sequence[Pieces]) -> list[Pieces]:
+        encode = self._task.source_dictionary.encode_line
+        tokens = [encode(" ".join(pieces), add_if_not_exist=False).long() for pieces in sentences]
+        dataset = self._task.build_dataset_for_inference(tokens, [len(numbers) for numbers in tokens])
+        batch = dataset.collater([dataset[index] for index in range(len(dataset))])
+        net_input = {name: tensor.to(self._device) for name, tensor in batch["net_input"].items()}
+        beams = self._task.inference_step(self._generator, [self._model], {"net_input": net_input})
+        translations: list[Pieces] = [[] for _ in sentences]
+        for index, hypotheses in zip(batch["id"].tolist(), beams, strict=True):
+            translations[index] = self._task.target_dictionary.string(hypotheses[0]["tokens"]).split()
+        return translations

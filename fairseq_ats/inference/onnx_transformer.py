@@ -1,0 +1,147 @@
+"""A Transformer in two ONNX graphs, run by ONNX Runtime behind fairseq's interface of a model.
+
+The graphs are those of :mod:`fairseq_ats.convert.formats.onnx_graphs`. fairseq's own beam search decodes with them::
+
+    model = OnnxTransformer.from_folder(Path("core.onnx"))
+    generator = SequenceGenerator([model], model.decoder.dictionary, beam_size=5)
+
+Without fairseq, the two files are enough for a decoder of one's own. All numbers are float32, all tokens int64:
+
+========  ==============================  ===================================================================
+file      input                           output
+========  ==============================  ===================================================================
+encoder   ``source`` (batch, source)      ``padding`` (batch, source), true at pads; for each decoder layer n
+                                          ``cross_key_n`` and ``cross_value_n`` (batch, heads, source, d)
+decoder   ``token`` (batch, 1), the last  ``logits`` (batch, 1, vocabulary) of the next token; for each layer
+          one, end-of-sentence at first;  ``present_key_n`` and ``present_value_n`` (batch, heads, past + 1,
+          the encoder's outputs;          d): the next step's past
+          ``past_key_n`` and
+          ``past_value_n`` (batch, heads,
+          past, d), past = 0 at first
+========  ==============================  ===================================================================
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel, FairseqIncrementalDecoder
+from torch import Tensor
+
+from fairseq_ats.inference.deployed_folder import DeployedFolder
+
+ENCODER_FILE = "encoder.onnx"
+DECODER_FILE = "decoder_step.onnx"
+
+Tensors = dict[str, Tensor]
+
+
+class Graph:
+    """An ONNX file as a function of named tensors."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime  # optional package
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        #: Name → sizes; a size that may change is a string.
+        self.inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}
+
+    def __call__(self, tensors: Tensors) -> Tensors:
+        arrays = {name: tensors[name].numpy() for name in self.inputs}
+        results = self._session.run(self._outputs, arrays)
+        return {name: torch.from_numpy(array) for name, array in zip(self._outputs, results, strict=True)}
+
+
+class OnnxEncoder(FairseqEncoder):
+    """The encoder's graph; its output is that of the graph, by name."""
+
+    def __init__(self, graph: Graph, dictionary: Dictionary, longest: int) -> None:
+        super().__init__(dictionary)
+        self._graph = graph
+        self._longest = longest
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> Tensors:
+        return self._graph({"source": src_tokens})
+
+    def reorder_encoder_out(self, encoder_out: Tensors, new_order: Tensor) -> Tensors:
+        return {name: value.index_select(0, new_order) for name, value in encoder_out.items()}
+
+    def max_positions(self) -> int:
+        return self._longest
+
+
+class OnnxDecoder(FairseqIncrementalDecoder):
+    """The graph of one step; ``incremental_state`` holds its caches, by name."""
+
+    _CACHES = "caches"
+
+    def __init__(self, graph: Graph, dictionary: Dictionary, longest: int) -> None:
+        super().__init__(dictionary)
+        self._graph = graph
+        self._longest = longest
+
+    def forward(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: Tensors,
+        incremental_state: dict[str, dict[str, Tensor | None]] | None = None,
+    ) -> tuple[Tensor, None]:
+        """Logits (batch, 1, vocabulary) after the last token; without a state after each, (batch, time, vocabulary).
+
+        Targets are padded on the right, or not at all: a step counts positions and does not look for pads.
+        """
+        if incremental_state is None:
+            state: dict[str, dict[str, Tensor | None]] = {}
+            steps = range(1, prev_output_tokens.shape[1] + 1)
+            logits = [self(prev_output_tokens[:, :step], encoder_out, state)[0] for step in steps]
+            return torch.cat(logits, dim=1), None
+        caches = self.get_incremental_state(incremental_state, self._CACHES)
+        if caches is None:
+            caches = self._empty_caches(prev_output_tokens.shape[0])
+        results = self._graph({"token": prev_output_tokens[:, -1:].contiguous(), **encoder_out, **caches})
+        logits = results.pop("logits")
+        longer = {name.replace("present_", "past_"): value for name, value in results.items()}
+        self.set_incremental_state(incremental_state, self._CACHES, longer)
+        return logits, None
+
+    def _empty_caches(self, batch: int) -> Tensors:
+        sizes = {name: sizes for name, sizes in self._graph.inputs.items() if name.startswith("past_")}
+        return {name: torch.zeros(batch, heads, 0, width) for name, (_, heads, _, width) in sizes.items()}
+
+    def reorder_incremental_state(
+        self, incremental_state: dict[str, dict[str, Tensor | None]], new_order: Tensor
+    ) -> None:
+        caches = self.get_incremental_state(incremental_state, self._CACHES)
+        if caches is not None:
+            reordered = {name: value.index_select(0, new_order) for name, value in caches.items()}
+            self.set_incremental_state(incremental_state, self._CACHES, reordered)
+
+    def max_positions(self) -> int:
+        return self._longest
+
+
+class OnnxTransformer(FairseqEncoderDecoderModel):
+    """Both graphs as a fairseq model that decodes and scores, and cannot be trained."""
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> OnnxTransformer:
+        """The model in a folder of ``fairseq-ats-convert --to onnx``.
+
+        Raises:
+            ValueError: the folder holds something else.
+        """
+        description = DeployedFolder.read(folder)
+        if description.format != "onnx":
+            raise ValueError(f"{folder} holds a network in the format {description.format}, not onnx")
+        dictionaries = [
+            Dictionary.load(str(folder / name))
+            for name in (description.source_dictionary, description.target_dictionary)
+        ]
+        encoder = OnnxEncoder(Graph(folder / ENCODER_FILE), dictionaries[0], description.max_source_positions)
+        decoder = OnnxDecoder(Graph(folder / DECODER_FILE), dictionaries[1], description.max_target_positions)
+        return cls(encoder, decoder).eval()

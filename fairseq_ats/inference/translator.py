@@ -1,0 +1,171 @@
+"""Lines of text through one network, in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import overload
+
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+from fairseq_ats.checkpoints.saved_options import saved_options
+from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.data.text import READS_TOKENS, Text, parts
+from fairseq_ats.inference.ctranslate2_engine import CTranslate2Engine
+from fairseq_ats.inference.deployed_folder import DeployedFolder, check_sums
+from fairseq_ats.inference.engine import Engine, Machine, Search
+from fairseq_ats.inference.fairseq_engine import FairseqEngine, use_torch_on
+from fairseq_ats.inference.loading import load_to_decode, read_checkpoint
+from fairseq_ats.partition.partition import check_level_name
+
+logger = logging.getLogger(__name__)
+
+BUFFER_SIZE = 512
+
+
+class Translator:
+    """One network, ready to translate lines of text.
+
+    Every line gives one line: a blank one gives a blank one, and one that is longer than the network takes, or than the
+    longest translation allowed, is translated in parts.
+
+    Args:
+        path: a checkpoint of this plugin's task or of stock fairseq's ``translation``, or a folder that
+            ``fairseq-ats-convert`` wrote.
+        level: "core", "super", "level2", ..., or the level's number. None is a folder's network, and the highest of
+            a checkpoint.
+        data: for a checkpoint, the folder with its dictionaries and ``sentencepiece.model``; None is the one that it
+            was trained with.
+        sentencepiece_model: for a checkpoint, where it is not in the data. Without any, lines are tokens with spaces
+            between them.
+        beam, max_len_a, max_len_b, length_penalty: see :class:`~fairseq_ats.inference.engine.Search`; None is what the
+            folder says, or fairseq's default.
+        batch_size, threads, workers, device: see :class:`~fairseq_ats.inference.engine.Machine`.
+
+    Raises:
+        ValueError: a file or package that is missing, a file that carries code, a level that it does not hold, or an
+            option outside what is allowed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        level: str | int | None = None,
+        *,
+        data: str | Path | None = None,
+        sentencepiece_model: str | Path | None = None,
+        beam: int | None = None,
+        max_len_a: float | None = None,
+        max_len_b: int | None = None,
+        length_penalty: float | None = None,
+        batch_size: int = 32,
+        threads: int | None = None,
+        workers: int = 1,
+        device: str = "auto",
+    ) -> None:
+        path = Path(path)
+        machine = Machine(batch_size, threads, workers, device)
+        given = {"beam": beam, "max_len_a": max_len_a, "max_len_b": max_len_b, "length_penalty": length_penalty}
+        given = {name: value for name, value in given.items() if value is not None}
+        if level is not None:
+            check_level_name(level)
+        if path.is_dir():
+            for option, value in (("--data", data), ("--sentencepiece-model", sentencepiece_model)):
+                if value is not None:
+                    raise ValueError(f"{option} is {value} and {path} is a folder, which brings its own; leave it out")
+            self._engine, self._text = _open_folder(path, level, given, machine)
+        elif path.is_file():
+            data = None if data is None else Path(data)
+            model = None if sentencepiece_model is None else Path(sentencepiece_model)
+            self._engine, self._text = _open_checkpoint(path, level, data, model, Search(**given), machine)
+        else:
+            raise ValueError(f"{path} is neither a checkpoint nor a folder")
+
+    @overload
+    def __call__(self, text: str) -> str: ...
+
+    @overload
+    def __call__(self, text: Iterable[str]) -> list[str]: ...
+
+    def __call__(self, text: str | Iterable[str]) -> str | list[str]:
+        """Translate one line, or several; a string is one line, whatever it contains."""
+        if isinstance(text, str):
+            return self._translate([text])[0]
+        return list(self.translate(text))
+
+    def translate(self, lines: Iterable[str], buffer_size: int = BUFFER_SIZE) -> Iterator[str]:
+        """Translate lines as they come.
+
+        Args:
+            buffer_size: lines that are read before the first of them is translated; those of about the same length are
+                then translated together.
+        """
+        lines = iter(lines)
+        while buffer := list(islice(lines, buffer_size)):
+            yield from self._translate(buffer)
+
+    def _translate(self, lines: Sequence[str]) -> list[str]:
+        pieces = [self._text.encode(line) for line in lines]
+        limit = self._engine.max_source_pieces
+        cut = [list(parts(sentence, limit)) for sentence in pieces]
+        for number, sentences in enumerate(cut):
+            if len(sentences) > 1:
+                length = len(pieces[number])
+                logger.warning(
+                    f"a line of {length:,} pieces is translated in {len(sentences)} parts of {limit} at most"
+                )
+        translated = iter(self._engine.translate([sentence for sentences in cut for sentence in sentences]))
+        joined = (" ".join(self._text.decode(next(translated)) for _ in sentences) for sentences in cut)
+        return [line.replace("\n", " ") for line in joined]
+
+
+def _open_folder(path: Path, level: str | int | None, given: dict[str, float], machine: Machine) -> tuple[Engine, Text]:
+    folder = DeployedFolder.read(path)
+    check_sums(path)
+    number = folder.level if level is None else folder.partition.level_of(level)
+    if number != folder.level:
+        raise ValueError(f"--level is {number} and {path} holds the {folder.network} (level {folder.level}) only")
+    defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
+    search = Search(**(defaults | given))
+    model = None if folder.sentencepiece_model is None else path / folder.sentencepiece_model
+    if model is None:
+        logger.warning(f"{path} has {READS_TOKENS}")
+    text = Text(model, folder.lowercase)
+    if folder.format == "ctranslate2":
+        return CTranslate2Engine(path, folder, search, machine), text
+    return _open_onnx(path, search, machine), text
+
+
+def _open_onnx(path: Path, search: Search, machine: Machine) -> Engine:
+    if machine.device == "cuda":
+        raise ValueError(f"--device is cuda and {path} is of format onnx; allowed: cpu, auto")
+    use_torch_on(machine)  # first: ONNX Runtime takes over the number of threads
+    try:
+        from fairseq_ats.inference.onnx_transformer import OnnxTransformer
+
+        model = OnnxTransformer.from_folder(path)
+    except ImportError as error:
+        raise ValueError(f"{path} needs the package onnxruntime (pip install onnxruntime): {error}") from error
+    task = TranslationTask(TranslationConfig(), model.encoder.dictionary, model.decoder.dictionary)
+    return FairseqEngine(model, task, search, machine.batch_size, "cpu")
+
+
+def _open_checkpoint(
+    path: Path, level: str | int | None, data: Path | None, model: Path | None, search: Search, machine: Machine
+) -> tuple[Engine, Text]:
+    checkpoint, partition = read_checkpoint(path)
+    if partition is None and level is not None:
+        raise ValueError(f"--level is {level} and {path} holds one network, without levels; leave it out")
+    folder = DataFolder.find(data, saved_options(checkpoint, "task"))
+    model = model or folder.sentencepiece_model
+    if model is None:
+        logger.warning(f"{folder.path} has {READS_TOKENS}")
+    elif not model.is_file():
+        raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
+    text = Text(model, folder.lowercase)
+    device = use_torch_on(machine)
+    network, task = load_to_decode(path, folder, None if level is None else partition.level_of(level))
+    return FairseqEngine(network, task, search, machine.batch_size, device), text

@@ -1,0 +1,94 @@
+"""Small width: each level is a block of rows, or of columns, of the full weight."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairseq_ats.modules.base import PartitionedModule, divide, join
+from fairseq_ats.partition.partition import CORE_LEVEL, SmallRatio, core_size, ratios_of
+
+OUTPUT_DIM = 0
+INPUT_DIM = 1
+
+
+class PartitionedLinear(PartitionedModule):
+    r"""Linear layer whose core is narrower (section 4.2 and appendix C of the paper).
+
+    .. math:: y = \begin{pmatrix} W_{core} \\ W_{ext} \end{pmatrix} x + b
+        \quad\text{or}\quad y = \begin{pmatrix} W_{core} & W_{ext} \end{pmatrix} x + b
+
+    The left form (``dim=0``) narrows the output: hidden neurons of a feed-forward module's first layer, and
+    keys and queries. The right form (``dim=1``) narrows the input: the second layer, which reads the neurons that
+    the first one has at that level. The bias of the right form is whole, and the core's.
+
+    With several ratios (not in the paper) each level adds one more block to those below it.
+
+    With ``groups`` a level takes the first rows *of each group*. Keys and queries use one group per head: taken
+    contiguously, the core's rows would fill the first heads and leave the others without a score. The paper does
+    not say which rows the core keeps.
+
+    Shapes: the super-network maps (*, in) to (*, out). At a level below it, the partitioned side has
+    ``sizes[level - 1]``.
+
+    Args:
+        weight: full weight, (out, in).
+        bias: full bias, (out,), or None.
+        small_ratio: r; the core has ``groups * max(1, round(r * size / groups))`` of the partitioned side. Several are
+            those of the levels below the super-network, in ascending order.
+        dim: 0 partitions the output, 1 the input.
+        groups: equal groups on the partitioned side; must divide it.
+        max_level: 1 keeps the core alone; None is the super-network.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        small_ratio: SmallRatio,
+        dim: int,
+        groups: int = 1,
+        max_level: int | None = None,
+    ) -> None:
+        out_features, in_features = weight.shape
+        sizes = [groups * core_size(weight.shape[dim] // groups, ratio) for ratio in ratios_of(small_ratio)]
+        super().__init__(in_features, out_features, sizes, max_level)
+        self.dim = dim
+        self.groups = groups
+        for level, block in enumerate(divide(weight, sizes, dim, groups), start=CORE_LEVEL):
+            self.add_block(level, "weight", block)
+        self.splits_bias = bias is not None and dim == OUTPUT_DIM
+        biases = divide(bias, sizes, 0, groups) if self.splits_bias else [bias, *(None for _ in sizes)]
+        for level, block in enumerate(biases, start=CORE_LEVEL):
+            self.add_block(level, "bias", block)
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        small_ratio: SmallRatio,
+        dim: int,
+        groups: int = 1,
+        max_level: int | None = None,
+    ) -> PartitionedLinear:
+        """Split an initialised stock layer; as the super-network the result computes what ``linear`` computed."""
+        return cls(linear.weight, linear.bias, small_ratio, dim, groups, max_level)
+
+    def weight_at(self, level: int) -> Tensor:
+        return join(self.blocks("weight", level), self.dim, self.groups)
+
+    def bias_at(self, level: int) -> Tensor | None:
+        if not self.splits_bias:
+            return self.core_bias
+        return join(self.blocks("bias", level), 0, self.groups)
+
+    def forward_level(self, x: Tensor) -> Tensor:
+        """(*, in) → (*, out); the core's weight is a parameter as it is."""
+        if self.level == CORE_LEVEL:
+            return F.linear(x, self.core_weight, self.core_bias)
+        return super().forward_level(x)
+
+    def extra_repr(self) -> str:
+        side = "out" if self.dim == OUTPUT_DIM else "in"
+        sizes = ", ".join(map(str, self.sizes))
+        return f"{super().extra_repr()}, core_{side}_features={sizes}, groups={self.groups}"

@@ -1,0 +1,144 @@
+"""Low rank: the core is a product of two thin matrices, the super-network adds a full one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairseq_ats.modules.base import PartitionedModule, divide, join
+from fairseq_ats.modules.linear import INPUT_DIM, OUTPUT_DIM
+from fairseq_ats.partition.partition import CORE_LEVEL, SmallRatio, core_size, ratios_of
+
+
+class PartitionedRankLinear(PartitionedModule):
+    r"""Low-rank fully connected layer, LFC (section 4.1 of the paper).
+
+    .. math:: y = (VU + W)x + b \quad\text{(super-network)}, \qquad y = V(Ux) + b \quad\text{(core)}
+
+    ``core_u`` is U (k, in), ``core_v`` is V (out, k), ``extension_weight`` is W (out, in). The bias, of which the
+    paper does not speak, is the core's: the super-network must contain everything that the core computes with.
+
+    With several ratios (not in the paper) each level between the two has a higher rank than the one below it, by more
+    rows of U and columns of V; the super-network adds W to the highest of them:
+
+    .. math:: V_l U_l = \begin{pmatrix} V_{l-1} & V'_l \end{pmatrix} \begin{pmatrix} U_{l-1} \\ U'_l \end{pmatrix}
+
+    Args:
+        u, v, weight: the three matrices; u and v have the rank of the highest level below the super-network.
+            ``weight`` may be None if ``max_level`` is below the super-network's.
+        bias: (out,), or None.
+        max_level: 1 keeps the core alone; None is the super-network.
+        ranks: of the levels below the super-network, ascending up to that of u and v; None if there is one.
+    """
+
+    def __init__(
+        self,
+        u: Tensor,
+        v: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        max_level: int | None = None,
+        ranks: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(u.shape[1], v.shape[0], (u.shape[0],) if ranks is None else ranks, max_level)
+        # The last block is what is above all ranks: nothing.
+        u_blocks, v_blocks = divide(u, self.sizes, OUTPUT_DIM), divide(v, self.sizes, INPUT_DIM)
+        for level in range(CORE_LEVEL, self.super_level):
+            self.add_block(level, "u", u_blocks[level - 1])
+            self.add_block(level, "v", v_blocks[level - 1])
+        self.add_block(self.super_level, "weight", weight)
+        self.add_block(CORE_LEVEL, "bias", bias)
+        self.register_buffer("folded_u", None, persistent=False)
+        self.register_buffer("folded_v", None, persistent=False)
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        small_ratio: SmallRatio,
+        max_level: int | None = None,
+        initialise: bool = True,
+    ) -> PartitionedRankLinear:
+        """Factorise an initialised stock layer, k = max(1, round(r · min(in, out))).
+
+        VU starts as the stock weight's best approximation of rank k, at every level, and W as the rest: the
+        super-network is the stock layer (:mod:`fairseq_ats.training.super_start` may begin with W = 0 instead). The
+        paper is silent on how U, V and W start. V is not zero as in LoRA: with VU = 0 in queries and keys alike, a core's scores
+        have no gradient of first order. results/initialisation.md compares.
+
+        Args:
+            small_ratio: r; several are those of the levels below the super-network, in ascending order.
+            initialise: False leaves U and V at zero, for a layer whose parameters a checkpoint is about to fill.
+        """
+        full = linear.weight.detach()
+        out_features, in_features = full.shape
+        ranks = [core_size(min(in_features, out_features), ratio) for ratio in ratios_of(small_ratio)]
+        rank = ranks[-1]
+        u, v = full.new_zeros(rank, in_features), full.new_zeros(out_features, rank)
+        if initialise:
+            left, values, right = torch.linalg.svd(full.float(), full_matrices=False)
+            scale = values[:rank].sqrt()
+            u.copy_(scale[:, None] * right[:rank])
+            v.copy_(left[:, :rank] * scale)
+        has_rest = max_level in (None, len(ranks) + 1)
+        return cls(u, v, full - v @ u if has_rest else None, linear.bias, max_level, ranks)
+
+    @property
+    def rank(self) -> int:
+        """Of VU in the highest level that there is: ``u`` is (rank, in), and ``v`` (out, rank)."""
+        return self.sizes[min(self.max_level, len(self.sizes)) - 1]
+
+    def factors_at(self, level: int) -> tuple[Tensor, Tensor]:
+        """U (k, in) and V (out, k) of ``level``; the super-network's are those of the level below it."""
+        level = min(level, self.super_level - 1)
+        return join(self.blocks("u", level), OUTPUT_DIM), join(self.blocks("v", level), INPUT_DIM)
+
+    def weight_at(self, level: int) -> Tensor:
+        u, v = self.factors_at(level)
+        return torch.addmm(self.extension_weight, v, u) if level == self.super_level else v @ u
+
+    def bias_at(self, level: int) -> Tensor | None:
+        return self.core_bias
+
+    def forward_level(self, x: Tensor) -> Tensor:
+        """(*, in) → (*, out). No level below the super-network forms VU.
+
+        The super-network multiplies by W + VU, folded first, when there are enough rows to pay for the folding:
+        one GEMM, and autograd keeps x alone.
+        """
+        has_rest = self.level == self.super_level
+        if has_rest and x.numel() // self.in_features >= self.rows_to_fold:
+            return super().forward_level(x)
+        u, v = self.factors_at(self.level)
+        thin = F.linear(F.linear(x, u), v, self.core_bias)
+        return thin + F.linear(x, self.extension_weight) if has_rest else thin
+
+    def fold(self, level: int) -> None:
+        """The dense weight, unless two thin matrices are smaller: then those, each as one."""
+        if level == self.super_level or self.sizes[level - 1] >= self.rows_to_fold:
+            super().fold(level)
+        else:
+            self.folded_u, self.folded_v = (factor.detach().clone() for factor in self.factors_at(level))
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        return super().folded() if self.folded_u is None else (self.folded_v @ self.folded_u, self.core_bias)
+
+    def forward_folded(self, x: Tensor) -> Tensor:
+        if self.folded_u is None:
+            return super().forward_folded(x)
+        return F.linear(F.linear(x, self.folded_u), self.folded_v, self.core_bias)
+
+    @property
+    def rows_to_fold(self) -> int:
+        """Folding costs k·in·out, the two thin products cost k·(in + out) a row; a decoding step has few rows.
+
+        It is also the rank from which on a dense matrix is no larger than the two thin ones.
+        """
+        size = self.in_features * self.out_features
+        return -(-size // (self.in_features + self.out_features))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, rank={', '.join(map(str, self.sizes))}"

@@ -1,0 +1,1 @@
+"""Check options and their combinations."""

@@ -1,0 +1,1 @@
+"""Say what is split: the partition, the names of its networks, the level of a parameter."""

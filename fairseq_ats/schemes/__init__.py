@@ -1,0 +1,1 @@
+"""Say which networks an update trains."""

@@ -1,0 +1,1 @@
+"""Do what a task needs in an update, a validation, a save and a resume."""

@@ -1,0 +1,91 @@
+"""Begin a new run from the weights of a trained stock Transformer (``--init-from``).
+
+The weights go into the stock model, before it is partitioned: fairseq's own loader checks names and shapes and upgrades
+old checkpoints, and the partition then starts from trained layers as it otherwise does from initialised ones. So the
+super-network starts as the stock model, to rounding, and the core as what it is inside it: the first rows (small
+width), or the best approximation of its rank (low rank).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.utils import split_paths
+from torch import nn
+
+from fairseq_ats.checkpoints.reading import check_sums, partition_of, read_header
+from fairseq_ats.checkpoints.saved_options import UNSEEN_IN_WEIGHTS, differing_options, saved_options
+
+logger = logging.getLogger(__name__)
+
+
+def load_stock_weights_(model: nn.Module, path: str, dictionaries: Mapping[str, Dictionary]) -> None:
+    """Fill a stock model, just built, with the weights of a stock checkpoint; nothing else of the file is used.
+
+    Args:
+        path: what ``--init-from`` names.
+        dictionaries: the task's dictionaries by language.
+
+    Raises:
+        ValueError: the file is missing, cannot be read, carries code, holds a partitioned model, or belongs to a model
+            with other parameters, options or dictionaries.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"--init-from is {path}, which is not a file; allowed: a checkpoint of a stock Transformer")
+    try:
+        check_sums(path)
+        checkpoint = read_header(path)
+    except ValueError as error:
+        raise ValueError(f"--init-from: {error}") from error
+    if partition_of(checkpoint.get("task_state")) is not None:
+        raise ValueError(
+            f"--init-from is {path}, which is partitioned already; allowed: a checkpoint of a stock Transformer. "
+            "To train a partitioned one on, use --finetune-from-model"
+        )
+    own_options = {name: getattr(model.cfg, name) for name in UNSEEN_IN_WEIGHTS}
+    differences = differing_options(saved_options(checkpoint, "model"), own_options)
+    if differences:
+        raise ValueError(f"--init-from is {path}, a model with other options: {'; '.join(differences)}")
+    _check_dictionaries(saved_options(checkpoint, "task"), path, dictionaries)
+
+    weights = dict(checkpoint["model"])  # a copy: fairseq upgrades the names in it in place
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"--init-from is {path}, a model of another --arch or with other sizes: {error}") from error
+    _check_that_weights_arrived(model, weights, path)
+    logger.info(f"weights taken from {path}")
+
+
+def _check_dictionaries(task_options: Mapping[str, Any], path: str, dictionaries: Mapping[str, Dictionary]) -> None:
+    """Compare with the dictionaries that the checkpoint was trained on, if they are still where they were."""
+    folders = split_paths(task_options.get("data") or "")
+    for language, dictionary in dictionaries.items():
+        file = os.path.join(folders[0], f"dict.{language}.txt") if folders else ""
+        if not os.path.isfile(file):
+            logger.warning(
+                f"--init-from {path}: the dictionary that it was trained with is not at {file or 'any known place'}; "
+                f"whether it is this one of {language} was not checked, beyond its size"
+            )
+        elif Dictionary.load(file).symbols != dictionary.symbols:
+            raise ValueError(
+                f"--init-from is {path}, which was trained with {file}, and that is not the dictionary of {language} "
+                "in the data folder of this run; binarise the data with the model's dictionary (fairseq-preprocess "
+                "--srcdict, --tgtdict)"
+            )
+
+
+def _check_that_weights_arrived(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
+    """A model that ties what the checkpoint has apart (embeddings) loads one over the other without a word."""
+    own = model.state_dict()
+    lost = [name for name, saved in weights.items() if not torch.equal(own[name], saved.to(own[name].dtype))]
+    if lost:
+        raise ValueError(
+            f"--init-from is {path}, in which {lost[0]} has weights of its own, and this model shares them; check "
+            "--share-all-embeddings and --share-decoder-input-output-embed"
+        )
