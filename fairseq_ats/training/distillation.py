@@ -78,8 +78,8 @@ class Teacher:
         The model is left without dropout; fairseq's ``train_step`` switches it on (fairseq/tasks/fairseq_task.py:528).
 
         Args:
-            autocast: as in :func:`~fairseq_ats.training.precision.in_autocast`. With ``--amp`` the pass is in float32, as
-                a validation is.
+            autocast: as in :func:`~fairseq_ats.training.precision.in_autocast`. With ``--amp`` the pass is in
+                float32, as a validation is.
         """
 
         def forward(model: nn.Module, sample: dict[str, Any]) -> Any:
