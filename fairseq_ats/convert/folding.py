@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fairseq_ats.architectures.transformer import attentions
 from fairseq_ats.convert.source_network import SourceNetwork
-from fairseq_ats.modules.base import PartitionedModule, join
+from fairseq_ats.modules.base import PartitionedModule
+from fairseq_ats.modules.blocks import join
 from fairseq_ats.modules.linear import OUTPUT_DIM
 from fairseq_ats.partition.partition import CORE
 

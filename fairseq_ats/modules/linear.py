@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairseq_ats.modules.base import PartitionedModule, divide, join
+from fairseq_ats.modules.base import PartitionedModule
+from fairseq_ats.modules.blocks import divide, join
 from fairseq_ats.partition.partition import CORE_LEVEL, SmallRatio, core_size, ratios_of
 
 OUTPUT_DIM = 0
