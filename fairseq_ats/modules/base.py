@@ -7,7 +7,7 @@ import re
 from torch import Tensor, nn
 
 from fairseq_ats.partition.partition import CORE_LEVEL
-from fairseq_ats.partition.tags import tag_level
+from fairseq_ats.partition.tags import tag_levels
 
 
 class PartitionedModule(nn.Module):
@@ -46,7 +46,7 @@ class PartitionedModule(nn.Module):
             setattr(self, name, None)
             return
         parameter = nn.Parameter(value.detach().clone().contiguous())
-        tag_level(parameter, level)
+        tag_levels(parameter, range(level, self.max_level + 1))
         self.register_parameter(name, parameter)
 
     def blocks(self, kind: str, level: int) -> list[Tensor]:
