@@ -26,7 +26,7 @@ class Mask(ABC):
         """Return what is selected of a parameter."""
 
     def leaves_out_super(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Return whether the update trains networks below the super-network alone.
+        """Return whether the update trains only networks below the super-network.
 
         Args:
             parameters: all that the optimizer holds.
@@ -67,7 +67,7 @@ class LevelMask(Mask):
 
 @dataclass(frozen=True, eq=False)
 class ElementMask(Mask):
-    """Parameters move as ``selections`` says; a parameter that is not in it moves as a whole."""
+    """Each parameter moves as far as ``selections`` says; a parameter that is not in it moves as a whole."""
 
     selections: Mapping[nn.Parameter, Selection]
 
@@ -81,8 +81,8 @@ EVERYTHING = Everything()
 class MaskedStep(torch.optim.Optimizer):
     """Mixin before a ``torch.optim`` optimizer: a step leaves everything outside the mask bit for bit as it was.
 
-    That is weight, moments (momentum), step count and weight decay: each coordinate runs the optimizer on the
-    subsequence of updates that select it. Outside :meth:`masked` every parameter moves.
+    Weight, moments (momentum) and step count stay, and weight decay does nothing: each coordinate runs the optimizer
+    on the subsequence of updates that select it. Outside :meth:`masked` every parameter moves.
 
     *Whole parameters.* "No gradient, so nothing happens" is not a mask: legacy_ddp and FP16Optimizer fill missing
     gradients with zeros (fairseq/distributed/legacy_distributed_data_parallel.py:137,
@@ -95,9 +95,8 @@ class MaskedStep(torch.optim.Optimizer):
     """
 
     mask: Mask = EVERYTHING
-    lr_scale = 1.0
-    # --alternate-lr-coef.
-    alternate_lr_coef = 1.0
+    lr_scale: float = 1.0
+    alternate_lr_coef: float = 1.0  # --alternate-lr-coef
 
     @property
     def supports_flat_params(self) -> bool:
@@ -124,6 +123,7 @@ class MaskedStep(torch.optim.Optimizer):
             self.mask, self.lr_scale = previous
 
     def step(self, closure: Any = None) -> Any:
+        """Move what the mask selects."""
         loss = None if closure is None else closure()
         hidden: list[nn.Parameter] = []
         elements: dict[nn.Parameter, Tensor] = {}
@@ -142,10 +142,13 @@ class MaskedStep(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step_elements(self, selected: Mapping[nn.Parameter, Tensor]) -> None:
-        """Move the selected elements of these parameters: step, then put back what is not selected.
+        """Move the selected elements of these parameters: make a whole step, then put back what is not selected.
 
-        This is exact for an optimizer whose state is nothing but tensors of the parameter's shape that start at zero,
-        as for SGD with momentum and without dampening.
+        This is exact if the optimizer's state is nothing but tensors of the parameter's shape that start at zero: so
+        for SGD with momentum and without dampening.
+
+        Args:
+            selected: bool tensors that broadcast to the parameters, which have gradients.
 
         Raises:
             TypeError: the optimizer counts steps; then a coordinate needs a count of its own.
