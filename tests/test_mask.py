@@ -270,7 +270,7 @@ def test_the_coefficient_goes_by_the_super_network() -> None:
         torch.testing.assert_close(before - model[3].weight, torch.full_like(before, expected), rtol=1e-5, atol=0)
 
 
-def test_a_core_is_loaded_without_the_norm_of_the_super_network() -> None:
+def test_a_core_loads_without_the_norm_of_the_super_network() -> None:
     state = {f"here.{name}": value for name, value in OwnNorm(5).state_dict().items()}
     core = OwnNorm(5)
     core.max_level = 1
