@@ -8,4 +8,4 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 "$root/scripts/setup_env.sh" >&2
-exec "$root/.venv/bin/python" "$root/scripts/reproduce_table.py" "$@"
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$root/.venv/bin/python" -m scripts.tables.reproduce "$@"

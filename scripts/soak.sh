@@ -18,7 +18,7 @@ python=$root/.venv/bin/python
 
 out=runs/soak
 rm -rf "$out/run"
-"$python" scripts/make_demo_corpus.py --output "$out/raw"
+"$python" -m scripts.demo.corpus --output "$out/raw"
 "$python" scripts/binarise.py "$out/raw" "$out/data" --source en --target de --vocabulary 1000
 "$python" scripts/soak.py "$out/soak.md" -- "$python" scripts/train.py configs/demo.yaml "$out/data" \
   --save-dir "$out/run" --threads 1 --max-update "$updates" --max-tokens 500 --encoder-layers 1 --decoder-layers 1 \

@@ -1,4 +1,4 @@
-"""Tests of scripts/make_demo_corpus.py: the grammar by hand-written examples, and the files it writes."""
+"""Tests of scripts/demo/corpus.py: the grammar by hand-written examples, and the files it writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_demo_corpus.py"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "demo" / "corpus.py"
 spec = importlib.util.spec_from_file_location("make_demo_corpus", SCRIPT)
 demo = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = demo

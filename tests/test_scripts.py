@@ -23,8 +23,9 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def script(name: str, *arguments: object, fails: bool = False) -> str:
-    command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    of_module = ["-m", name] if name.startswith("scripts.") else [str(ROOT / "scripts" / name)]
+    command = [sys.executable, *of_module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -159,7 +160,7 @@ TINY_BENCHMARK = [
 
 
 def test_benchmark_of_training() -> None:
-    table = script("benchmark_training.py", *TINY_BENCHMARK, "--tokens", "40", "--precision", "bfloat16")
+    table = script("scripts.benchmarks.training", *TINY_BENCHMARK, "--tokens", "40", "--precision", "bfloat16")
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if re.match(r"\| .* \| [\d.]+ \|$", line)]
     flops = {row[0]: float(row[4]) for row in rows}
     memory = {row[0]: float(row[7]) for row in rows}
@@ -172,7 +173,7 @@ def test_benchmark_of_training() -> None:
 
 
 def test_benchmark_of_decoding() -> None:
-    table = script("benchmark_decoding.py", *TINY_BENCHMARK, "--beams", "2", "--batch-sizes", "1", "3")
+    table = script("scripts.benchmarks.decoding", *TINY_BENCHMARK, "--beams", "2", "--batch-sizes", "1", "3")
     rows = re.findall(r"^\| (\d) \| 2 \| (.+?) \|.*\| ([\d.]+) \| [\d,]+ \|$", table, re.MULTILINE)
     assert [batch for batch, _, _ in rows] == ["1"] * 5 + ["3"] * 5
     flops = {name: float(ratio) for _, name, ratio in rows}
@@ -186,7 +187,7 @@ def test_benchmark_of_deployment(two_trained_networks: Path, toy_data: Path, tmp
         (tmp_path / name).symlink_to(two_trained_networks / "checkpoint_last.pt")
     options = ["--cores", "1", "--sentences", "8", "--latency-sentences", "2", "--rounds", "1"]
     forms = ["partitioned, core", "CTranslate2 float32, super"]
-    table = script("benchmark_deployment.py", toy_data, tmp_path, *options, "--forms", *forms)
+    table = script("scripts.benchmarks.deployment", toy_data, tmp_path, *options, "--forms", *forms)
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.count("|") == 10]
     found = {row[0]: row for row in rows[2:]}
     assert set(found) == {"stock fairseq, super", *forms}
@@ -194,13 +195,15 @@ def test_benchmark_of_deployment(two_trained_networks: Path, toy_data: Path, tmp
         assert found[name][2] == "8", f"{name} translates as stock fairseq does"
     sizes = {name: float(row[7]) for name, row in found.items()}
     assert sizes["partitioned, core"] < sizes["stock fairseq, super"]
-    assert "has no checkpoint_best.pt" in script("benchmark_deployment.py", toy_data, tmp_path / "none", fails=True)
+    assert "has no checkpoint_best.pt" in script(
+        "scripts.benchmarks.deployment", toy_data, tmp_path / "none", fails=True
+    )
 
 
 def test_benchmarks_refuse() -> None:
     if not torch.cuda.is_available():
-        assert "cuda is not there" in script("benchmark_training.py", "--device", "cuda", fails=True)
-    assert "--tokens: 3 is not allowed" in script("benchmark_training.py", "--tokens", "3", fails=True)
+        assert "cuda is not there" in script("scripts.benchmarks.training", "--device", "cuda", fails=True)
+    assert "--tokens: 3 is not allowed" in script("scripts.benchmarks.training", "--tokens", "3", fails=True)
     done = subprocess.run(["bash", str(ROOT / "scripts/benchmark.sh"), "x", "tpu"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "usage:" in done.stderr
@@ -216,7 +219,7 @@ def test_plot_of_criteria(tmp_path: Path) -> None:
         for i, numbers in enumerate(values)
     ]
     log.write_text("\n".join(["{'_name': None}", *lines, lines[-1], '{"train_c_norm": "3"}', lines[0][:30]]))
-    table = script("plot_criteria.py", output, f"standard={log}", f"ATS={log}")
+    table = script("scripts.figures.criteria", output, f"standard={log}", f"ATS={log}")
     records = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
     assert [(r["run"], r["num_updates"]) for r in records] == [
         (n, u) for n in ("standard", "ATS") for u in (10, 20, 30)

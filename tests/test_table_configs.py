@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tables.description import COLUMNS, read_tables
 from train import options_of
 
+from scripts.tables.description import COLUMNS, read_tables
 from tests.conftest import OUR_TASK, ROOT
 
 TABLES = read_tables()

@@ -12,28 +12,28 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import plot_learning_curves
 import pytest
-import reproduce_table
 import sacrebleu
 import torch
 import yaml
 from evaluate import text_of
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from matplotlib.axes import Axes
-from tables import expectation, flops_picture, layout, markdown, scoring
-from tables import runs as runs_module
-from tables.comparison import compare, paired_bootstrap
-from tables.description import Published, Recipe, Row, SearchChoices, Table, read_tables
-from tables.expectation import Expectation, expect
-from tables.records import Records, digest
-from tables.runs import FINISHED, INTERRUPTED, Run
-from tables.scoring import Decoding, References, read_references, score_networks
-from tables.training_cost import cost_of_config
 from train import options_of
 from training_log import TrainingLog
 
 from fairseq_ats.checkpoints.average import average_checkpoints
+from scripts.figures import learning_curves
+from scripts.tables import expectation, flops_picture, layout, markdown, scoring
+from scripts.tables import reproduce as reproduce_table
+from scripts.tables import runs as runs_module
+from scripts.tables.comparison import compare, paired_bootstrap
+from scripts.tables.description import Published, Recipe, Row, SearchChoices, Table, read_tables
+from scripts.tables.expectation import Expectation, expect
+from scripts.tables.records import Records, digest
+from scripts.tables.runs import FINISHED, INTERRUPTED, Run
+from scripts.tables.scoring import Decoding, References, read_references, score_networks
+from scripts.tables.training_cost import cost_of_config
 from tests.command_line import start
 from tests.conftest import ROOT, TINY_ARCH
 
@@ -699,7 +699,7 @@ def test_averages_and_tuned_search(whole: SimpleNamespace, toy_data: Path, monke
 
 def test_learning_curves(whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = whole.runs / "toy"
-    ats = plot_learning_curves.read_run(runs / "ats" / "seed1")
+    ats = learning_curves.read_run(runs / "ats" / "seed1")
     assert [(curve.metric, curve.label) for curve in ats.curves] == [
         ("loss", "ats/seed1 super"),
         ("loss", "ats/seed1 core"),
@@ -707,22 +707,22 @@ def test_learning_curves(whole: SimpleNamespace, tmp_path: Path, capsys: pytest.
     validations = TrainingLog.read(runs / "ats" / "seed1" / "train.log").validations
     assert ats.curves[1].points == [(updates, point["core_loss"]) for updates, point in validations.items()]
     assert ats.flops(25) == whole.records.runs()["ats", 1]["flops"]
-    standard = plot_learning_curves.read_run(runs / "standard" / "seed1")
+    standard = learning_curves.read_run(runs / "standard" / "seed1")
     assert [curve.label for curve in standard.curves] == ["standard/seed1 super"], "its core is not trained"
 
     only_log = tmp_path / "only_log"
     only_log.mkdir()
     log = (runs / "ats" / "seed1" / "train.log").read_text()
     (only_log / "train.log").write_text(log.replace("| core_loss ", "| bleu 7 | core_bleu 5 | core_loss "))
-    plot_learning_curves.main([*map(str, (runs / "ats/seed1", only_log)), "--output", str(tmp_path / "curves.png")])
+    learning_curves.main([*map(str, (runs / "ats/seed1", only_log)), "--output", str(tmp_path / "curves.png")])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert f"{only_log} is drawn against updates only" in capsys.readouterr().out
-    assert {curve.metric for curve in plot_learning_curves.read_run(only_log).curves} == {"loss", "bleu"}
+    assert {curve.metric for curve in learning_curves.read_run(only_log).curves} == {"loss", "bleu"}
     capsys.readouterr()
-    plot_learning_curves.main([str(tmp_path), str(only_log), "--output", str(tmp_path / "one.png")])
+    learning_curves.main([str(tmp_path), str(only_log), "--output", str(tmp_path / "one.png")])
     assert "left out:" in capsys.readouterr().out
     assert (tmp_path / "one.png").is_file()
     with pytest.raises(SystemExit, match="there is nothing to draw"):
-        plot_learning_curves.main([str(tmp_path), "--output", str(tmp_path / "none.png")])
+        learning_curves.main([str(tmp_path), "--output", str(tmp_path / "none.png")])
     assert "has no train.log" in capsys.readouterr().out
     assert not (tmp_path / "none.png").exists()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from sacrebleu.significance import PairedTest
 
-from tables.description import Table
-from tables.records import Record, Records, RunKey
-from tables.scoring import References
+from scripts.tables.description import Table
+from scripts.tables.records import Record, Records, RunKey
+from scripts.tables.scoring import References
 
 
 @dataclass(frozen=True)

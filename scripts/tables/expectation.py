@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from tables.description import Recipe
-from tables.layout import pflop
-from tables.records import Record, RunKey
-from tables.training_cost import cost_of_config
+from scripts.tables.description import Recipe
+from scripts.tables.layout import pflop
+from scripts.tables.records import Record, RunKey
+from scripts.tables.training_cost import cost_of_config
 
 # Target tokens of an update as a share of --max-tokens, which counts padding and the longer side: 0.86 and 0.84 in the
 # logs of the Multi30k runs (2,162 of 2,500 and 3,430 of 4,096).

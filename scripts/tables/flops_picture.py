@@ -5,11 +5,10 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from charts import new_figure, write_png
-
-from tables.description import Table
-from tables.layout import recorded
-from tables.records import Record, RunKey
+from scripts.figures.png import new_figure, write_png
+from scripts.tables.description import Table
+from scripts.tables.layout import recorded
+from scripts.tables.records import Record, RunKey
 
 MARKERS = "osD^vP*X<>hd"
 

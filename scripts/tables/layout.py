@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tables.comparison import digests_of, pairs
-from tables.description import COLUMNS, Published, Row, Table
-from tables.records import Record, Records, RunKey
+from scripts.tables.comparison import digests_of, pairs
+from scripts.tables.description import COLUMNS, Published, Row, Table
+from scripts.tables.records import Record, Records, RunKey
 
 NOT_RUN = "not run"
 NONE = "-"

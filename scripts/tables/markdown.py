@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
-from tables import layout
-from tables.description import Recipe, Table
-from tables.layout import Grid
-from tables.records import Record, Records
+from scripts.tables import layout
+from scripts.tables.description import Recipe, Table
+from scripts.tables.layout import Grid
+from scripts.tables.records import Record, Records
 
 SCORE_NOTES = """\
 BLEU, mean (standard deviation, n - 1) over seeds. "Ours" is sacreBLEU of detokenised text; "ours, tokenised" is of

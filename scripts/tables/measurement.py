@@ -11,11 +11,11 @@ from typing import Any
 from training_log import TrainingLog
 
 import fairseq_ats
-from tables.description import Row
-from tables.records import Record
-from tables.runs import Run, commit
-from tables.scoring import Decoding, References, score_networks
-from tables.training_cost import cost_of_run
+from scripts.tables.description import Row
+from scripts.tables.records import Record
+from scripts.tables.runs import Run, commit
+from scripts.tables.scoring import Decoding, References, score_networks
+from scripts.tables.training_cost import cost_of_run
 
 PACKAGES = ("torch", "fairseq-fixed", "sacrebleu", "sacremoses", "sentencepiece")
 

@@ -6,11 +6,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from charts import new_figure, write_png
-
-from tables import layout
-from tables.description import Table
-from tables.records import Record, RunKey
+from scripts.figures.png import new_figure, write_png
+from scripts.tables import layout
+from scripts.tables.description import Table
+from scripts.tables.records import Record, RunKey
 
 
 def draw(table: Table, runs: dict[RunKey, Record], seeds: Sequence[int], path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from training_log import TrainingLog
 
 from fairseq_ats.files import written_whole
-from tables.description import ROOT, Recipe, shown
+from scripts.tables.description import ROOT, Recipe, shown
 
 # What can be known of a run's folder.
 NEW, INTERRUPTED, FINISHED = "not started", "interrupted", "finished"

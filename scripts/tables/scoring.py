@@ -17,8 +17,8 @@ from fairseq_ats.checkpoints.average import average_checkpoints
 from fairseq_ats.checkpoints.choice import last_epochs
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.files import written_whole
-from tables.description import Recipe
-from tables.records import digest
+from scripts.tables.description import Recipe
+from scripts.tables.records import digest
 
 # Enough to tell searches apart, and of large validation sets few enough to decode a dozen times.
 TUNING_SENTENCES = 2000

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What ``--criteria-interval`` costs, on a machine that may be busy.
 
-    python scripts/benchmark_criteria.py [--tokens 2000] [--rounds 7] [--device cuda]
+    python -m scripts.benchmarks.criteria [--tokens 2000] [--rounds 7] [--device cuda]
 
 One model, through fairseq's own Trainer. In each round two updates run without the monitor and two with it, one of them
 measured, in an order that changes from round to round; the difference, divided by the time of an update without it, is
@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 import time
 
-from contestants import conditions, low_rank, parser_of, small_width, start
 from fairseq.trainer import Trainer
-from measuring import quartiles, rotated, seconds_of
 
 from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
+from scripts.benchmarks.command_line import conditions, low_rank, parser_of, small_width, start
+from scripts.benchmarks.timing import quartiles, rotated, seconds_of
 
 SCHEMES = {"ATS": "--alternate", "standard": ""}
 PARTITIONS = {"low rank": low_rank, "small width": small_width}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What each way to deploy a run's networks costs: words/s, latency, size, memory, BLEU.
 
-    python scripts/benchmark_deployment.py DATA RUN [--sentences 1000] [--rounds 3]
+    python -m scripts.benchmarks.deployment DATA RUN [--sentences 1000] [--rounds 3]
 
 RUN holds a super-network and a small-width core. Both are converted by ``fairseq-ats-convert`` into a temporary folder.
 Every contestant is a process of its own that translates the raw test set, text in and text out, through
@@ -32,15 +32,16 @@ import ctranslate2  # noqa: F401  here, so that it does not count as memory of t
 import sacrebleu
 import torch
 from cpu_environment import restart_in_cpu_environment
-from measuring import hardware, quartiles, rotated
 
 from fairseq_ats.checkpoints.reading import read_header
+from fairseq_ats.cli.hardware import hardware
 from fairseq_ats.convert.conversion import convert, size_on_disk
 from fairseq_ats.convert.formats.core import CoreCheckpoint
 from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.translate import Translator
+from scripts.benchmarks.timing import quartiles, rotated
 
 BATCH_SIZE = 32
 BEAM = 5

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How much faster two workers on a CPU are than one, as a Markdown table.
 
-    python scripts/benchmark_workers.py configs/multi30k_low_rank.yaml runs/multi30k/data
+    python -m scripts.benchmarks.workers configs/multi30k_low_rank.yaml runs/multi30k/data
 
 Three ways to spend cores on the same updates take turns: one worker with one thread and with two, which take two
 batches for each update, and two workers with one thread and one batch. Words per second are those that fairseq logs
@@ -18,9 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import hardware, ratio_column, rotated
+from fairseq_ats.cli.hardware import hardware
+from scripts.benchmarks.timing import ratio_column, rotated
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOG_INTERVAL = 10
 # name → (workers, threads of each, batches of each in an update)
 WAYS = {
@@ -63,7 +64,7 @@ def words_per_second(args: argparse.Namespace, workers: int, threads: int, batch
         command += ["--log-interval", str(LOG_INTERVAL)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"benchmark_workers: {' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}")
+        sys.exit(f"workers: {' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}")
     logged = [line.split("| train_inner | ")[1] for line in done.stdout.splitlines() if "| train_inner | " in line]
     return statistics.median(float(json.loads(line)["wps"]) for line in logged[1:])
 

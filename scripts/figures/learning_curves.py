@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw validation BLEU and loss of every network of one or more runs, against updates and against training FLOPs.
 
-    python scripts/plot_learning_curves.py RUN... --output curves.png
+    python -m scripts.figures.learning_curves RUN... --output curves.png
 
 The curves are read off RUN/train.log (``--log-file``, which scripts/train.py gives); BLEU is there if the run was
 trained with --eval-bleu. FLOPs are counted for a model built from RUN's last or best checkpoint, which also tells which
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from charts import new_figure, write_png
 from quiet import silence_libraries
-from tables.training_cost import TrainingCost, cost_of_run
 from training_log import TrainingLog
+
+from scripts.figures.png import new_figure, write_png
+from scripts.tables.training_cost import TrainingCost, cost_of_run
 
 LABELS = {"bleu": "validation BLEU", "loss": "validation loss, bits a token"}
 # The highest network reports under fairseq's own names, another one under the same with its name before them.
@@ -66,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = read_runs(args.runs)
         metrics = [metric for metric in LABELS if any(curve.metric == metric for run in runs for curve in run.curves)]
         if "bleu" not in metrics:
-            print("plot_learning_curves: no run has BLEU in its log, which --eval-bleu puts there")
+            print("learning_curves: no run has BLEU in its log, which --eval-bleu puts there")
         draw(runs, metrics, args.output)
     except (ValueError, OSError) as error:
-        sys.exit(f"plot_learning_curves: {error}")
+        sys.exit(f"learning_curves: {error}")
 
 
 def read_runs(folders: Sequence[Path]) -> list[Curves]:
@@ -83,7 +84,7 @@ def read_runs(folders: Sequence[Path]) -> list[Curves]:
         try:
             runs.append(read_run(folder))
         except ValueError as error:
-            print(f"plot_learning_curves: left out: {error}")
+            print(f"learning_curves: left out: {error}")
     if not runs:
         raise ValueError("there is nothing to draw")
     return runs
@@ -134,7 +135,7 @@ def _cost(run: Path, log: TrainingLog) -> TrainingCost | None:
             raise ValueError(f"{run} has no checkpoint_last.pt or checkpoint_best.pt")
         return cost_of_run(checkpoint, log.tokens_per_update, log.sentences_per_update)
     except ValueError as error:
-        print(f"plot_learning_curves: {run} is drawn against updates only: {error}")
+        print(f"learning_curves: {run} is drawn against updates only: {error}")
         return None
 
 

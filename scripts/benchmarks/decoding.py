@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time of beam search with either network, side by side with stock fairseq.
 
-    python scripts/benchmark_decoding.py [--device cuda] [--beams 1 5] [--batch-sizes 1 32] [--rounds 5]
+    python -m scripts.benchmarks.decoding [--device cuda] [--beams 1 5] [--batch-sizes 1 32] [--rounds 5]
 
 All models live in one process and take turns with fairseq's own generator on the same sentences. Their weights are
 random, and every output has exactly ``--length`` tokens, so that all do the same work; batches hold random tokens. A
@@ -13,14 +13,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from contestants import STOCK, conditions, low_rank, parser_of, small_width, start
 from fairseq import utils
 from fairseq.data import Dictionary
-from measuring import peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
+from scripts.benchmarks.command_line import STOCK, conditions, low_rank, parser_of, small_width, start
+from scripts.benchmarks.timing import peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
 
 
 def main() -> None:

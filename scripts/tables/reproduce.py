@@ -32,19 +32,19 @@ import torch
 import yaml
 from cpu_environment import restart_in_cpu_environment
 from fairseq.data.data_utils import infer_language_pair
-from measuring import hardware
 from quiet import silence_libraries
-from tables import flops_picture, markdown, picture
-from tables.comparison import compare
-from tables.description import ROOT, Table, read_tables, shown
-from tables.expectation import Expectation, expect
-from tables.measurement import measure
-from tables.records import Records
-from tables.runs import FINISHED, BusyError, Run, train
-from tables.scoring import Decoding, References, read_references
 
 from fairseq_ats.cli.arguments import positive
+from fairseq_ats.cli.hardware import hardware
 from fairseq_ats.files import written_whole
+from scripts.tables import flops_picture, markdown, picture
+from scripts.tables.comparison import compare
+from scripts.tables.description import ROOT, Table, read_tables, shown
+from scripts.tables.expectation import Expectation, expect
+from scripts.tables.measurement import measure
+from scripts.tables.records import Records
+from scripts.tables.runs import FINISHED, BusyError, Run, train
+from scripts.tables.scoring import Decoding, References, read_references
 
 NAME = "reproduce_table"
 # Options of fairseq-train that say which run it is, and where.

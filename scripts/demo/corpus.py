@@ -5,7 +5,7 @@ The grammar covers gender, case, adjective declension, plurals, agreement, verb 
 in subordinate ones), modals, the perfect with haben or sein, separable verbs and compound numbers. One English sentence
 always has the same German translation. Only the standard library is needed, and nothing is downloaded.
 
-    python scripts/make_demo_corpus.py --output DIR [--train 12000] [--valid 400] [--test 400] [--seed 1]
+    python -m scripts.demo.corpus --output DIR [--train 12000] [--valid 400] [--test 400] [--seed 1]
 """
 
 from __future__ import annotations

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -64,16 +62,3 @@ def peak_of_allocations(device: str) -> Iterator[list[int]]:
     for event in sorted(events, key=lambda e: e.start_ns()):
         now += event.nbytes()
         peak[0] = max(peak[0], now)
-
-
-def hardware(device: str, threads: int) -> str:
-    """One line for the record."""
-    if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
-    special = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    name = models[0] if models else platform.processor()
-    return f"{name} ({' '.join(special)}), {threads} thread(s), torch {torch.__version__}"

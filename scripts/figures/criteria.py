@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Figure 4 of the paper from the logs of real trainings, one curve for each.
 
-    python scripts/plot_criteria.py OUTPUT standard=RUN/train.log ATS=RUN/train.log
+    python -m scripts.figures.criteria OUTPUT standard=RUN/train.log ATS=RUN/train.log
 
 The trainings ran with ``--criteria-interval``, ``--log-format json`` and ``--log-file``. Writes OUTPUT.png, whose
 panels are those of the paper: gradient overlap c_norm², norm similarity c_sim and gradient alignment c_align over
@@ -18,11 +18,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from charts import new_figure, write_png
 from quiet import silence_libraries
 
 from fairseq_ats.files import written_whole
 from fairseq_ats.theory.criteria import CRITERIA
+from scripts.figures.png import new_figure, write_png
 
 Record = dict[str, float]
 

@@ -6,7 +6,8 @@ import argparse
 
 import torch
 from cpu_environment import restart_in_cpu_environment
-from measuring import hardware
+
+from fairseq_ats.cli.hardware import hardware
 
 STOCK = "stock fairseq"
 PARTITIONED = "--optimizer adam_for_partitioned_model --task translation_with_partitioned_model"

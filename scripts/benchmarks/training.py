@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time and memory of one training update, side by side with stock fairseq.
 
-    python scripts/benchmark_training.py [--precision bfloat16] [--device cuda] [--tokens 4096] [--rounds 5]
+    python -m scripts.benchmarks.training [--precision bfloat16] [--device cuda] [--tokens 4096] [--rounds 5]
 
 All models live in one process and take turns: in each round every model makes its updates on the same batch, through
 fairseq's own Trainer (forward, backward, clipping, Adam, logging). A round's times are divided by the stock update's
@@ -21,16 +21,16 @@ import statistics
 from typing import Any
 
 import torch
-from contestants import PARTITIONED, STOCK, conditions, low_rank, parser_of, small_width, start
 from fairseq.data import Dictionary
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
-from measuring import peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
 
 from fairseq_ats.architectures.transformer import replace_attention_and_dropout_
 from fairseq_ats.cost.cost import network_cost
 from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
 from fairseq_ats.training.precision import in_autocast
+from scripts.benchmarks.command_line import PARTITIONED, STOCK, conditions, low_rank, parser_of, small_width, start
+from scripts.benchmarks.timing import peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
 
 STANDARD = "standard (our attention, dropout and Adam; no partition)"
 OURS = "--optimizer adam_for_partitioned_model --task"
