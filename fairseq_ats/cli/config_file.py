@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+from fairseq_ats.cli.yaml_file import read_yaml
 
 BASE = "base"
 
@@ -36,13 +36,16 @@ def options_of(config: dict[str, Any], path: Path) -> list[str]:
     """
     options = []
     for key, value in config.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{path}: YAML reads a key as {key!r}, which is not the name of an option")
         option = "--" + key.replace("_", "-")
         if value is True:
             options.append(option)
         elif isinstance(value, dict):
             options += [option, json.dumps(value)]
-        elif value is False:
-            raise ValueError(f"{path}: {key} is False; leave it out to have fairseq's default")
+        elif value is None or value is False:
+            is_what = "empty" if value is None else "false"
+            raise ValueError(f"{path}: {key} is {is_what}; leave it out to have fairseq's default")
         else:
             options += [option, str(value)]
     return options
@@ -55,24 +58,20 @@ def _read_with_bases(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"{named}, which is not a file" if readers else f"{named} is not a file")
     if any(path.samefile(reader) for reader in readers):
         raise ValueError(f"{named}, which leads back to itself")
-    own = _read_file(path)
-    base = own.pop(BASE, None)
-    if not isinstance(base, str | None):
+    own = read_yaml(path)
+    if not isinstance(own, dict):
+        raise ValueError(f"{path} must hold fairseq's options as 'name: value' lines")
+    if BASE not in own:
+        return own
+    base = own.pop(BASE)
+    if not isinstance(base, str):
         raise ValueError(f"{path}: {BASE} is {base}; allowed: the path of a configuration file")
-    options = _read_with_bases(path.parent / base, (*readers, path)) if base else {}
+    options = _read_with_bases(path.parent / base, (*readers, path))
     for key, value in own.items():
-        if value is None and key not in options:
-            raise ValueError(f"{path}: {key} is null, which removes an option of the base; no base has it")
-        if value is None:
+        if value is not None:
+            options[key] = value
+        elif key in options:
             del options[key]
         else:
-            options[key] = value
+            raise ValueError(f"{path}: {key} is null, which removes an option of {base}, and {base} does not have it")
     return options
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    """Read one file as it is, without its base."""
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold fairseq's options as 'name: value' lines")
-    return config
