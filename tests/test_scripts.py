@@ -17,6 +17,7 @@ from fairseq_ats.cli.config_file import options_of, read_config
 from fairseq_ats.schemes.schedule import scheme_of
 from tests.command_line import train
 from tests.conftest import OUR_TASK, ROOT, TINY_ARCH
+from tests.markdown import cells_of
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -124,7 +125,7 @@ def test_train_passes_options_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("cpu: false", "cpu is False; leave it out"), ("- a list", "must hold fairseq's options")]
+    ("text", "message"), [("cpu: false", "cpu is false; leave it out"), ("- a list", "must hold fairseq's options")]
 )
 def test_train_refuses(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
@@ -156,7 +157,7 @@ TINY_BENCHMARK = [
 
 def test_benchmark_of_training() -> None:
     table = script("scripts.benchmarks.training", *TINY_BENCHMARK, "--tokens", "40", "--precision", "bfloat16")
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if re.match(r"\| .* \| [\d.]+ \|$", line)]
+    _, *rows = cells_of(table)
     flops = {row[0]: float(row[4]) for row in rows}
     memory = {row[0]: float(row[7]) for row in rows}
     assert flops["stock fairseq"] == memory["stock fairseq"] == 1.0
@@ -221,8 +222,10 @@ def test_plot_of_criteria(tmp_path: Path) -> None:
     ]
     assert [records[1][name] for name in names] == [4.0, 0.7, None, -0.5, None]
     # c_norm² and c_sim of all three, the others where there is alignment.
-    assert "| ATS | all (3) | 9.667 | 0.600 | 2.000 | 0.500 | 5.250 | 1 |" in table
-    assert "| ATS | last quarter (1) | 9.000 | 0.600 | 2.500 | 0.250 | 7.500 | 0 |" in table
+    assert cells_of(table)[-2:] == [
+        ["ATS", "all (3)", "9.667", "0.600", "2.000", "0.500", "5.250", "1"],
+        ["ATS", "last quarter (1)", "9.000", "0.600", "2.500", "0.250", "7.500", "0"],
+    ]
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -250,7 +253,7 @@ def test_figure_4_from_training_to_picture(toy_data: Path, tmp_path: Path) -> No
     records = [json.loads(line) for line in (tmp_path / "out/figure4.jsonl").read_text().splitlines()]
     assert [(r["run"], r["num_updates"]) for r in records] == [(n, u) for n in ("standard", "ATS") for u in (1, 2, 3)]
     assert (tmp_path / "out/figure4.png").read_bytes().startswith(b"\x89PNG")
-    assert "| ATS | all (3) |" in (tmp_path / "out/table.md").read_text()
+    assert ["ATS", "all (3)"] in [cells[:2] for cells in cells_of((tmp_path / "out/table.md").read_text())]
     commands = figure4("--data", toy_data, "--dry-run").stdout.splitlines()
     of_trainings = [line for line in commands if " fairseq-train " in line]
     assert ["--alternate" in line for line in of_trainings] == [False, True]

@@ -1,4 +1,4 @@
-"""What the benchmarks share: which models are measured, and at what sizes."""
+"""Read what all benchmarks share: which models are measured, and at what sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARTITIONED = "--optimizer adam_for_partitioned_model --task translation_with_pa
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """The options that all have; :func:`start` parses them."""
+    """Return a parser of the shared options; :func:`start` parses them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="transformer_iwslt_de_en", help="a stock fairseq arch")
     parser.add_argument("--arch-options", default="", help="fairseq options that change the arch, in one string")
@@ -29,7 +29,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 
 
 def start(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line, in a process whose allocator and threads are those of a training."""
+    """Parse the command line, in a process with the allocator and threads of a training."""
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: cuda is not there")
@@ -39,16 +39,17 @@ def start(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def low_rank(args: argparse.Namespace) -> str:
-    """Options of fairseq for a partition."""
+    """Return fairseq's options for a low-rank partition."""
     return f"{PARTITIONED} --partitioned-linear-module-name PartitionedRankLinear --small-ratio {args.ratio}"
 
 
 def small_width(args: argparse.Namespace) -> str:
+    """Return fairseq's options for a small-width partition."""
     return f"{PARTITIONED} --partitioned-linear-module-name PartitionedLinear --small-ratio {args.ratio}"
 
 
 def conditions(args: argparse.Namespace) -> str:
-    """How a table was measured, for the line above it."""
+    """Return how a table was measured, for the line above it."""
     return (
         f"vocabulary {args.vocabulary:,}, r = {args.ratio}; {args.rounds} rounds; {hardware(args.device, args.threads)}"
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What ``--criteria-interval`` costs, on a machine that may be busy.
+"""Measure what ``--criteria-interval`` costs, on a machine that may be busy.
 
     python -m scripts.benchmarks.criteria [--tokens 2000] [--rounds 7] [--device cuda]
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def costs(options: str, args: argparse.Namespace) -> list[float]:
-    """Of a measurement, in updates, round by round."""
+    """Return the cost of a measurement in updates, round by round."""
     command = (
         f"{options} --arch {args.arch} {args.arch_options} --share-all-embeddings --dropout 0.3 --lr 1e-4 --seed 1 "
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time of beam search with either network, side by side with stock fairseq.
+"""Measure the time of beam search with either network, side by side with stock fairseq.
 
     python -m scripts.benchmarks.decoding [--device cuda] [--beams 1 5] [--batch-sizes 1 32] [--rounds 5]
 
@@ -77,7 +77,7 @@ def contestants_of(args: argparse.Namespace, dictionary: Dictionary) -> list[Con
 
 
 def rows(contestants: list[Contestant], batch_size: int, beam: int, args: argparse.Namespace) -> str:
-    """The table's rows for one batch size and beam."""
+    """Return the table's rows for one batch size and beam."""
     batch = random_batch(contestants[0].task, batch_size, args.length)
     if args.device == "cuda":
         batch = utils.move_to_cuda(batch)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time and memory of one training update, side by side with stock fairseq.
+"""Measure time and memory of one training update, side by side with stock fairseq.
 
     python -m scripts.benchmarks.training [--precision bfloat16] [--device cuda] [--tokens 4096] [--rounds 5]
 
@@ -24,6 +24,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
+from tabulate import tabulate
 
 from fairseq_ats.architectures.transformer import replace_attention_and_dropout_
 from fairseq_ats.cost.cost import network_cost
@@ -123,12 +124,12 @@ class Contestant:
         return list(self.levels)
 
     def update(self, batch: dict[str, Any]) -> tuple[str, float]:
-        """One update; its kind and its seconds."""
+        """Make one update; return its kind and its seconds."""
         kind = self.kinds[self.trainer.get_num_updates() % len(self.kinds)]
         return kind, seconds_of(lambda: self.trainer.train_step([batch]), self.device)
 
     def peak_bytes(self, batch: dict[str, Any]) -> dict[str, int]:
-        """Of each kind of update: what is kept from update to update, and the most that is added to it."""
+        """Return, for each kind of update, the bytes kept between updates plus the most that an update adds."""
         result = {}
         for _ in self.kinds:
             self.trainer.zero_grad()
@@ -172,7 +173,7 @@ def report(
     tokens: int,
     args: argparse.Namespace,
 ) -> str:
-    """Markdown: seconds, and ratios of time, FLOPs and memory to the stock update."""
+    """Return seconds, and ratios of time, FLOPs and memory to the stock update, as Markdown."""
     for name in ("low rank", "small width"):
         kinds = [f"{name}: {kind} update" for kind in ("super", "core")]
         average = f"{name}: ATS average"
@@ -180,22 +181,18 @@ def report(
         flops[average] = sum(flops[kind] for kind in kinds) // 2
         memory[average] = max(memory[kind] for kind in kinds)
     standard = seconds[STANDARD]
-    lines = [
-        f"{args.arch} {args.arch_options}, {args.precision}, {tokens:,} tokens in sentences of {args.length}, "
-        f"{conditions(args)}",
-        "",
-        "| update | median s | tokens/s | time / stock (quartiles) | FLOPs / stock | time / standard | peak MB "
-        "| / stock |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    title = f"{args.arch} {args.arch_options}, {args.precision}, {tokens:,} tokens in sentences of {args.length}"
+    header = ["update", "median s", "tokens/s", "time / stock (quartiles)", "FLOPs / stock", "time / standard"]
+    header += ["peak MB", "/ stock"]
+    rows = []
     for kind, values in seconds.items():
         median = quartiles(values)[1]
-        lines.append(
-            f"| {kind} | {median:.3f} | {tokens / median:,.0f} | {ratio_column(values, seconds[STOCK])} "
-            f"| {flops[kind] / flops[STOCK]:.2f} | {ratio_column(values, standard).split()[0]} "
-            f"| {memory[kind] / 1e6:,.0f} | {memory[kind] / memory[STOCK]:.2f} |"
-        )
-    return "\n".join(lines)
+        cells = [kind, f"{median:.3f}", f"{tokens / median:,.0f}", ratio_column(values, seconds[STOCK])]
+        cells += [f"{flops[kind] / flops[STOCK]:.2f}", ratio_column(values, standard).split()[0]]
+        rows.append([*cells, f"{memory[kind] / 1e6:,.0f}", f"{memory[kind] / memory[STOCK]:.2f}"])
+    sides = ["left"] + ["right"] * (len(header) - 1)
+    table = tabulate(rows, header, tablefmt="github", disable_numparse=True, colalign=sides)
+    return f"{title}, {conditions(args)}\n\n{table}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How much faster two workers on a CPU are than one, as a Markdown table.
+"""Measure how much faster two workers on a CPU are than one.
 
     python -m scripts.benchmarks.workers configs/multi30k_low_rank.yaml runs/multi30k/data
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def words_per_second(args: argparse.Namespace, workers: int, threads: int, batches: int) -> float:
-    """Median of the intervals of one training."""
+    """Return the median over the log intervals of one training."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "scripts/launch.py"), "--workers", str(workers)]
         command += ["--threads", str(threads), sys.executable, str(ROOT / "scripts/train.py"), str(args.config)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Figure 4 of the paper from the logs of real trainings, one curve for each.
+"""Draw Figure 4 of the paper from the logs of real trainings, one curve for each.
 
     python -m scripts.figures.criteria OUTPUT standard=RUN/train.log ATS=RUN/train.log
 
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quiet import silence_libraries
+from tabulate import tabulate
 
 from fairseq_ats.files import written_whole
 from fairseq_ats.theory.criteria import CRITERIA
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def read_criteria(log: Path) -> list[Record]:
-    """The criteria of a log's lines, in order.
+    """Read the criteria of a log's lines, in order.
 
     fairseq writes a line once for each epoch that the process has begun (fairseq/logging/progress_bar.py:45).
     """
@@ -81,7 +82,7 @@ def read_criteria(log: Path) -> list[Record]:
 
 
 def draw(runs: dict[str, list[Record]], path: Path) -> None:
-    """A point that is infinite, for want of alignment, is left out of the picture."""
+    """Draw the picture, without the points that are infinite because the gradients are not aligned."""
     figure = new_figure(12, 3.6)
     axes = figure.subplots(1, len(PANELS))
     for axis, (title, label, value) in zip(axes, PANELS, strict=True):
@@ -100,28 +101,29 @@ def draw(runs: dict[str, list[Record]], path: Path) -> None:
 
 
 def moving_average(values: list[float]) -> list[float]:
-    """Over a window around each value, shorter at both ends."""
+    """Average over a window around each value; the window is shorter at both ends."""
     half = AVERAGED // 2
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 
 
 def summary(runs: dict[str, list[Record]]) -> str:
-    """Markdown: means over all records, and over the last quarter; and how often there was no alignment.
+    """Return means over all records, and over the last quarter, and how often there was no alignment, as Markdown.
 
-    Of what is infinite or negative without alignment, c_align, alpha_t and q_t, over the records with alignment.
+    The means of c_align, alpha_t and q_t, which are infinite or negative without alignment, are over the others.
     """
-    lines = ["| run | records | c_norm² | c_sim | c_align | alpha_t | q_t | without alignment |"]
-    lines.append("|---|---|---:|---:|---:|---:|---:|---:|")
+    header = ["run", "records", "c_norm²", "c_sim", "c_align", "alpha_t", "q_t", "without alignment"]
+    rows = []
     for name, records in runs.items():
         for part, chosen in (("all", records), ("last quarter", records[-max(1, len(records) // 4) :])):
             aligned = [record for record in chosen if math.isfinite(record["c_align"])]
             columns = [sum(r["c_norm"] ** 2 for r in chosen) / len(chosen)]
             columns += [sum(r["c_sim"] for r in chosen) / len(chosen)]
             columns += [sum(r[c] for r in aligned) / max(1, len(aligned)) for c in ("c_align", "alpha_t", "q_t")]
-            numbers = " | ".join(f"{column:.3f}" for column in columns)
-            lines.append(f"| {name} | {part} ({len(chosen)}) | {numbers} | {len(chosen) - len(aligned)} |")
-    return "\n".join(lines)
+            numbers = [f"{column:.3f}" for column in columns]
+            rows.append([name, f"{part} ({len(chosen)})", *numbers, str(len(chosen) - len(aligned))])
+    sides = ["left"] * 2 + ["right"] * 6
+    return tabulate(rows, header, tablefmt="github", disable_numparse=True, colalign=sides)
 
 
 if __name__ == "__main__":

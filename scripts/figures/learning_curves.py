@@ -22,8 +22,8 @@ import torch
 from quiet import silence_libraries
 from training_log import TrainingLog
 
+from fairseq_ats.cost.training import TrainingCost, cost_of_run
 from scripts.figures.png import new_figure, write_png
-from scripts.tables.training_cost import TrainingCost, cost_of_run
 
 LABELS = {"bleu": "validation BLEU", "loss": "validation loss, bits a token"}
 # The highest network reports under fairseq's own names, another one under the same with its name before them.
@@ -46,7 +46,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """Of a run.
+    """The curves of a run.
 
     Args:
         flops: updates → FLOPs until then; None if they cannot be counted.
@@ -74,10 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Curves]:
-    """The curves of all runs that have any; of each other one, a line on standard output.
+    """Return the curves of all runs that have any, and print why another one is left out.
 
     Raises:
-        ValueError: none has.
+        ValueError: no run has curves.
     """
     runs = []
     for folder in folders:
@@ -91,7 +91,7 @@ def read_runs(folders: Sequence[Path]) -> list[Curves]:
 
 
 def read_run(run: Path) -> Curves:
-    """The curves of a run.
+    """Return the curves of a run.
 
     Raises:
         ValueError: it has no log, or no validation in it.
@@ -107,13 +107,13 @@ def read_run(run: Path) -> Curves:
     if cost is None:
         return Curves(curves, None)
     if len(cost.trained(log.updates)) == 1:
-        # Of a partition of which only the highest network is trained, the others are validated, too.
+        # Validation covers all networks, also those that were not trained.
         curves = [curve for curve in curves if curve.network is None]
     return Curves(curves, cost.flops)
 
 
 def curves_of(log: TrainingLog, name: str) -> list[Curve]:
-    """One curve for each metric of each network."""
+    """Return one curve for each metric of each network."""
     found: dict[str, list[tuple[int, float]]] = {}
     for updates, point in log.validations.items():
         for metric, value in point.items():
@@ -140,7 +140,7 @@ def _cost(run: Path, log: TrainingLog) -> TrainingCost | None:
 
 
 def draw(runs: Sequence[Curves], metrics: Sequence[str], path: Path) -> None:
-    """A row of panels for each metric: updates on the left, FLOPs on the right."""
+    """Draw a row of panels for each metric: updates on the left, FLOPs on the right."""
     figure = new_figure(11, 3.8 * len(metrics))
     panels = figure.subplots(len(metrics), 2, squeeze=False)
     for metric, (by_updates, by_flops) in zip(metrics, panels, strict=True):

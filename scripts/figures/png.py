@@ -1,4 +1,4 @@
-"""Figures of matplotlib, and PNG files of them. No window, no pyplot, which keeps figures in a global."""
+"""Make figures with matplotlib and write them as PNG files, without pyplot, which keeps figures in a global."""
 
 from __future__ import annotations
 
@@ -13,19 +13,15 @@ if TYPE_CHECKING:
 # matplotlib is imported where it is used: it logs while it is imported, unless ``silence_libraries`` was there before.
 
 
-def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
-    """A figure of so many inches.
-
-    Args:
-        layout: how matplotlib places the panels; None leaves it to the caller.
-    """
+def new_figure(width: float, height: float) -> Figure:
+    """Return a figure of this size in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout=layout)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """A PNG of the same bytes for the same figure and the same matplotlib."""
+    """Write a PNG; the same figure and the same matplotlib give the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with written_whole(path) as temporary:

@@ -1,7 +1,7 @@
-"""FLOPs of a training: those of one average mini-batch at each level, counted, and what each update of it trains.
+"""Count the FLOPs of a training: those of one average mini-batch at each level, and which levels each update trains.
 
-An estimate in one respect: the average mini-batch is taken to be sentences of one length, the same on both sides,
-without padding. PyTorch's own count (:mod:`fairseq_ats.cost.cost`), forward and backward, without the optimizer.
+An estimate in one respect: the average mini-batch has sentences of one length, the same on both sides, without padding.
+The count is PyTorch's own (:mod:`fairseq_ats.cost.cost`), forward and backward, without the optimizer.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
-from train import options_of
 
 from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, training_flops
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
@@ -24,8 +22,9 @@ class TrainingCost:
     """What the updates of a training cost.
 
     Args:
-        costs: of every level of the model, for an average mini-batch.
-        distils: with --distillation-weight.
+        costs: level → cost of an average mini-batch.
+        schedule: which levels an update trains.
+        distils: whether --distillation-weight is set.
     """
 
     costs: dict[int, Cost]
@@ -33,16 +32,16 @@ class TrainingCost:
     distils: bool
 
     def flops(self, updates: int) -> int:
-        """Of so many updates from the start."""
+        """Return the FLOPs of the first ``updates`` updates."""
         return training_flops(self.costs, self.schedule, range(updates), self.distils)
 
     def trained(self, updates: int) -> set[int]:
-        """The levels that so many updates train."""
+        """Return the levels that the first ``updates`` updates train."""
         return {level for number in range(updates) for level in self.schedule.levels_of_update(number)}
 
 
 def cost_of_run(checkpoint: Path, tokens: float, sentences: float) -> TrainingCost:
-    """Of a training, from any of its checkpoints.
+    """Return what a training costs, from any of its checkpoints.
 
     Args:
         tokens, sentences: of an average update, on one side.
@@ -54,9 +53,14 @@ def cost_of_run(checkpoint: Path, tokens: float, sentences: float) -> TrainingCo
     return _cost(task, model, tokens, sentences)
 
 
-def cost_of_config(config: Path, vocabulary: int, tokens: float, sentences: float) -> TrainingCost:
-    """Of a training that need not have begun."""
-    options = options_of(yaml.safe_load(config.read_text(encoding="utf-8")), config)
+def cost_of_options(options: list[str], vocabulary: int, tokens: float, sentences: float) -> TrainingCost:
+    """Return what a training costs that need not have begun.
+
+    Args:
+        options: of fairseq-train; they name the task, the model and the scheme.
+        vocabulary: entries of both dictionaries.
+        tokens, sentences: of an average update, on one side.
+    """
     built = build(options, numbered_dictionary(vocabulary))
     return _cost(built.task, built.model, tokens, sentences)
 
@@ -65,7 +69,7 @@ def _cost(task: TranslationTask, model: nn.Module, tokens: float, sentences: flo
     length = max(1, round(tokens / sentences))
     count = max(1, round(tokens / length))
     schedule = schedule_of(task.cfg, task.partition.max_level)
-    # Of a network that no update trains nothing is asked.
+    # Networks that no update trains are not counted.
     several = schedule.scheme in SCHEMES_OF_SEVERAL_NETWORKS
     levels = task.partition.levels if several else (task.partition.max_level,)
     costs = {level: network_cost(model, task, count, length, level) for level in levels}
