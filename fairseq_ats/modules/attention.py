@@ -121,7 +121,7 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         """Whether PyTorch has a fast attention kernel for these.
 
         On a CPU its fused kernel takes no dropout and no narrower keys (aten/src/ATen/native/transformers/
-        sdp_utils_cpp.cpp), and is slow in bfloat16 (results/speed_notes.md). On CUDA, a narrower key needs a multiple
+        sdp_utils_cpp.cpp), and is slow in bfloat16 (results/speed/notes.md). On CUDA, a narrower key needs a multiple
         of 8 dimensions (cuda/sdp_utils.cpp, ``check_head_dim_size_mem_efficient``); what it falls back to converts
         everything to float32.
         """

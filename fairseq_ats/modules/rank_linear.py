@@ -67,7 +67,7 @@ class PartitionedRankLinear(PartitionedModule):
         VU starts as the stock weight's best approximation of rank k, at every level, and W as the rest: the
         super-network is the stock layer (:mod:`fairseq_ats.training.super_start` may begin with W = 0 instead). The
         paper is silent on how U, V and W start. V is not zero as in LoRA: with VU = 0 in queries and keys alike, a
-        core's scores have no gradient of first order. results/initialisation.md compares.
+        core's scores have no gradient of first order. results/initialisation/ compares.
 
         Args:
             small_ratio: r; several are those of the levels below the super-network, in ascending order.
