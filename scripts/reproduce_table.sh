@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One of the paper's BLEU tables, or one of Multi30k: every row, every seed, beside the published numbers.
 #
-#   scripts/reproduce_table.sh TABLE [--seeds 1,2,3] [--data DIR] [--dry-run] [--jobs N] [...] [-- fairseq options]
+#   scripts/reproduce_table.sh TABLE [--seeds 1,2,3] [--rows ROW,...] [--data DIR] [--dry-run] [...] [-- fairseq options]
 #
 # TABLE is 1a, 1b, 2a, 2b, one of these with _strong after it, multi30k, multi30k_strong or multi30k_schemes; --help says the rest.
 set -euo pipefail
