@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from cpu_environment import restart_in_cpu_environment
 from fairseq.data.data_utils import infer_language_pair
 from measuring import hardware
@@ -42,6 +41,7 @@ from tables.measurement import measure
 from tables.records import Records
 from tables.runs import FINISHED, BusyError, Run, train
 from tables.scoring import Decoding, References, read_references
+from yaml_file import read_yaml
 
 from fairseq_ats.arguments import positive
 from fairseq_ats.whole_files import written_whole
@@ -262,7 +262,7 @@ class Reproduction:
         compare(self.table, seeds, self.records, references)
 
     def _device(self, run: Run) -> str:
-        options = yaml.safe_load(run.recipe.config(run.row).read_text(encoding="utf-8"))
+        options = read_yaml(run.recipe.config(run.row))
         on_cpu = options.get("cpu", False) or "--cpu" in self.args.fairseq_options or not torch.cuda.is_available()
         return "cpu" if on_cpu else "cuda"
 

@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from cpu_environment import CPU_ENVIRONMENT
+from yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,7 +39,10 @@ def main() -> None:
         parser.error(f"argument --threads: {args.threads} is not allowed; allowed: 1 or more")
 
     command = ["fairseq-train", str(args.data), "--user-dir", str(ROOT / "fairseq_ats")]
-    command += options_of(yaml.safe_load(args.config.read_text()), args.config)
+    try:
+        command += options_of(read_yaml(args.config), args.config)
+    except ValueError as error:
+        sys.exit(f"train: {error}")
     command += ["--save-dir", str(args.save_dir), "--log-file", str(args.save_dir / "train.log"), *extra]
     environment = {"OMP_NUM_THREADS": str(args.threads)}
     if "--cpu" in command:
@@ -53,18 +56,26 @@ def main() -> None:
 
 
 def options_of(config: Any, path: Path) -> list[str]:
-    """Command-line options of a configuration's keys and values."""
+    """Command-line options of a configuration's keys and values.
+
+    Raises:
+        ValueError: they are not names and values of options.
+    """
     if not isinstance(config, dict):
-        sys.exit(f"train: {path} must hold fairseq's options as 'name: value' lines")
+        raise ValueError(f"{path} must hold fairseq's options as 'name: value' lines")
     options = []
     for key, value in config.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{path}: YAML reads a key as {key!r}, which is not the name of an option")
         option = "--" + key.replace("_", "-")
         if value is True:
             options.append(option)
         elif isinstance(value, dict):
             options += [option, json.dumps(value)]
         elif value is None or value is False:
-            sys.exit(f"train: {path}: {key} is {value}; leave it out to have fairseq's default")
+            raise ValueError(
+                f"{path}: {key} is {'empty' if value is None else 'false'}; leave it out to have fairseq's default"
+            )
         else:
             options += [option, str(value)]
     return options

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from yaml_file import read_yaml
 
 from fairseq_ats.schemes import scheme_of
 from tests.command_line import train
@@ -128,12 +129,68 @@ def test_train_passes_options_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("cpu: false", "cpu is False; leave it out"), ("- a list", "must hold fairseq's options")]
+    ("text", "message"),
+    [
+        ("cpu: false", "c.yaml: cpu is false; leave it out"),
+        ("cpu:", "c.yaml: cpu is empty; leave it out"),
+        ("- a list", "must hold fairseq's options"),
+        ("on: 1", "c.yaml: YAML reads a key as True, which is not the name of an option"),
+        (
+            "cpu: true\ntarget_lang: no",
+            'c.yaml, line 2: no means false in YAML; if it is a word, write it in quotes ("no")',
+        ),
+    ],
 )
 def test_train_refuses(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     assert message in script("train.py", tmp_path / "c.yaml", "data", "--save-dir", "run", "--dry-run", fails=True)
     assert "is not a file" in script("train.py", tmp_path / "no.yaml", "data", "--save-dir", "run", fails=True)
+
+
+def test_yaml_values_are_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    texts = ["3:1", "010", "0x10", "1_000", "2020-01-01", "2020-99-99 1:2", "1.2.3", "1e", "transformer", "(0.9, 0.98)"]
+    numbers = {"12": 12, "-1": -1, "0": 0, "0.5": 0.5, ".5": 0.5, "1.0e-9": 1e-9, "1e-9": 1e-9}
+    others = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "false": False,
+        "~": None,
+        '"no"': "no",
+        "'3'": "3",
+        "[no1, 2]": ["no1", 2],
+    }
+    for written, value in (dict(zip(texts, texts, strict=True)) | numbers | others).items():
+        path.write_text(f"key: {written}\n")
+        assert read_yaml(path) == {"key": value}
+        assert type(read_yaml(path)["key"]) is type(value)
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    assert read_yaml(path)["b"] == {"x": 1, "y": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("a: 1\nb: no", 2, "no means false in YAML"),
+        ("a:\n  - en\n  - NO", 3, 'write it in quotes ("NO")'),
+        ("a: {b: off}", 1, "off means false"),
+        ("a: 1\n\tb: 2", 2, "YAML wants spaces here, and no tab"),
+        ("a: 1\nc: ü\nb: 2".encode("latin-1"), 2, "not UTF-8"),
+        ("lr: 1\nb: 2\nlr: 3", 3, "lr is given a second time; the first is in line 1"),
+        ("a: {b: 1, b: 2}", 1, "b is given a second time"),
+        ("a: 1\nb: \x07", 2, "special characters are not allowed"),
+        ("a: b: c", 1, "mapping values are not allowed here"),
+        ("a: !!python/name:os.system x", 1, "could not determine a constructor"),
+    ],
+)
+def test_yaml_faults_name_file_and_line(tmp_path: Path, text: str | bytes, line: int, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=re.escape(f"{path}, line {line}: ")) as caught:
+        read_yaml(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_evaluate_scores_both_networks(toy_data: Path, tmp_path: Path) -> None:

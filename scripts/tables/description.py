@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = Path(__file__).with_name("tables.yaml")
@@ -105,7 +105,7 @@ def read_tables(path: Path = DESCRIPTION, configs: Path = ROOT / "configs") -> d
     Args:
         configs: has a folder for each recipe.
     """
-    description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    description = read_yaml(path)
     recipes = {name: _recipe(name, entry, configs / name) for name, entry in description["recipes"].items()}
     return {
         name: Table(

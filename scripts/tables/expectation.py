@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from yaml_file import read_yaml
 
 from tables.description import Recipe
 from tables.layout import pflop
@@ -50,7 +50,7 @@ def expect(recipe: Recipe, row: str, runs: Mapping[RunKey, Record]) -> Expectati
         mean = {key: statistics.mean(record[key] for record in same) for key in ("updates", "flops")}
         seconds = statistics.mean(record["timing"]["train_seconds"] for record in same)
         return Expectation(round(mean["updates"]), round(mean["flops"]), seconds)
-    options = yaml.safe_load(recipe.config(row).read_text(encoding="utf-8"))
+    options = read_yaml(recipe.config(row))
     tokens = FILL * options["max_tokens"] * options.get("update_freq", 1)
     updates = _updates(recipe, options, tokens)
     flops = cost_of_config(recipe.config(row), recipe.vocabulary, tokens, tokens / recipe.length).flops(updates)

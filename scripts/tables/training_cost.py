@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
 from train import options_of
+from yaml_file import read_yaml
 
 from fairseq_ats.cost import Cost, model_of_checkpoint, network_cost, training_flops
 from fairseq_ats.schemes import SCHEMES_OF_SEVERAL_NETWORKS, Schedule, schedule_of
@@ -56,7 +56,7 @@ def cost_of_run(checkpoint: Path, tokens: float, sentences: float) -> TrainingCo
 
 def cost_of_config(config: Path, vocabulary: int, tokens: float, sentences: float) -> TrainingCost:
     """Of a training that need not have begun."""
-    options = options_of(yaml.safe_load(config.read_text(encoding="utf-8")), config)
+    options = options_of(read_yaml(config), config)
     built = build(options, numbered_dictionary(vocabulary))
     return _cost(built.task, built.model, tokens, sentences)
 
