@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import binarise
 import pytest
 import torch
 import yaml
+from evaluate import raw_references
 from yaml_file import read_yaml
 
 from fairseq_ats.schemes import scheme_of
@@ -99,6 +101,47 @@ def test_binarise_refuses(tmp_path: Path, fault: str) -> None:
     assert message in output
     assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == [raw], "something was left behind"
+
+
+def blank_out(path: Path, every: int, blank: str = "") -> None:
+    """Make line 0, ``every``, 2·``every``, ... blank."""
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{blank if i % every == 0 else line}\n" for i, line in enumerate(lines)))
+
+
+def test_blank_lines_are_counted_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = raw_text(tmp_path / "raw")
+    blank_out(raw / "train.de", 3)
+    blank_out(raw / "test.de", 10, " \u3000\u200b\t")
+    monkeypatch.setattr(binarise, "build", lambda *arguments: None)
+    options = [str(raw), str(tmp_path / "data"), "--source", "en", "--target", "de"]
+    binarise.main(options)
+    said = capsys.readouterr().out
+    assert f"{raw}/train.de: 67 of 200 lines are blank; their pairs are kept; --longest and --ratio of" in said
+    assert f"{raw}/test.de: 20 of 200 lines are blank; they are kept\n" in said
+    assert said.count("lines are blank") == 2
+    binarise.main([*options, "--longest", "100", "--ratio", "9"])
+    assert f"{raw}/train.de: 67 of 200 lines are blank; their pairs are left out\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["test.de", "train.en"])
+def test_a_blank_file_is_refused(tmp_path: Path, file: str) -> None:
+    raw = raw_text(tmp_path / "raw")
+    blank_out(raw / file, 1, "\u00a0\ufeff")
+    with pytest.raises(SystemExit, match=f"{raw}/{file} is blank: nothing is in any of its 200 lines"):
+        binarise.main([str(raw), str(tmp_path / "data"), "--source", "en", "--target", "de"])
+    assert list(tmp_path.iterdir()) == [raw]
+
+
+def test_blank_references_are_said_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "test.de").write_text("eins\n\n \nvier\n")
+    assert raw_references(tmp_path, "de") == ["eins", "", " ", "vier"]
+    assert capsys.readouterr().out == f"{tmp_path}/test.de: 2 of 4 references are blank\n"
+    (tmp_path / "test.de").write_text("\n" * 20)
+    with pytest.raises(ValueError, match="is blank: nothing is in any of its 20 lines"):
+        raw_references(tmp_path, "de")
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
