@@ -182,14 +182,19 @@ def text_of(task: Any, tokens: torch.Tensor) -> str:
     return task.target_dictionary.string(utils.strip_pad(tokens, task.target_dictionary.pad()), "sentencepiece")
 
 
+def raw_lines(data: Path, language: str) -> list[str]:
+    """The raw test set in a language; a line ends at a newline and nowhere else."""
+    return (data / f"test.{language}").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
 def raw_references(data: Path, language: str) -> list[str]:
-    """The raw lines that ``scripts/binarise.py`` puts beside the binarised data; says how many are blank.
+    """The raw references that ``scripts/binarise.py`` puts beside the binarised data; says how many are blank.
 
     Raises:
         ValueError: all of them are.
     """
     path = data / f"test.{language}"
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lines = raw_lines(data, language)
     _, blank = count_lines(lines, path)
     if blank > 0:
         print(f"{path}: {blank:,} of {len(lines):,} references are blank", flush=True)

@@ -292,9 +292,35 @@ def test_benchmark_of_deployment(two_trained_networks: Path, toy_data: Path, tmp
     assert set(found) == {"stock fairseq, super", *forms}
     for name in set(found) - {"partitioned, core"}:
         assert found[name][2] == "8", f"{name} translates as stock fairseq does"
+    assert found["stock fairseq, super"][4] == found["stock fairseq, super"][5] == "1.00 (1.00-1.00)"
     sizes = {name: float(row[7]) for name, row in found.items()}
     assert sizes["partitioned, core"] < sizes["stock fairseq, super"]
     assert "has no checkpoint_best.pt" in script("benchmark_deployment.py", toy_data, tmp_path / "none", fails=True)
+    said = script("benchmark_deployment.py", toy_data, tmp_path, "--cores", "1000", fails=True)
+    assert "argument --cores: 1000 is not allowed; allowed: at most" in said
+
+
+def test_every_core_translates_its_share() -> None:
+    """Each of three processes gets its third of the lines, and the translations come in order."""
+    pytest.importorskip("ctranslate2")
+    import benchmark_deployment
+
+    class Worker:
+        def __init__(self) -> None:
+            self.shares: list[list[str]] = []
+
+        def send(self, request: tuple[int, list[str]]) -> None:
+            assert request[0] == 32
+            self.shares.append(request[1])
+
+        def recv(self) -> tuple[float, list[str]]:
+            return 0.25, [line.upper() for line in self.shares[-1]]
+
+    workers = [Worker() for _ in range(3)]
+    turn, translations = benchmark_deployment.translate(workers, list("abcdefgh"), 32)
+    assert translations == list("ABCDEFGH")
+    assert [worker.shares for worker in workers] == [[list("adg")], [list("beh")], [list("cf")]]
+    assert turn.cpu == 0.75
 
 
 def test_benchmarks_refuse() -> None:
