@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import binarise
 import pytest
 import torch
+from evaluate import raw_references
 
 from fairseq_ats.cli.config_file import options_of, read_config
+from fairseq_ats.cli.yaml_file import read_yaml
 from fairseq_ats.schemes.schedule import scheme_of
 from tests.command_line import train
 from tests.conftest import OUR_TASK, ROOT, TINY_ARCH
@@ -101,6 +104,47 @@ def test_binarise_refuses(tmp_path: Path, fault: str) -> None:
     assert list(tmp_path.iterdir()) == [raw], "something was left behind"
 
 
+def blank_out(path: Path, every: int, blank: str = "") -> None:
+    """Make line 0, ``every``, 2·``every``, ... blank."""
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{blank if i % every == 0 else line}\n" for i, line in enumerate(lines)))
+
+
+def test_blank_lines_are_counted_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = raw_text(tmp_path / "raw")
+    blank_out(raw / "train.de", 3)
+    blank_out(raw / "test.de", 10, " \u3000\u200b\t")
+    monkeypatch.setattr(binarise, "build", lambda *arguments: None)
+    options = [str(raw), str(tmp_path / "data"), "--source", "en", "--target", "de"]
+    binarise.main(options)
+    said = capsys.readouterr().out
+    assert f"{raw}/train.de: 67 of 200 lines are blank; their pairs are kept; --longest and --ratio of" in said
+    assert f"{raw}/test.de: 20 of 200 lines are blank; they are kept\n" in said
+    assert said.count("lines are blank") == 2
+    binarise.main([*options, "--longest", "100", "--ratio", "9"])
+    assert f"{raw}/train.de: 67 of 200 lines are blank; their pairs are left out\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["test.de", "train.en"])
+def test_a_blank_file_is_refused(tmp_path: Path, file: str) -> None:
+    raw = raw_text(tmp_path / "raw")
+    blank_out(raw / file, 1, "\u00a0\ufeff")
+    with pytest.raises(SystemExit, match=f"{raw}/{file} is blank: nothing is in any of its 200 lines"):
+        binarise.main([str(raw), str(tmp_path / "data"), "--source", "en", "--target", "de"])
+    assert list(tmp_path.iterdir()) == [raw]
+
+
+def test_blank_references_are_said_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "test.de").write_text("eins\n\n \nvier\n")
+    assert raw_references(tmp_path, "de") == ["eins", "", " ", "vier"]
+    assert capsys.readouterr().out == f"{tmp_path}/test.de: 2 of 4 references are blank\n"
+    (tmp_path / "test.de").write_text("\n" * 20)
+    with pytest.raises(ValueError, match="is blank: nothing is in any of its 20 lines"):
+        raw_references(tmp_path, "de")
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., Any]) -> None:
     """fairseq parses the options of each file, whose head says how to launch it."""
@@ -125,12 +169,68 @@ def test_train_passes_options_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("cpu: false", "cpu is false; leave it out"), ("- a list", "must hold fairseq's options")]
+    ("text", "message"),
+    [
+        ("cpu: false", "c.yaml: cpu is false; leave it out"),
+        ("cpu:", "c.yaml: cpu is empty; leave it out"),
+        ("- a list", "must hold fairseq's options"),
+        ("on: 1", "c.yaml: YAML reads a key as True, which is not the name of an option"),
+        (
+            "cpu: true\ntarget_lang: no",
+            'c.yaml, line 2: no means false in YAML; if it is a word, write it in quotes ("no")',
+        ),
+    ],
 )
 def test_train_refuses(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     assert message in script("train.py", tmp_path / "c.yaml", "data", "--save-dir", "run", "--dry-run", fails=True)
     assert "is not a file" in script("train.py", tmp_path / "no.yaml", "data", "--save-dir", "run", fails=True)
+
+
+def test_yaml_values_are_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    texts = ["3:1", "010", "0x10", "1_000", "2020-01-01", "2020-99-99 1:2", "1.2.3", "1e", "transformer", "(0.9, 0.98)"]
+    numbers = {"12": 12, "-1": -1, "0": 0, "0.5": 0.5, ".5": 0.5, "1.0e-9": 1e-9, "1e-9": 1e-9}
+    others = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "false": False,
+        "~": None,
+        '"no"': "no",
+        "'3'": "3",
+        "[no1, 2]": ["no1", 2],
+    }
+    for written, value in (dict(zip(texts, texts, strict=True)) | numbers | others).items():
+        path.write_text(f"key: {written}\n")
+        assert read_yaml(path) == {"key": value}
+        assert type(read_yaml(path)["key"]) is type(value)
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    assert read_yaml(path)["b"] == {"x": 1, "y": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("a: 1\nb: no", 2, "no means false in YAML"),
+        ("a:\n  - en\n  - NO", 3, 'write it in quotes ("NO")'),
+        ("a: {b: off}", 1, "off means false"),
+        ("a: 1\n\tb: 2", 2, "YAML wants spaces here, and no tab"),
+        ("a: 1\nc: ü\nb: 2".encode("latin-1"), 2, "not UTF-8"),
+        ("lr: 1\nb: 2\nlr: 3", 3, "lr is given a second time; the first is in line 1"),
+        ("a: {b: 1, b: 2}", 1, "b is given a second time"),
+        ("a: 1\nb: \x07", 2, "special characters are not allowed"),
+        ("a: b: c", 1, "mapping values are not allowed here"),
+        ("a: !!python/name:os.system x", 1, "could not determine a constructor"),
+    ],
+)
+def test_yaml_faults_name_file_and_line(tmp_path: Path, text: str | bytes, line: int, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=re.escape(f"{path}, line {line}: ")) as caught:
+        read_yaml(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_evaluate_scores_both_networks(toy_data: Path, tmp_path: Path) -> None:
@@ -189,11 +289,37 @@ def test_benchmark_of_deployment(two_trained_networks: Path, toy_data: Path, tmp
     assert set(found) == {"stock fairseq, super", *forms}
     for name in set(found) - {"partitioned, core"}:
         assert found[name][2] == "8", f"{name} translates as stock fairseq does"
+    assert found["stock fairseq, super"][4] == found["stock fairseq, super"][5] == "1.00 (1.00-1.00)"
     sizes = {name: float(row[7]) for name, row in found.items()}
     assert sizes["partitioned, core"] < sizes["stock fairseq, super"]
     assert "has no checkpoint_best.pt" in script(
         "scripts.benchmarks.deployment", toy_data, tmp_path / "none", fails=True
     )
+    said = script("scripts.benchmarks.deployment", toy_data, tmp_path, "--cores", "1000", fails=True)
+    assert "argument --cores: 1000 is not allowed; allowed: at most" in said
+
+
+def test_every_core_translates_its_share() -> None:
+    """Each of three processes gets its third of the lines, and the translations come in order."""
+    pytest.importorskip("ctranslate2")
+    from scripts.benchmarks import deployment
+
+    class Worker:
+        def __init__(self) -> None:
+            self.shares: list[list[str]] = []
+
+        def send(self, request: tuple[int, list[str]]) -> None:
+            assert request[0] == 32
+            self.shares.append(request[1])
+
+        def recv(self) -> tuple[float, list[str]]:
+            return 0.25, [line.upper() for line in self.shares[-1]]
+
+    workers = [Worker() for _ in range(3)]
+    turn, translations = deployment.translate(workers, list("abcdefgh"), 32)
+    assert translations == list("ABCDEFGH")
+    assert [worker.shares for worker in workers] == [[list("adg")], [list("beh")], [list("cf")]]
+    assert turn.cpu == 0.75
 
 
 def test_benchmarks_refuse() -> None:

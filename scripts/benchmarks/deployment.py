@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""What each way to deploy a run's networks costs: words/s, latency, size, memory, BLEU.
+"""What each way to deploy a run's networks costs: words/s, CPU time, latency, size, memory, BLEU.
 
-    python -m scripts.benchmarks.deployment DATA RUN [--sentences 1000] [--rounds 3]
+    python -m scripts.benchmarks.deployment DATA RUN [--cores 1] [--sentences 1000] [--rounds 5]
 
 RUN holds a super-network and a small-width core. Both are converted by ``fairseq-ats-convert`` into a temporary folder.
-Every contestant is a process of its own that translates the raw test set, text in and text out, through
-``fairseq_ats.translate``; the processes take turns, and a round's times are divided by stock fairseq's time of that
-round. fairseq runs with one thread and with one a core; CTranslate2 with one thread a core, and with one worker a core,
-which translate batches side by side as fairseq cannot. The table has the faster setting of each. Latency is that of one
-sentence at a time. Memory is what the process grew by since before its model was read; sizes are without optimizer
+Every contestant translates the raw test set, text in and text out, through ``fairseq_ats.translate``. All have the same
+cores: for each of ``--cores`` a process with one thread, which is bound to that core and translates its share of the
+sentences. The contestants take turns; a speed is stock fairseq's time of the same round over the contestant's. CPU time
+is that of all threads of the processes; on a busy machine it says more than wall time. Latency is that of one sentence
+at a time, on one core. Memory is what a process grew by since before its model was read; sizes are without optimizer
 state.
 """
 
@@ -32,8 +32,10 @@ import ctranslate2  # noqa: F401  here, so that it does not count as memory of t
 import sacrebleu
 import torch
 from cpu_environment import restart_in_cpu_environment
+from evaluate import raw_lines, raw_references
 
 from fairseq_ats.checkpoints.reading import read_header
+from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cli.hardware import hardware
 from fairseq_ats.convert.conversion import convert, size_on_disk
 from fairseq_ats.convert.formats.core import CoreCheckpoint
@@ -41,7 +43,7 @@ from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.translate import Translator
-from scripts.benchmarks.timing import quartiles, rotated
+from scripts.benchmarks.timing import ratio_column, rotated
 
 BATCH_SIZE = 32
 BEAM = 5
@@ -60,32 +62,46 @@ FORMS: dict[str, OutputFormat | None] = {
 
 @dataclass(frozen=True)
 class Contestant:
-    """One network in one form; ``settings`` are (threads, workers) to try."""
+    """One network in one form."""
 
     name: str
     path: Path
     level: str | None
     data: Path | None
-    settings: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a contestant needed to translate the lines once, in seconds."""
+
+    wall: float
+    cpu: float
 
 
 def main() -> None:
     args = parse_args()
     restart_in_cpu_environment(1)
-    source = (args.data / f"test.{args.source}").read_text(encoding="utf-8").splitlines()[: args.sentences]
-    references = (args.data / f"test.{args.target}").read_text(encoding="utf-8").splitlines()[: args.sentences]
+    source = raw_lines(args.data, args.source)[: args.sentences]
+    try:
+        references = raw_references(args.data, args.target)[: args.sentences]
+    except ValueError as error:
+        sys.exit(f"benchmark_deployment: {error}")
     with tempfile.TemporaryDirectory() as folder:
         contestants = converted(args, Path(folder))
         sizes = {c.name: size_on_disk(c.path) for c in contestants}
-        with workers_of(contestants) as workers:
-            seconds, translations = translate_in_turns(workers, source, args.rounds, BATCH_SIZE)
-            latencies, _ = translate_in_turns(workers, source[: args.latency_sentences], args.rounds, 1)
-            memory = {key: ask(worker, "memory") for key, worker in workers.items()}
-    print(
-        f"{args.run.name}: {len(source):,} sentences, batch {BATCH_SIZE}, beam {BEAM}; {args.rounds} rounds; "
-        f"{hardware('cpu', 1).replace('1 thread(s)', f'{args.cores} cores')}\n"
-    )
-    print(report(contestants, sizes, seconds, latencies, memory, translations, references, args))
+        with workers_of(contestants, args.cores) as workers:
+            turns, translations = translate_in_turns(workers, source, args.rounds, BATCH_SIZE)
+            first = {name: connections[:1] for name, connections in workers.items()}
+            short = source[: args.latency_sentences]
+            latencies = {
+                name: statistics.median(turn.wall for turn in own) / len(short)
+                for name, own in translate_in_turns(first, short, args.rounds, 1)[0].items()
+            }
+            memory = {name: ask(worker, "memory") for name, (worker,) in first.items()}
+    search = f"{len(source):,} sentences, batch {BATCH_SIZE}, beam {BEAM}; {args.rounds} rounds"
+    machine = hardware("cpu", 1).replace("1 thread(s)", f"{args.cores} core(s) for each")
+    print(f"{args.run.name}: {search}; {machine}\n")
+    print(report(contestants, sizes, turns, latencies, memory, translations, references))
 
 
 def parse_args() -> argparse.Namespace:
@@ -94,13 +110,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="folder of a run with a small-width core")
     parser.add_argument("--source", default="en")
     parser.add_argument("--target", default="de")
-    parser.add_argument("--sentences", type=int, default=1000)
-    parser.add_argument("--latency-sentences", type=int, default=50, help="for the latency at batch 1")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sentences", type=positive, default=1000)
+    parser.add_argument("--latency-sentences", type=positive, default=50, help="for the latency at batch 1")
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), metavar="FORM")
-    parser.add_argument("--cores", type=int, default=2, help="CPU cores to use at most")
+    parser.add_argument("--cores", type=positive, default=1, help="CPU cores that every contestant has (default: 1)")
     args = parser.parse_args()
     args.forms = list(dict.fromkeys([STOCK, *args.forms]))
+    there = len(os.sched_getaffinity(0))
+    if args.cores > there:
+        parser.error(
+            f"argument --cores: {args.cores} is not allowed; allowed: at most {there}, the cores that are here"
+        )
     for name in ("checkpoint_best.pt", "checkpoint_best_core.pt"):
         if not (args.run / name).is_file():
             parser.error(f"argument run: {args.run} has no {name}")
@@ -113,8 +134,6 @@ def parse_args() -> argparse.Namespace:
 def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
     """Every form of both networks that is asked for."""
     best = {"super": args.run / "checkpoint_best.pt", "core": args.run / "checkpoint_best_core.pt"}
-    of_fairseq = tuple(dict.fromkeys([(1, 1), (args.cores, 1)]))
-    of_ctranslate2 = tuple(dict.fromkeys([(args.cores, 1), (1, args.cores)]))
     contestants = []
     for name in args.forms:
         path = folder / name
@@ -125,41 +144,42 @@ def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
         else:
             convert(best[level], level, FORMS[name], path, data=args.data)
         if form.startswith("CTranslate2"):
-            contestants.append(Contestant(name, path, None, None, of_ctranslate2))
+            contestants.append(Contestant(name, path, None, None))
         else:
-            contestants.append(Contestant(name, path, None if name == STOCK else level, args.data, of_fairseq))
+            contestants.append(Contestant(name, path, None if name == STOCK else level, args.data))
     return contestants
 
 
-Key = tuple[str, int, int]
+Workers = dict[str, list[Connection]]
 
 
 @contextmanager
-def workers_of(contestants: list[Contestant]) -> Iterator[dict[Key, Connection]]:
-    """A process for each contestant and setting, by name, threads and workers."""
+def workers_of(contestants: list[Contestant], cores: int) -> Iterator[Workers]:
+    """The processes of each contestant by its name, one for each core."""
     context = multiprocessing.get_context("spawn")
-    workers: dict[Key, Connection] = {}
-    processes = {}
+    workers: Workers = {contestant.name: [] for contestant in contestants}
+    processes = []
     try:
         for contestant in contestants:
-            for threads, count in contestant.settings:
+            for core in sorted(os.sched_getaffinity(0))[:cores]:
                 ours, theirs = context.Pipe()
-                process = context.Process(target=serve, args=(theirs, contestant, threads, count), daemon=True)
+                process = context.Process(target=serve, args=(theirs, contestant, core), daemon=True)
                 process.start()
-                workers[contestant.name, threads, count] = ours
-                processes[contestant.name, threads, count] = process
-        for worker in workers.values():
+                workers[contestant.name].append(ours)
+                processes.append((process, ours))
+        for _, worker in processes:
             ask(worker, "load")
         yield workers
     finally:
-        for key, process in processes.items():
+        for process, worker in processes:
             if process.is_alive():
-                workers[key].send("stop")
+                worker.send("stop")
             process.join()
 
 
-def serve(connection: Connection, contestant: Contestant, threads: int, workers: int) -> None:
+def serve(connection: Connection, contestant: Contestant, core: int) -> None:
     """The worker: answers ``ask``."""
+    os.sched_setaffinity(0, {core})
     logging.disable(logging.WARNING)
     before = resident_bytes()
     translator = None
@@ -171,8 +191,7 @@ def serve(connection: Connection, contestant: Contestant, threads: int, workers:
                 data=contestant.data,
                 beam=BEAM,
                 batch_size=BATCH_SIZE,
-                threads=threads,
-                workers=workers,
+                threads=1,
                 device="cpu",
             )
             connection.send(True)
@@ -180,9 +199,9 @@ def serve(connection: Connection, contestant: Contestant, threads: int, workers:
             connection.send(resident_bytes() - before)
         else:
             batch_size, lines = request
-            start = time.perf_counter()
+            start = time.process_time()
             translated = [translator(line) for line in lines] if batch_size == 1 else translator(lines)
-            connection.send((time.perf_counter() - start, translated))
+            connection.send((time.process_time() - start, translated))
 
 
 def resident_bytes() -> int:
@@ -197,55 +216,61 @@ def ask(worker: Connection, request: object) -> object:
 
 
 def translate_in_turns(
-    workers: dict[Key, Connection], lines: list[str], rounds: int, batch_size: int
-) -> tuple[dict[Key, list[float]], dict[Key, list[str]]]:
-    """Seconds of each round, and the translations; one short round first that does not count."""
-    seconds: dict[Key, list[float]] = {key: [] for key in workers}
-    translations: dict[Key, list[str]] = {}
-    for worker in workers.values():
-        ask(worker, (batch_size, lines[: 2 * batch_size]))
+    workers: Workers, lines: list[str], rounds: int, batch_size: int
+) -> tuple[dict[str, list[Turn]], dict[str, list[str]]]:
+    """Each contestant's turns, and its translations; one short round first that does not count."""
+    turns: dict[str, list[Turn]] = {name: [] for name in workers}
+    translations: dict[str, list[str]] = {}
+    for connections in workers.values():
+        translate(connections, lines[: 2 * batch_size * len(connections)], batch_size)
     for number in range(rounds):
-        for key in rotated(list(workers), number):
-            duration, translations[key] = ask(workers[key], (batch_size, lines))
-            seconds[key].append(duration)
+        for name in rotated(list(workers), number):
+            turn, translations[name] = translate(workers[name], lines, batch_size)
+            turns[name].append(turn)
         print(f"batch {batch_size}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-    return seconds, translations
+    return turns, translations
+
+
+def translate(connections: list[Connection], lines: list[str], batch_size: int) -> tuple[Turn, list[str]]:
+    """Have a contestant's processes share the lines; the time that it took, and the translations in order."""
+    count = len(connections)
+    start = time.perf_counter()
+    for number, connection in enumerate(connections):
+        connection.send((batch_size, lines[number::count]))
+    answers = [connection.recv() for connection in connections]
+    wall = time.perf_counter() - start
+    translations = [""] * len(lines)
+    for number, (_, translated) in enumerate(answers):
+        translations[number::count] = translated
+    return Turn(wall, sum(cpu for cpu, _ in answers)), translations
 
 
 def report(
     contestants: list[Contestant],
     sizes: dict[str, int],
-    seconds: dict[Key, list[float]],
-    latencies: dict[Key, list[float]],
-    memory: dict[Key, int],
-    translations: dict[Key, list[str]],
+    turns: dict[str, list[Turn]],
+    latencies: dict[str, float],
+    memory: dict[str, int],
+    translations: dict[str, list[str]],
     references: list[str],
-    args: argparse.Namespace,
 ) -> str:
-    """Markdown; every contestant with its faster setting, for throughput and for latency."""
-
-    def fastest(times: dict[Key, list[float]], name: str) -> Key:
-        return min((key for key in times if key[0] == name), key=lambda key: statistics.median(times[key]))
-
-    stock = fastest(seconds, STOCK)
+    """Markdown; speeds are stock fairseq's time over the contestant's, in the same round."""
     metric = sacrebleu.BLEU()
     lines = [
-        "| deployed as | BLEU | same as stock | words/s | speed (quartiles) | threads × workers | latency ms "
+        "| deployed as | BLEU | same as stock | words/s | speed (quartiles) | by CPU time (quartiles) | latency ms "
         "| size MB | memory MB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for contestant in contestants:
-        key, quick = fastest(seconds, contestant.name), fastest(latencies, contestant.name)
-        words = sum(len(line.split()) for line in translations[key])
-        ratios = [s / own for s, own in zip(seconds[stock], seconds[key], strict=True)]
-        low, middle, high = quartiles(ratios)
-        same = sum(a == b for a, b in zip(translations[key], translations[stock], strict=True))
-        bleu = metric.corpus_score(translations[key], [references]).score
-        latency = statistics.median(latencies[quick]) / min(args.latency_sentences, len(references)) * 1e3
+    for name in (contestant.name for contestant in contestants):
+        words = sum(len(line.split()) for line in translations[name])
+        wall = statistics.median(turn.wall for turn in turns[name])
+        speed = ratio_column([t.wall for t in turns[STOCK]], [t.wall for t in turns[name]])
+        cpu_speed = ratio_column([t.cpu for t in turns[STOCK]], [t.cpu for t in turns[name]])
+        same = sum(a == b for a, b in zip(translations[name], translations[STOCK], strict=True))
+        bleu = metric.corpus_score(translations[name], [references]).score
         lines.append(
-            f"| {contestant.name} | {bleu:.2f} | {same} | {words / statistics.median(seconds[key]):,.0f} "
-            f"| {middle:.2f} ({low:.2f}-{high:.2f}) | {key[1]} × {key[2]} | {latency:.1f} "
-            f"| {sizes[contestant.name] / 1e6:.1f} | {memory[key] / 1e6:.0f} |"
+            f"| {name} | {bleu:.2f} | {same} | {words / wall:,.0f} | {speed} | {cpu_speed} "
+            f"| {latencies[name] * 1e3:.1f} | {sizes[name] / 1e6:.1f} | {memory[name] / 1e6:.0f} |"
         )
     return "\n".join([*lines, "", f"sacreBLEU {metric.get_signature()}"])
 
