@@ -122,7 +122,7 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         """Return whether PyTorch has a fast attention kernel for these queries and values.
 
         On a CPU the fused kernel takes no dropout and no narrower keys (aten/src/ATen/native/transformers/
-        sdp_utils_cpp.cpp), and is slow in bfloat16 (results/speed_notes.md). On CUDA, narrower keys need a multiple of
+        sdp_utils_cpp.cpp), and is slow in bfloat16 (results/speed/notes.md). On CUDA, narrower keys need a multiple of
         8 dimensions (cuda/sdp_utils.cpp, ``check_head_dim_size_mem_efficient``); the fallback converts everything to
         float32.
         """

@@ -14,7 +14,7 @@ class FastDropout(FairseqDropout):
     """fairseq's dropout that, on a CPU, draws 64 random bits for four elements at once: 16 bits decide an element.
 
     PyTorch draws one random number for each element. In bfloat16 that is a large part of an update
-    (results/speed_notes.md). The probability is rounded to a multiple of 2⁻¹⁶, and the scale is computed from the
+    (results/speed/notes.md). The probability is rounded to a multiple of 2⁻¹⁶, and the scale is computed from the
     rounded probability, so expectations are kept up to the precision of the activations. On other devices PyTorch's own
     kernel runs.
     """

@@ -69,7 +69,7 @@ class PartitionedRankLinear(PartitionedLinearModule):
         At every level VU starts as the best approximation of rank k of the stock weight. W starts as the rest, so the
         super-network is the stock layer (:mod:`fairseq_ats.training.super_start` can start with W = 0 instead). The
         paper does not say how U, V and W start. V does not start at zero as in LoRA: with VU = 0 in both queries and
-        keys, a core's scores have no first-order gradient. results/initialisation.md compares.
+        keys, a core's scores have no first-order gradient. results/initialisation/ compares.
 
         Args:
             small_ratio: r; several ratios, in ascending order, give one level each, below the super-network.

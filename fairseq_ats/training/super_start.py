@@ -3,7 +3,7 @@
 From :meth:`PartitionedRankLinear.from_linear` the super-network computes what the stock model computes, and W is what
 the core's VU leaves of it: of small rank, nearly all of it, and random. An update of one network is then noise to the
 other until W has been trained. With W = 0 both start as one function, x̃ = x, where c_sim and c_align of the paper's
-Theorem 1 are 1, and part as they learn. The paper does not say where its networks start; results/initialisation.md
+Theorem 1 are 1, and part as they learn. The paper does not say where its networks start; results/initialisation/
 compares.
 """
 
