@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         help="with --best: whose validation, by the run's --best-checkpoint-metric: core, super, or one between the "
         "two, as level2 (default: the highest network)",
     )
+    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="of a run: fairseq-train's option")
     return parser
 
 
@@ -141,10 +142,10 @@ def _chosen(args: argparse.Namespace) -> list[str]:
         given = " ".join(map(str, args.inputs))
         raise ValueError(f"--last-epochs, --last-updates and --best choose from the folder of one run; given: {given}")
     if args.last_epochs is not None:
-        return checkpoint_choice.last_epochs(run, args.last_epochs)
+        return checkpoint_choice.last_epochs(run, args.last_epochs, args.checkpoint_suffix)
     if args.last_updates is not None:
-        return checkpoint_choice.last_updates(run, args.last_updates)
-    found = checkpoint_choice.best(run, args.best, args.network)
+        return checkpoint_choice.last_updates(run, args.last_updates, args.checkpoint_suffix)
+    found = checkpoint_choice.best(run, args.best, args.network, args.checkpoint_suffix)
     for one in found:
         print(f"{os.path.basename(one.path)}: {one.metric} {one.value:g} after {one.updates:,} updates")
     return [one.path for one in sorted(found, key=lambda one: one.updates)]

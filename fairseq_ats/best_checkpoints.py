@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from fairseq_ats.checkpoint_names import best_checkpoint, last_checkpoint
 from fairseq_ats.metrics import HIGHEST, metric_name, split_metric
 from fairseq_ats.partition import Partition
 from fairseq_ats.whole_checkpoints import WholeCopies
@@ -33,20 +34,22 @@ class BestOfNetwork:
         metric: by which it is the best.
         maximize: fairseq's ``--maximize-best-checkpoint-metric``.
         keeps_last: whether each save also writes ``checkpoint_last.pt`` (no ``--no-last-checkpoints``).
+        suffix: fairseq's ``--checkpoint-suffix``.
     """
 
-    def __init__(self, network: str, metric: str, maximize: bool, keeps_last: bool = True) -> None:
+    def __init__(self, network: str, metric: str, maximize: bool, keeps_last: bool = True, suffix: str = "") -> None:
         self.network = network
         self.metric = metric
         self.maximize = maximize
         self.keeps_last = keeps_last
+        self.suffix = suffix
         self.best = -math.inf if maximize else math.inf
         self._validated: float | None = None
         self._is_best = False
 
     @property
     def file_name(self) -> str:
-        return f"checkpoint_best_{self.network}.pt"
+        return best_checkpoint(self.suffix, self.network)
 
     def updated(self) -> None:
         """After an update: an earlier validation, which no save followed, does not describe the network any more."""
@@ -89,7 +92,7 @@ class BestOfNetwork:
         folder = os.path.dirname(checkpoint)
         if not os.path.exists(checkpoint):
             # fairseq names the first of the files it wrote, and may have pruned that one (--keep-interval-updates).
-            checkpoint = os.path.join(folder, "checkpoint_last.pt")
+            checkpoint = os.path.join(folder, last_checkpoint(self.suffix))
             if not self.keeps_last:
                 logger.warning(f"best {self.metric} {self.best:g}, but fairseq kept no checkpoint of it to copy")
                 return
@@ -99,7 +102,7 @@ class BestOfNetwork:
 
 
 def best_of_other_networks(
-    partition: Partition, best_checkpoint_metric: str, maximize: bool, keeps_last: bool = True
+    partition: Partition, best_checkpoint_metric: str, maximize: bool, keeps_last: bool = True, suffix: str = ""
 ) -> list[BestOfNetwork]:
     """One for each network of the run that fairseq's best checkpoint does not follow, from the core up.
 
@@ -123,7 +126,7 @@ def best_of_other_networks(
             f"{', '.join(names)}"
         )
     return [
-        BestOfNetwork(name, metric_name(HIGHEST if name == highest else name, metric), maximize, keeps_last)
+        BestOfNetwork(name, metric_name(HIGHEST if name == highest else name, metric), maximize, keeps_last, suffix)
         for name in names
         if name != (followed or highest)
     ]

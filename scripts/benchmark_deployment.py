@@ -34,6 +34,7 @@ import torch
 from cpu_environment import restart_in_cpu_environment
 from measuring import hardware, quartiles, rotated
 
+from fairseq_ats.checkpoint_names import best_checkpoint
 from fairseq_ats.checkpoints import read_header
 from fairseq_ats.convert.conversion import convert, size_on_disk
 from fairseq_ats.convert.core_checkpoint import CoreCheckpoint
@@ -98,20 +99,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), metavar="FORM")
     parser.add_argument("--cores", type=int, default=2, help="CPU cores to use at most")
+    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="that of the training")
     args = parser.parse_args()
     args.forms = list(dict.fromkeys([STOCK, *args.forms]))
-    for name in ("checkpoint_best.pt", "checkpoint_best_core.pt"):
-        if not (args.run / name).is_file():
-            parser.error(f"argument run: {args.run} has no {name}")
+    for path in best_of(args).values():
+        if not path.is_file():
+            parser.error(f"argument run: {args.run} has no {path.name}")
     for language in (args.source, args.target):
         if not (args.data / f"test.{language}").is_file():
             parser.error(f"argument data: {args.data} has no raw test.{language} (scripts/binarise.py puts it there)")
     return args
 
 
+def best_of(args: argparse.Namespace) -> dict[str, Path]:
+    """The checkpoint of each network."""
+    suffix = args.checkpoint_suffix
+    return {"super": args.run / best_checkpoint(suffix), "core": args.run / best_checkpoint(suffix, "core")}
+
+
 def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
     """Every form of both networks that is asked for."""
-    best = {"super": args.run / "checkpoint_best.pt", "core": args.run / "checkpoint_best_core.pt"}
+    best = best_of(args)
     of_fairseq = tuple(dict.fromkeys([(1, 1), (args.cores, 1)]))
     of_ctranslate2 = tuple(dict.fromkeys([(args.cores, 1), (1, args.cores)]))
     contestants = []

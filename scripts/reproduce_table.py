@@ -48,7 +48,7 @@ from fairseq_ats.whole_files import written_whole
 
 NAME = "reproduce_table"
 # Options of fairseq-train that say which run it is, and where.
-OF_A_RUN = {"--seed", "--save-dir", "--log-file"}
+OF_A_RUN = {"--seed", "--save-dir", "--log-file", "--checkpoint-suffix"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

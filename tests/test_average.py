@@ -32,6 +32,7 @@ def checkpoint(path: Path, updates: int, weights: dict[str, Any] | None = None, 
             "checkpoint": {
                 "best_checkpoint_metric": changes.pop("metric", "loss"),
                 "maximize_best_checkpoint_metric": changes.pop("maximize", False),
+                "checkpoint_suffix": changes.pop("suffix", ""),
             },
         },
         "model": weights or {"encoder.embed": table, "decoder.embed": table},

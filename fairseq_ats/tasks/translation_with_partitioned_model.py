@@ -22,6 +22,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
 from fairseq_ats.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
+from fairseq_ats.checkpoint_names import last_checkpoint, with_suffix
 from fairseq_ats.checkpoints import DICTIONARIES_KEY, PARTITION_KEY, check_sums, partition_of, read_header
 from fairseq_ats.criteria_monitor import DROPOUTS, CriteriaMonitor, check_monitored
 from fairseq_ats.data_checks import check_split, dictionary_sum, folder_of
@@ -186,6 +187,7 @@ class PartitionedTranslationConfig(TranslationConfig):
     maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
     save_dir: str = II("checkpoint.save_dir")
     restore_file: str = II("checkpoint.restore_file")
+    checkpoint_suffix: str = II("checkpoint.checkpoint_suffix")
     continue_once: Optional[str] = II("checkpoint.continue_once")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     reset_optimizer: bool = II("checkpoint.reset_optimizer")
@@ -327,11 +329,14 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     def _checkpoint_to_load(self) -> str | None:
         """The file from which fairseq is going to train on (fairseq/checkpoint_utils.py:207), if there is one."""
         if self.cfg.restore_file != LAST_CHECKPOINT:
-            candidates = [self.cfg.restore_file]
+            candidates = [with_suffix(self.cfg.restore_file, self.cfg.checkpoint_suffix)]
         else:
-            last = os.path.join(self.cfg.save_dir, LAST_CHECKPOINT)
-            candidates = [last, self.cfg.continue_once or self.cfg.finetune_from_model]
+            candidates = [self._last_checkpoint, self.cfg.continue_once or self.cfg.finetune_from_model]
         return next((path for path in candidates if path and os.path.isfile(path)), None)
+
+    @property
+    def _last_checkpoint(self) -> str:
+        return os.path.join(self.cfg.save_dir, last_checkpoint(self.cfg.checkpoint_suffix))
 
     def _continue_from(self, source: str, given: dict[str, Any]) -> Partition:
         """The partition to train on with; takes over what the plugin itself remembers of the interrupted run."""
@@ -367,7 +372,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         if not self.cfg.reset_meters:
             self._resumed_from = header
             restore_patience(patience)
-            is_last = source == os.path.join(self.cfg.save_dir, LAST_CHECKPOINT)
+            is_last = source == self._last_checkpoint
             states = states_of(header["extra_state"].get(type(self).__name__, {}))
             for best in self.best_of_other_networks:
                 for state in states:
@@ -558,6 +563,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             self.cfg.best_checkpoint_metric,
             self.cfg.maximize_best_checkpoint_metric,
             keeps_last=not self.cfg.no_last_checkpoints,
+            suffix=self.cfg.checkpoint_suffix,
         )
 
     def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
