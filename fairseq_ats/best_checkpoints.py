@@ -33,15 +33,13 @@ class BestOfNetwork:
         network: whose best checkpoint it is.
         metric: by which it is the best.
         maximize: fairseq's ``--maximize-best-checkpoint-metric``.
-        keeps_last: whether each save also writes ``checkpoint_last.pt`` (no ``--no-last-checkpoints``).
         suffix: fairseq's ``--checkpoint-suffix``.
     """
 
-    def __init__(self, network: str, metric: str, maximize: bool, keeps_last: bool = True, suffix: str = "") -> None:
+    def __init__(self, network: str, metric: str, maximize: bool, suffix: str = "") -> None:
         self.network = network
         self.metric = metric
         self.maximize = maximize
-        self.keeps_last = keeps_last
         self.suffix = suffix
         self.best = -math.inf if maximize else math.inf
         self._validated: float | None = None
@@ -93,9 +91,6 @@ class BestOfNetwork:
         if not os.path.exists(checkpoint):
             # fairseq names the first of the files it wrote, and may have pruned that one (--keep-interval-updates).
             checkpoint = os.path.join(folder, last_checkpoint(self.suffix))
-            if not self.keeps_last:
-                logger.warning(f"best {self.metric} {self.best:g}, but fairseq kept no checkpoint of it to copy")
-                return
         target = os.path.join(folder, self.file_name)
         WholeCopies.copy(checkpoint, target, overwrite=True)
         logger.info(f"best {self.metric} {self.best:g}: copied to {target}")
@@ -108,9 +103,13 @@ def best_of_other_networks(
 
     Args:
         best_checkpoint_metric: fairseq's option; the metric of a network below the highest has its name before it.
+        keeps_last: whether each save writes ``checkpoint_last.pt`` (no ``--no-last-checkpoints``). Without it fairseq
+            writes nothing after some validations, and does not call ``post_save`` (fairseq_cli/train.py:445).
+        suffix: fairseq's ``--checkpoint-suffix``.
 
     Raises:
-        ValueError: the metric is of a network that the run has not, or that reports under the usual names in it.
+        ValueError: the metric is of a network that the run has not, or that reports under the usual names in it; or
+            there is a network whose best checkpoint could not always be kept.
     """
     names = {partition.network_name(level): level for level in partition.levels}
     highest = partition.network_name(partition.max_level)
@@ -125,11 +124,17 @@ def best_of_other_networks(
             f"--best-checkpoint-metric is {best_checkpoint_metric}, and this run has no network {followed}; it has "
             f"{', '.join(names)}"
         )
-    return [
-        BestOfNetwork(name, metric_name(HIGHEST if name == highest else name, metric), maximize, keeps_last, suffix)
+    others = [
+        BestOfNetwork(name, metric_name(HIGHEST if name == highest else name, metric), maximize, suffix)
         for name in names
         if name != (followed or highest)
     ]
+    if others and not keeps_last:
+        raise ValueError(
+            "--no-last-checkpoints is given: fairseq then writes no file after some validations, and "
+            f"{' and '.join(other.file_name for other in others)} would miss them; leave it out"
+        )
+    return others
 
 
 def states_of(saved: State | list[State]) -> list[State]:

@@ -193,6 +193,8 @@ class PartitionedTranslationConfig(TranslationConfig):
     reset_optimizer: bool = II("checkpoint.reset_optimizer")
     reset_meters: bool = II("checkpoint.reset_meters")
     no_last_checkpoints: bool = II("checkpoint.no_last_checkpoints")
+    no_save: bool = II("checkpoint.no_save")
+    disable_validation: bool = II("dataset.disable_validation")
     write_checkpoints_asynchronously: bool = II("checkpoint.write_checkpoints_asynchronously")
     patience: int = II("checkpoint.patience")
     max_update: int = II("optimization.max_update")
@@ -562,7 +564,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             partition,
             self.cfg.best_checkpoint_metric,
             self.cfg.maximize_best_checkpoint_metric,
-            keeps_last=not self.cfg.no_last_checkpoints,
+            keeps_last=not self.cfg.no_last_checkpoints or self.cfg.no_save or self.cfg.disable_validation,
             suffix=self.cfg.checkpoint_suffix,
         )
 
