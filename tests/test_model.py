@@ -106,6 +106,18 @@ def test_a_prepared_super_network_holds_one_dense_weight(build: Build, module_na
     assert held == sum(t.numel() for t in [*stock.parameters(), *stock.buffers()]) + sum(core_parts)
 
 
+def test_a_prepared_super_network_saves_and_counts_itself(build: Build, batch: Batch, module_name: str) -> None:
+    """Its state dict is that of a stock model which computes the same, and not that of the core."""
+    built = build("--partitioned-linear-module-name", module_name, "--small-ratio", "0.25")
+    stock = build(task="translation", optimizer="adam").model
+    model = with_biases(built.model)
+    expected = logits(model, batch)
+    model.prepare_for_inference_(built.cfg)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in stock.parameters())
+    stock.load_state_dict(model.state_dict(), strict=True)
+    torch.testing.assert_close(logits(stock, batch), expected, rtol=1e-5, atol=1e-5)
+
+
 def flops(model: torch.nn.Module, batch: Batch) -> int:
     # PyTorch's counter has no formula for the fused attention kernel on CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -58,10 +58,8 @@ class PartitionedModule(nn.Module, ABC):
         self.super_level = len(self.sizes) + 1
         self.max_level = self.super_level if max_level is None else max_level
         self.level = self.max_level
-        # What make_generation_fast_ folded, and for which level.
+        # For which level make_generation_fast_ folded.
         self.folded_level: int | None = None
-        self.register_buffer("folded_weight", None, persistent=False)
-        self.register_buffer("folded_bias", None, persistent=False)
 
     def add_block(self, level: int, kind: str, value: Tensor | None) -> None:
         """Register what ``level`` adds as a parameter, and tag its level.
@@ -137,28 +135,38 @@ class PartitionedModule(nn.Module, ABC):
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """The dense weight and the bias of the level that was folded."""
-        return self.folded_weight, self.folded_bias
+        return self._parameters["weight"], self._parameters["bias"]
 
     def fold(self, level: int) -> None:
         """Keep the dense weight of ``level``; a subclass may know something smaller."""
-        bias = self.bias_at(level)
-        self.folded_weight = self.weight_at(level).detach().clone()
-        self.folded_bias = None if bias is None else bias.detach().clone()
+        self.hold("weight", self.weight_at(level))
+        self.hold("bias", self.bias_at(level))
+
+    def hold(self, name: str, value: Tensor | None) -> None:
+        """Keep a copy of what was folded as a parameter."""
+        # A stock layer's names are those of properties here, which register_parameter refuses.
+        self._parameters[name] = None if value is None else nn.Parameter(value.detach().clone())
 
     def make_generation_fast_(self, **_options_of_other_modules: object) -> None:
         """fairseq's hook before decoding: fold the active level's weight once, and not in every step.
 
-        Every extension is let go, above the level too: the layer needs no more memory than a stock one and the core,
-        which stays and can still run. A core is left as it is. The layer cannot be trained or saved afterwards
-        (fairseq/models/fairseq_model.py, ``make_generation_fast_``).
+        What is folded becomes the layer's parameters, under a stock layer's names where the weight is dense: the state
+        dict and the count of parameters are those of the network that runs. Every extension is let go, above the level
+        too: the layer needs no more memory than a stock one and the core, which stays as buffers, is not saved, and can
+        still run. A core is left as it is. The layer cannot be trained afterwards (fairseq/models/fairseq_model.py,
+        ``make_generation_fast_``).
         """
         if self.level == CORE_LEVEL or self.folded_level is not None:
             return
+        blocks = dict(self.named_parameters(recurse=False))
         self.fold(self.level)
         self.folded_level = self.level
-        for name in [name for name, _ in self.named_parameters(recurse=False) if name.startswith("extension_")]:
+        for name, block in blocks.items():
             delattr(self, name)
-            setattr(self, name, None)
+            if self._level_of_block(name) == CORE_LEVEL:
+                self.register_buffer(name, block.detach(), persistent=False)
+            else:
+                setattr(self, name, None)
 
     def check_level(self, level: int) -> None:
         """Raises ValueError if this layer does not hold ``level``."""
