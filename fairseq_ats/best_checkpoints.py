@@ -143,5 +143,10 @@ def states_of(saved: State | list[State]) -> list[State]:
 
 
 def as_saved(states: list[State]) -> State | list[State]:
-    """The inverse of :func:`states_of`."""
+    """Undo :func:`states_of`.
+
+    A run of one network says that it has nothing to say: fairseq calls ``set_checkpoint_dict`` on a resume, where its
+    metrics are brought back, only if there is something (fairseq/checkpoint_utils.py:294).
+    """
+    states = states or [{"metric": None, "best": None, "value": None}]
     return states[0] if len(states) == 1 else states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from fairseq_ats.modules.partitioned_module import PartitionedModule
 from fairseq_ats.partition import Partition
 from fairseq_ats.surgery import partition_model_
 from tests.conftest import with_our_attention
+from tests.conversions import load, save_checkpoint
 
 Build = Callable[..., SimpleNamespace]
 Batch = dict[str, Any]
@@ -76,6 +78,22 @@ def test_core_alone_computes_what_the_core_computes(build: Build, batch: Batch, 
     alone.load_state_dict(copy.deepcopy(full.state_dict()))
     with use_level(full, 1):
         assert torch.equal(logits(alone, batch), logits(full, batch))
+
+
+def test_layers_are_left_out_of_either_network(build: Build, toy_data: Path, tmp_path: Path, module_name: str) -> None:
+    """--model-overrides of a run with LayerDrop: fairseq numbers the layers anew after our layers have been asked."""
+    layers = ["--encoder-layers", "3", "--decoder-layers", "3"]
+    built = build("--partitioned-linear-module-name", module_name, "--small-ratio", "0.25", *layers)
+    path = save_checkpoint(built, tmp_path / "checkpoint.pt")
+    trained = built.model.state_dict()
+    kept = {"encoder_layers_to_keep": "0,2", "decoder_layers_to_keep": "1,2"}
+    for level in (1, 2):
+        model = load(path, toy_data, max_level=level, **kept)
+        assert [len(side.layers) for side in (model.encoder, model.decoder)] == [2, 2]
+        for side, numbers in (("encoder", "02"), ("decoder", "12")):
+            for new, old in enumerate(numbers):
+                for name, parameter in getattr(model, side).layers[new].named_parameters():
+                    assert torch.equal(parameter, trained[f"{side}.layers.{old}.{name}"])
 
 
 def test_prepared_for_inference(build: Build, batch: Batch, module_name: str) -> None:

@@ -179,14 +179,16 @@ class PartitionedModule(nn.Module, ABC):
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """fairseq's hook before loading: keep what this layer holds, say plainly what does not fit.
 
-        A network that is loaded from the checkpoint of a larger one leaves the extensions above it behind.
+        A network that is loaded from the checkpoint of a larger one leaves the extensions above it behind: in every
+        layer of the checkpoint, since fairseq numbers layers anew afterwards (``--encoder-layers-to-keep``,
+        fairseq/checkpoint_utils.py, ``prune_state_dict``).
 
         Raises:
             ValueError: the checkpoint's layer has another partition.
         """
         own = dict(self.named_parameters(recurse=False))
-        for key in [k for k in state_dict if k.startswith(f"{name}.extension_")]:
-            if self._level_of_block(key.removeprefix(f"{name}.")) > self.max_level:
+        for key in list(state_dict):
+            if self._level_of_block(key.rpartition(".")[2]) > self.max_level:
                 del state_dict[key]
         for local_name, parameter in own.items():
             saved = state_dict.get(f"{name}.{local_name}")

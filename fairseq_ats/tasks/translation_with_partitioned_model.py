@@ -573,10 +573,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             best.validated(stats)
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
-        saved = {PATIENCE_KEY: patience_state()}
-        if self.best_of_other_networks:
-            saved[type(self).__name__] = as_saved([best.state_to_save() for best in self.best_of_other_networks])
-        return saved
+        states = [best.state_to_save() for best in self.best_of_other_networks]
+        return {PATIENCE_KEY: patience_state(), type(self).__name__: as_saved(states)}
 
     def post_save(self, checkpoint: str, num_updates: int) -> None:
         for best in self.best_of_other_networks:
