@@ -71,7 +71,10 @@ def main() -> None:
     restart_in_cpu_environment(args.threads)
     silence_libraries()
     torch.set_num_threads(args.threads)
-    networks = networks_of(args.run, args.checkpoint_suffix)
+    try:
+        networks = networks_of(args.run, args.checkpoint_suffix)
+    except ValueError as error:
+        raise SystemExit(f"evaluate: {error}") from None
     loaded = [load(network, args.data) for network in networks]
     task = loaded[0][1]
     decode(networks, loaded, Search(args.beam), batches_of(task, "test", args.batch_size))
@@ -120,13 +123,21 @@ def parse_args() -> argparse.Namespace:
 
 
 def networks_of(run: Path, suffix: str = "") -> list[Network]:
-    """What a run trained: every network from the highest down, or a stock model."""
+    """What a run trained: every network from the highest down, or a stock model.
+
+    Raises:
+        ValueError: the checkpoints in the folder are those of different runs.
+    """
     best = run / best_checkpoint(suffix)
     partition = read_partition(str(best))
     if partition is None:
         return [Network("standard", str(best), None)]
     names = {level: partition.network_name(level) for level in reversed(partition.levels)}
     best_of = {level: run / best_checkpoint(suffix, name) for level, name in names.items()}
+    for path in filter(Path.is_file, best_of.values()):
+        own = read_partition(str(path))
+        if own != partition:
+            raise ValueError(f"{best} and {path.name} are not of one run; they have {partition} and {own}")
     return [Network(names[level], str(path if path.is_file() else best), level) for level, path in best_of.items()]
 
 

@@ -104,3 +104,12 @@ def test_networks_of_a_run_with_a_suffix(folder: Path, monkeypatch: pytest.Monke
         ("super", "checkpoint_best_a.pt"),
         ("core", "checkpoint_best_core_a.pt"),
     ]
+
+
+def test_networks_of_two_runs_in_one_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core of an earlier run with another ratio is not decoded as this one's."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    shutil.copy(folder / "checkpoint_best_a.pt", tmp_path / "checkpoint_best.pt")
+    checkpoint(tmp_path / "checkpoint_best_core.pt", 5)
+    with pytest.raises(ValueError, match=r"checkpoint_best\.pt and checkpoint_best_core\.pt are not of one run"):
+        importlib.import_module("evaluate").networks_of(tmp_path)
