@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,3 +86,13 @@ def test_a_checkpoint_without_metrics() -> None:
     bare = header()
     bare["extra_state"]["metrics"] = {}
     restore_metrics(bare)
+
+
+@pytest.mark.parametrize("options", [["--scheme", "core"], ["--alternate"]])
+def test_every_run_is_told_of_its_resume(build: Callable[..., SimpleNamespace], options: list[str]) -> None:
+    """fairseq calls set_checkpoint_dict, which brings metrics back, only if the task had saved something."""
+    task = build(*options).task
+    saved = task.get_checkpoint_dict()[type(task).__name__]
+    assert saved
+    for best in task.best_of_other_networks:
+        best.load_state(saved)

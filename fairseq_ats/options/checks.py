@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from fairseq.checkpoint_utils import get_maybe_sharded_checkpoint_filename
 from fairseq.utils import split_paths
 from omegaconf import DictConfig, OmegaConf
 
+from fairseq_ats.checkpoints.names import last_checkpoint
 from fairseq_ats.checkpoints.reading import check_sums, read_header
 from fairseq_ats.host.launch import independent_trainings_problem
 from fairseq_ats.optim import OPTIMIZER_NAME, adam_problems
@@ -30,7 +32,7 @@ from fairseq_ats.training.metrics import split_metric
 from fairseq_ats.training.super_start import STOCK
 
 # fairseq's default of --restore-file: a name in --save-dir.
-LAST_CHECKPOINT = "checkpoint_last.pt"
+LAST_CHECKPOINT = last_checkpoint()
 
 # Beyond these z / T is a one-hot or a uniform distribution in float32, and T² leaves its range.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
@@ -80,13 +82,25 @@ def _file_problems(cfg: PartitionedTranslationConfig) -> list[str]:
         # by the command line's (fairseq/checkpoint_utils.py:359); a view was resolved when they were saved.
         given = _option_of(cfg, "common_eval", "path")
     problems = []
-    for path in filter(os.path.isfile, split_paths(given) if given else []):
+    for path in _files_to_decode(cfg, split_paths(given) if given else []):
         try:
             check_sums(path)
             read_header(path)
         except ValueError as error:
             problems.append(str(error))
     return problems
+
+
+def _files_to_decode(cfg: PartitionedTranslationConfig, paths: list[str]) -> list[str]:
+    """The files that fairseq makes of ``--path``, as far as they are there."""
+    suffix = _option_of(cfg, "checkpoint", "checkpoint_suffix") or ""
+    shards = _option_of(cfg, "checkpoint", "checkpoint_shard_count") or 1
+    files = []
+    for path in paths:
+        named = [get_maybe_sharded_checkpoint_filename(path, suffix, shard, shards) for shard in range(shards)]
+        # fairseq-validate: the suffix may be that of the training, and not given.
+        files += list(filter(os.path.isfile, named)) or list(filter(os.path.isfile, [path]))
+    return files
 
 
 def _scheme_problems(cfg: PartitionedTranslationConfig) -> list[str]:

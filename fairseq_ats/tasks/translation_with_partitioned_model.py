@@ -23,6 +23,7 @@ from omegaconf import II
 
 from fairseq_ats.architectures.importance import order_by_importance_
 from fairseq_ats.architectures.transformer import check_model_options, partition_model_
+from fairseq_ats.checkpoints.names import last_checkpoint, with_suffix
 from fairseq_ats.checkpoints.reading import DICTIONARIES_KEY, PARTITION_KEY, check_sums, partition_of, read_header
 from fairseq_ats.data.checks import check_split, dictionary_sum, folder_of
 from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
@@ -187,11 +188,14 @@ class PartitionedTranslationConfig(TranslationConfig):
     maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
     save_dir: str = II("checkpoint.save_dir")
     restore_file: str = II("checkpoint.restore_file")
+    checkpoint_suffix: str = II("checkpoint.checkpoint_suffix")
     continue_once: Optional[str] = II("checkpoint.continue_once")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     reset_optimizer: bool = II("checkpoint.reset_optimizer")
     reset_meters: bool = II("checkpoint.reset_meters")
     no_last_checkpoints: bool = II("checkpoint.no_last_checkpoints")
+    no_save: bool = II("checkpoint.no_save")
+    disable_validation: bool = II("dataset.disable_validation")
     write_checkpoints_asynchronously: bool = II("checkpoint.write_checkpoints_asynchronously")
     patience: int = II("checkpoint.patience")
     max_update: int = II("optimization.max_update")
@@ -328,11 +332,14 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     def _checkpoint_to_load(self) -> str | None:
         """The file from which fairseq is going to train on (fairseq/checkpoint_utils.py:207), if there is one."""
         if self.cfg.restore_file != LAST_CHECKPOINT:
-            candidates = [self.cfg.restore_file]
+            candidates = [with_suffix(self.cfg.restore_file, self.cfg.checkpoint_suffix)]
         else:
-            last = os.path.join(self.cfg.save_dir, LAST_CHECKPOINT)
-            candidates = [last, self.cfg.continue_once or self.cfg.finetune_from_model]
+            candidates = [self._last_checkpoint, self.cfg.continue_once or self.cfg.finetune_from_model]
         return next((path for path in candidates if path and os.path.isfile(path)), None)
+
+    @property
+    def _last_checkpoint(self) -> str:
+        return os.path.join(self.cfg.save_dir, last_checkpoint(self.cfg.checkpoint_suffix))
 
     def _continue_from(self, source: str, given: dict[str, Any]) -> Partition:
         """The partition to train on with; takes over what the plugin itself remembers of the interrupted run."""
@@ -368,7 +375,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         if not self.cfg.reset_meters:
             self._resumed_from = header
             restore_patience(patience)
-            is_last = source == os.path.join(self.cfg.save_dir, LAST_CHECKPOINT)
+            is_last = source == self._last_checkpoint
             states = states_of(header["extra_state"].get(type(self).__name__, {}))
             for best in self.best_of_other_networks:
                 for state in states:
@@ -558,7 +565,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             partition,
             self.cfg.best_checkpoint_metric,
             self.cfg.maximize_best_checkpoint_metric,
-            keeps_last=not self.cfg.no_last_checkpoints,
+            keeps_last=not self.cfg.no_last_checkpoints or self.cfg.no_save or self.cfg.disable_validation,
+            suffix=self.cfg.checkpoint_suffix,
         )
 
     def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
@@ -566,10 +574,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             best.validated(stats)
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
-        saved = {PATIENCE_KEY: patience_state()}
-        if self.best_of_other_networks:
-            saved[type(self).__name__] = as_saved([best.state_to_save() for best in self.best_of_other_networks])
-        return saved
+        states = [best.state_to_save() for best in self.best_of_other_networks]
+        return {PATIENCE_KEY: patience_state(), type(self).__name__: as_saved(states)}
 
     def post_save(self, checkpoint: str, num_updates: int) -> None:
         for best in self.best_of_other_networks:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from fairseq_ats.checkpoints.names import best_checkpoint, last_checkpoint
 from fairseq_ats.host.checkpoint_copies import WholeCopies
 from fairseq_ats.partition.partition import Partition
 from fairseq_ats.training.metrics import HIGHEST, metric_name, split_metric
@@ -32,21 +33,21 @@ class BestOfNetwork:
         network: whose best checkpoint it is.
         metric: by which it is the best.
         maximize: fairseq's ``--maximize-best-checkpoint-metric``.
-        keeps_last: whether each save also writes ``checkpoint_last.pt`` (no ``--no-last-checkpoints``).
+        suffix: fairseq's ``--checkpoint-suffix``.
     """
 
-    def __init__(self, network: str, metric: str, maximize: bool, keeps_last: bool = True) -> None:
+    def __init__(self, network: str, metric: str, maximize: bool, suffix: str = "") -> None:
         self.network = network
         self.metric = metric
         self.maximize = maximize
-        self.keeps_last = keeps_last
+        self.suffix = suffix
         self.best = -math.inf if maximize else math.inf
         self._validated: float | None = None
         self._is_best = False
 
     @property
     def file_name(self) -> str:
-        return f"checkpoint_best_{self.network}.pt"
+        return best_checkpoint(self.suffix, self.network)
 
     def updated(self) -> None:
         """After an update: an earlier validation, which no save followed, does not describe the network any more."""
@@ -89,25 +90,26 @@ class BestOfNetwork:
         folder = os.path.dirname(checkpoint)
         if not os.path.exists(checkpoint):
             # fairseq names the first of the files it wrote, and may have pruned that one (--keep-interval-updates).
-            checkpoint = os.path.join(folder, "checkpoint_last.pt")
-            if not self.keeps_last:
-                logger.warning(f"best {self.metric} {self.best:g}, but fairseq kept no checkpoint of it to copy")
-                return
+            checkpoint = os.path.join(folder, last_checkpoint(self.suffix))
         target = os.path.join(folder, self.file_name)
         WholeCopies.copy(checkpoint, target, overwrite=True)
         logger.info(f"best {self.metric} {self.best:g}: copied to {target}")
 
 
 def best_of_other_networks(
-    partition: Partition, best_checkpoint_metric: str, maximize: bool, keeps_last: bool = True
+    partition: Partition, best_checkpoint_metric: str, maximize: bool, keeps_last: bool = True, suffix: str = ""
 ) -> list[BestOfNetwork]:
     """One for each network of the run that fairseq's best checkpoint does not follow, from the core up.
 
     Args:
         best_checkpoint_metric: fairseq's option; the metric of a network below the highest has its name before it.
+        keeps_last: whether each save writes ``checkpoint_last.pt`` (no ``--no-last-checkpoints``). Without it fairseq
+            writes nothing after some validations, and does not call ``post_save`` (fairseq_cli/train.py:445).
+        suffix: fairseq's ``--checkpoint-suffix``.
 
     Raises:
-        ValueError: the metric is of a network that the run has not, or that reports under the usual names in it.
+        ValueError: the metric is of a network that the run has not, or that reports under the usual names in it; or
+            there is a network whose best checkpoint could not always be kept.
     """
     names = {partition.network_name(level): level for level in partition.levels}
     highest = partition.network_name(partition.max_level)
@@ -122,11 +124,17 @@ def best_of_other_networks(
             f"--best-checkpoint-metric is {best_checkpoint_metric}, and this run has no network {followed}; it has "
             f"{', '.join(names)}"
         )
-    return [
-        BestOfNetwork(name, metric_name(HIGHEST if name == highest else name, metric), maximize, keeps_last)
+    others = [
+        BestOfNetwork(name, metric_name(HIGHEST if name == highest else name, metric), maximize, suffix)
         for name in names
         if name != (followed or highest)
     ]
+    if others and not keeps_last:
+        raise ValueError(
+            "--no-last-checkpoints is given: fairseq then writes no file after some validations, and "
+            f"{' and '.join(other.file_name for other in others)} would miss them; leave it out"
+        )
+    return others
 
 
 def states_of(saved: State | list[State]) -> list[State]:
@@ -135,5 +143,10 @@ def states_of(saved: State | list[State]) -> list[State]:
 
 
 def as_saved(states: list[State]) -> State | list[State]:
-    """The inverse of :func:`states_of`."""
+    """Undo :func:`states_of`.
+
+    A run of one network says that it has nothing to say: fairseq calls ``set_checkpoint_dict`` on a resume, where its
+    metrics are brought back, only if there is something (fairseq/checkpoint_utils.py:294).
+    """
+    states = states or [{"metric": None, "best": None, "value": None}]
     return states[0] if len(states) == 1 else states
