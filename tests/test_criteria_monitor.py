@@ -16,11 +16,11 @@ from fairseq import optim, utils
 from fairseq.data import iterators
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
-from fairseq_ats.partition.partition.tags import holds
 
 from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.options import checks as option_checks
+from fairseq_ats.partition.tags import holds
 from fairseq_ats.theory.criteria import CRITERIA, GradientProducts
 from fairseq_ats.theory.monitor import CriteriaMonitor, criterion_name
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard

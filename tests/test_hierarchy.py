@@ -18,7 +18,6 @@ import pytest
 import torch
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq_ats.partition.partition.tags import holds
 from fairseq_cli import generate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +36,7 @@ from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
 from fairseq_ats.modules.linear_base import PartitionedLinearModule
 from fairseq_ats.optim.mask import LevelMask
 from fairseq_ats.partition.partition import Partition, parse_small_ratio, reconciled
+from fairseq_ats.partition.tags import holds
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 from fairseq_ats.training.best_checkpoints import best_of_other_networks
 from fairseq_ats.translate import Translator

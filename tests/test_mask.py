@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from fairseq.optim.adam import Adam
-from fairseq_ats.partition.partition.tags import holds, levels_of, tag_levels
 from torch import Tensor, nn
 
 from fairseq_ats import PartitionedLinear
@@ -17,6 +16,7 @@ from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.modules.levels import freeze_outside, use_level
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModel
 from fairseq_ats.optim.mask import ElementMask, LevelMask, MaskedStep
+from fairseq_ats.partition.tags import holds, levels_of, tag_levels
 from tests.test_optimizer import build_optimizer, config, snapshot
 
 # Element masks.

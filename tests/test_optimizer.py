@@ -11,7 +11,6 @@ import torch
 from fairseq.optim.adam import Adam
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, MemoryEfficientFP16Optimizer
-from fairseq_ats.partition.partition.tags import holds
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -22,6 +21,7 @@ from fairseq_ats.modules.levels import use_level
 from fairseq_ats.optim import fused_adam
 from fairseq_ats.optim.fused_adam import FusedAdam
 from fairseq_ats.optim.mask import EVERYTHING, LevelMask
+from fairseq_ats.partition.tags import holds
 from tests.updates import lowest_level
 
 

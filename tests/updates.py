@@ -7,8 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from fairseq_ats.partition.partition.tags import levels_of
 from torch import nn
+
+from fairseq_ats.partition.tags import levels_of
 
 Record = dict[str, Any]
 

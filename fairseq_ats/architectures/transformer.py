@@ -22,7 +22,7 @@ from fairseq_ats.modules import (
 from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.modules.linear import INPUT_DIM, OUTPUT_DIM
 from fairseq_ats.partition.partition import Partition, shown
-from fairseq_ats.partition.partition.tags import holds
+from fairseq_ats.partition.tags import holds
 
 ALLOWED_ARCHS = (
     "a partitioned model needs an encoder-decoder Transformer (--arch transformer, transformer_iwslt_de_en, "

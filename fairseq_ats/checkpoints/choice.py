@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairseq_ats.checkpoints.reading import names as checkpoint_names
+from fairseq_ats.checkpoints import names as checkpoint_names
 from fairseq_ats.checkpoints.reading import partition_of, read_header
 from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.partition.partition import SUPER, Partition

@@ -36,7 +36,7 @@ from fairseq_ats.inference.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition
-from fairseq_ats.partition.partition.tags import holds
+from fairseq_ats.partition.tags import holds
 from fairseq_ats.schemes.schedule import ALTERNATE, SLIMMABLE, STANDARD, Schedule
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.tasks.translation_with_partitioned_model import (
@@ -134,7 +134,7 @@ def update_flops(costs: dict[int, Cost], levels: tuple[int, ...], distils: bool 
 
     Args:
         costs: of every level of the model.
-        levels: those that the update runs (:meth:`~fairseq_ats.schemes.schedule.schedule.Schedule.levels_of_update`).
+        levels: those that the update runs (:meth:`~fairseq_ats.schemes.schedule.Schedule.levels_of_update`).
         distils: networks below the highest learn from its soft targets (--distillation-weight): where it does not run
             in the update itself, that is one more forward pass of it. Softmaxes are not counted, here as elsewhere.
     """

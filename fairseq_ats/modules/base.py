@@ -7,7 +7,7 @@ import re
 from torch import Tensor, nn
 
 from fairseq_ats.partition.partition import CORE_LEVEL
-from fairseq_ats.partition.partition.tags import tag_levels
+from fairseq_ats.partition.tags import tag_levels
 
 
 class PartitionedModule(nn.Module):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from fairseq_ats.modules.base import PartitionedModule
-from fairseq_ats.partition.partition.tags import levels_of
+from fairseq_ats.partition.tags import levels_of
 
 
 def partitioned_modules(model: nn.Module) -> list[PartitionedModule]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairseq_ats.partition.partition.tags import holds, levels_of
+from fairseq_ats.partition.tags import holds, levels_of
 
 # What a mask selects of a parameter: all of it (True), nothing (False), or the true elements of a bool tensor. The
 # tensor broadcasts to the parameter: (out, 1) selects rows, (1, in) columns.

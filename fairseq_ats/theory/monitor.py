@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.modules.levels import freeze_outside, use_level
 from fairseq_ats.partition.partition import CORE_LEVEL
-from fairseq_ats.partition.partition.tags import holds
+from fairseq_ats.partition.tags import holds
 from fairseq_ats.theory.criteria import CRITERIA, GradientProducts, sums_of_products
 
 logger = logging.getLogger(__name__)
