@@ -18,17 +18,17 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import binarise
-import prepare_data
 import pytest
 import sentencepiece
-from archives import Archive, ArchiveFolder, hash_of
-from data_sets import IWSLT14, WMT17, DataSet
 from hypothesis import given
 from hypothesis import strategies as st
-from parallel_text import fits
-from stages import written_once
 
+from fairseq_ats.data import binarise
+from fairseq_ats.stages import written_once
+from scripts.data import prepare as prepare_data
+from scripts.data.archives import Archive, ArchiveFolder, hash_of
+from scripts.data.data_sets import IWSLT14, WMT17, DataSet
+from scripts.data.parallel_text import fits
 from tests.conftest import ROOT
 
 TEST_PARTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")

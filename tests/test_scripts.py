@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import binarise
 import pytest
 import torch
-from evaluate import raw_references
 
 from fairseq_ats.cli.config_file import options_of, read_config
 from fairseq_ats.cli.yaml_file import read_yaml
+from fairseq_ats.data import binarise
+from fairseq_ats.inference.evaluation import raw_references
 from fairseq_ats.schemes.schedule import scheme_of
 from tests.command_line import train
 from tests.conftest import OUR_TASK, ROOT, TINY_ARCH

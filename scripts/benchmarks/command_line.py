@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 import torch
-from cpu_environment import restart_in_cpu_environment
 
+from fairseq_ats.cli.environment import restart_in_cpu_environment
 from fairseq_ats.cli.hardware import hardware
 
 STOCK = "stock fairseq"

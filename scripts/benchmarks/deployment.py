@@ -31,18 +31,18 @@ from pathlib import Path
 import ctranslate2  # noqa: F401  here, so that it does not count as memory of the models that it runs
 import sacrebleu
 import torch
-from cpu_environment import restart_in_cpu_environment
-from evaluate import raw_lines, raw_references
 
 from fairseq_ats.checkpoints.names import best_checkpoint
 from fairseq_ats.checkpoints.reading import read_header
 from fairseq_ats.cli.arguments import positive
+from fairseq_ats.cli.environment import restart_in_cpu_environment
 from fairseq_ats.cli.hardware import hardware
 from fairseq_ats.convert.conversion import convert, size_on_disk
 from fairseq_ats.convert.formats.core import CoreCheckpoint
 from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
 from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.inference.evaluation import raw_lines, raw_references
 from fairseq_ats.translate import Translator
 from scripts.benchmarks.timing import ratio_column, rotated
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 from fairseq_ats.cost.cost.cost.cost.training import TrainingCost, cost_of_run
-from quiet import silence_libraries
-from training_log import TrainingLog
 
 from fairseq_ats.checkpoints.names import best_checkpoint, last_checkpoint
+from fairseq_ats.cli.quiet import silence_libraries
+from fairseq_ats.training.log_file import TrainingLog
 from scripts.figures.png import new_figure, write_png
 
 LABELS = {"bleu": "validation BLEU", "loss": "validation loss, bits a token"}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_ats.cost.cost.training import cost_of_run
-from training_log import TrainingLog
 
 import fairseq_ats
+from fairseq_ats.training.log_file import TrainingLog
 from scripts.tables.description import Row
 from scripts.tables.records import Record
 from scripts.tables.runs import Run, commit

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training_log import TrainingLog
-
+from fairseq_ats.training.log_file import TrainingLog
 from scripts.tables.description import ROOT, Recipe, shown
 
 # The states of a run.

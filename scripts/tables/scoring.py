@@ -10,13 +10,22 @@ from typing import Any
 
 import sacrebleu
 import torch
-from evaluate import Network, Search, batches_of, decode, load, networks_of, raw_references, text_of
 from sacremoses import MosesTokenizer
 
 from fairseq_ats.checkpoints.average import average_checkpoints
 from fairseq_ats.checkpoints.choice import last_epochs
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.files import written_whole
+from fairseq_ats.inference.evaluation import (
+    Network,
+    Search,
+    batches_of,
+    decode,
+    load,
+    networks_of,
+    raw_references,
+    text_of,
+)
 from scripts.tables.description import Recipe
 from scripts.tables.records import TEST, digest
 

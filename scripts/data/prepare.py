@@ -19,13 +19,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import binarise
-from archives import DAMAGED, Archive, ArchiveFolder
-from data_sets import IWSLT14, MULTI30K_ADDRESS, MULTI30K_FILES, MULTI30K_LICENCE, WMT17, DataSet
-from parallel_text import write_splits
-from stages import check_ours, is_done, written_once
-
 from fairseq_ats.cli.arguments import positive
+from fairseq_ats.data import binarise
+from fairseq_ats.stages import check_ours, is_done, written_once
+from scripts.data.archives import DAMAGED, Archive, ArchiveFolder
+from scripts.data.data_sets import IWSLT14, MULTI30K_ADDRESS, MULTI30K_FILES, MULTI30K_LICENCE, WMT17, DataSet
+from scripts.data.parallel_text import write_splits
 
 RUNS = Path(__file__).resolve().parents[1] / "runs"
 TEXT_STAMP = "text.json"

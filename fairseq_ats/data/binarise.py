@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from parallel_text import count_lines, fits
-from stages import is_done, written_once
+
+from fairseq_ats.stages import is_done, written_once
+from scripts.data.parallel_text import count_lines, fits
 
 SPLITS = ("train", "valid", "test")
 STAMP = "binarised.json"

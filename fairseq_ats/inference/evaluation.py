@@ -23,17 +23,17 @@ from typing import Any
 
 import sacrebleu
 import torch
-from cpu_environment import restart_in_cpu_environment
 from fairseq import utils
-from parallel_text import count_lines
-from quiet import silence_libraries
 
 from fairseq_ats.checkpoints.names import best_checkpoint
 from fairseq_ats.checkpoints.reading import read_partition
 from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.cli.arguments import positive
+from fairseq_ats.cli.environment import restart_in_cpu_environment
+from fairseq_ats.cli.quiet import silence_libraries
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.inference.loading import load_network, prepare_to_decode, read_checkpoint
+from scripts.data.parallel_text import count_lines
 
 
 @dataclass

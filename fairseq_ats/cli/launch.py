@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from cpu_environment import CPU_ENVIRONMENT
+from fairseq_ats.cli.environment import CPU_ENVIRONMENT
 
 POLL_SECONDS = 0.1
 # Until a worker that was asked to stop is killed.

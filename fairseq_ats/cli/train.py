@@ -16,9 +16,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from cpu_environment import CPU_ENVIRONMENT
-
 from fairseq_ats.cli.config_file import options_of, read_config
+from fairseq_ats.cli.environment import CPU_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import made
+from fairseq_ats.stages import made
 
 # What reading a damaged archive raises.
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.ReadError)

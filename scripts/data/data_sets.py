@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from archives import Archive, member_lines
-from parallel_text import (
+from scripts.data.archives import Archive, member_lines
+from scripts.data.parallel_text import (
     Pair,
     fits,
     held_out,
