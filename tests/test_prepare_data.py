@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from fairseq_ats.stages import written_once
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_ats.data import binarise
-from fairseq_ats.stages import written_once
 from scripts.data import prepare as prepare_data
 from scripts.data.archives import Archive, ArchiveFolder, hash_of
 from scripts.data.data_sets import IWSLT14, WMT17, DataSet

@@ -1,114 +1,146 @@
-#!/usr/bin/env python3
-"""Raw parallel text → sentencepiece model → fairseq's binarised data.
+"""Turn raw parallel text into fairseq's binarised data, cut into pieces by one sentencepiece model for both languages.
 
-    python scripts/binarise.py RAW OUTPUT --source en --target de --vocabulary 8000
-
-RAW holds train, valid and test as ``SPLIT.LANGUAGE``, one sentence a line. OUTPUT gets fairseq's binarised data with
-one dictionary for both languages, ``sentencepiece.model``, and the raw references ``test.LANGUAGE``. It is written
-whole or not at all; a call with the same RAW and options returns at once. Text is read as a stream, so that memory is
-what sentencepiece needs for the lines that it learns from (``--sample``).
+Text is read as a stream: memory is what sentencepiece needs for the lines that it learns from.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 
-from fairseq_ats.stages import is_done, written_once
-from scripts.data.parallel_text import count_lines, fits
+from fairseq_ats.data.lines import count_lines, read_lines, write_lines
+from fairseq_ats.files import check_ours, made_once, stamp_of
 
-SPLITS = ("train", "valid", "test")
+SENTENCEPIECE_MODEL = "sentencepiece.model"
 STAMP = "binarised.json"
-LINES_AT_ONCE = 10_000
-GZIP = b"\x1f\x8b"  # how a gzip file begins
+SPLITS = ("train", "valid", "test")
+_LINES_AT_ONCE = 10_000
 
 
-def main(arguments: Sequence[str] | None = None, names: Mapping[str, Path] | None = None) -> None:
-    """The command line.
+@dataclass(frozen=True)
+class Binarisation:
+    """How raw text becomes binarised data; the options of ``fairseq-ats binarise``.
 
     Args:
-        names: of files in RAW that are temporary copies: file name → the person's file, which messages name.
-    """
-    args = parse_args(arguments)
-    languages = (args.source, args.target)
-    check_present(args.raw, languages)
-    stamp = {
-        "source": args.source,
-        "target": args.target,
-        "vocabulary": args.vocabulary,
-        "lowercase": args.lowercase,
-        "raw": fingerprint(args.raw, languages),
-    }
-    # Only if given: data that were made before there were these options stay valid.
-    optional = {"longest": args.longest, "ratio": args.ratio, "sample": args.sample}
-    stamp |= {name: value for name, value in optional.items() if value is not None}
-    if is_done(args.output, STAMP, stamp):
-        print(f"binarise: {args.output} is up to date")
-        return
-    try:
-        counts = check_raw(args, languages, names or {})
-        with written_once(args.output, STAMP, stamp) as result:
-            build(args, languages, counts, result)
-    except (ValueError, OSError) as error:
-        sys.exit(f"binarise: {error}")
-    print(f"binarise: wrote {args.output}")
-
-
-def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("raw", type=Path, metavar="RAW")
-    parser.add_argument("output", type=Path, metavar="OUTPUT")
-    parser.add_argument("--source", required=True, help="language to translate from, as in the file names")
-    parser.add_argument("--target", required=True, help="language to translate to")
-    parser.add_argument("--vocabulary", type=int, default=8000, help="sentencepiece pieces, both languages together")
-    parser.add_argument("--lowercase", action="store_true", help="lower-case all text, references too")
-    parser.add_argument("--longest", type=int, help="leave out pairs of more pieces, of train and valid")
-    parser.add_argument("--ratio", type=float, help="leave out pairs of which one side has so many times the pieces")
-    parser.add_argument(
-        "--sample", type=int, help="lines of each language that sentencepiece learns from; default: all"
-    )
-    parser.add_argument("--workers", type=int, default=2, help="processes that binarise")
-    args = parser.parse_args(arguments)
-    if (args.longest is None) != (args.ratio is None):
-        sys.exit("binarise: --longest and --ratio are given both or not at all")
-    if args.source == args.target:
-        sys.exit(f"binarise: --source and --target are both {args.source}; they must differ")
-    for option, smallest in (("vocabulary", 1), ("longest", 1), ("ratio", 1), ("sample", 1), ("workers", 1)):
-        value = vars(args)[option]
-        if value is not None and value < smallest:
-            sys.exit(f"binarise: --{option} is {value}; it must be at least {smallest}")
-    return args
-
-
-def check_present(raw: Path, languages: tuple[str, str]) -> None:
-    for split in SPLITS:
-        for language in languages:
-            path = raw / f"{split}.{language}"
-            if not path.is_file():
-                sys.exit(f"binarise: {path} is missing")
-
-
-def check_raw(args: argparse.Namespace, languages: tuple[str, str], names: Mapping[str, Path]) -> dict[str, int]:
-    """Lines of each split; says how many are blank.
+        source, target: languages, as in the names of the files.
+        vocabulary: sentencepiece pieces, both languages together.
+        lowercase: lower-case all text, references too.
+        longest: leave out the pairs of train and valid with more pieces on a side.
+        ratio: leave out the pairs of train and valid with more than ``ratio`` times the pieces on one side.
+        sample: lines of each language that sentencepiece learns from; None: all.
 
     Raises:
-        ValueError: a pair has different numbers of lines, or a file is not UTF-8 or blank.
+        ValueError: a value is not allowed.
+    """
+
+    source: str
+    target: str
+    vocabulary: int = 8000
+    lowercase: bool = False
+    longest: int | None = None
+    ratio: float | None = None
+    sample: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.longest is None) != (self.ratio is None):
+            raise ValueError("--longest and --ratio are given both or not at all")
+        if self.source == self.target:
+            raise ValueError(f"--source and --target are both {self.source}; they must differ")
+        for name in ("vocabulary", "longest", "ratio", "sample"):
+            value = getattr(self, name)
+            if value is not None and not value >= 1:
+                raise ValueError(f"--{name} is {value}; allowed: 1 or more")
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        return (self.source, self.target)
+
+    def stamp(self, raw: Path) -> dict[str, Any]:
+        """Return what data depend on that are made of the files in ``raw``."""
+        stamp = {
+            "source": self.source,
+            "target": self.target,
+            "vocabulary": self.vocabulary,
+            "lowercase": self.lowercase,
+            "raw": _fingerprint(raw, self.languages),
+        }
+        # Data that are older than these options have no entry for them.
+        optional = {"longest": self.longest, "ratio": self.ratio, "sample": self.sample}
+        return stamp | {name: value for name, value in optional.items() if value is not None}
+
+    def keeps(self, split: str, source_pieces: int, target_pieces: int) -> bool:
+        """Tell whether a pair of a split is short and alike enough."""
+        if split == "test" or self.longest is None or self.ratio is None:
+            return True
+        return fits(source_pieces, target_pieces, self.longest, self.ratio)
+
+
+def fits(source_tokens: int, target_tokens: int, longest: int, ratio: float) -> bool:
+    """Tell whether Moses' ``clean-corpus-n.perl -ratio RATIO 1 LONGEST`` keeps a pair of these lengths."""
+    shorter, longer = sorted((source_tokens, target_tokens))
+    return shorter >= 1 and longer <= longest and longer <= ratio * shorter
+
+
+def binarise(
+    raw: Path,
+    output: Path,
+    how: Binarisation,
+    say: Callable[[str], None],
+    workers: int = 2,
+    names: Mapping[str, Path] | None = None,
+) -> None:
+    """Write ``output`` whole or not at all; do nothing if it was made from the same text in the same way.
+
+    Args:
+        raw: folder with train, valid and test as ``SPLIT.LANGUAGE``, one sentence a line.
+        output: gets fairseq's data with one dictionary for both languages, the sentencepiece model, and the raw
+            references ``test.LANGUAGE``.
+        say: takes what a person may want to know on the way.
+        workers: processes.
+        names: file name in ``raw`` → file to name in an error instead, of which it is a copy.
+
+    Raises:
+        ValueError: a file is missing, blank, or does not fit its translation; ``output`` holds other files; or
+            sentencepiece or fairseq-preprocess refuses the text.
+    """
+    for split in SPLITS:
+        for language in how.languages:
+            path = raw / f"{split}.{language}"
+            if not path.is_file():
+                raise ValueError(f"{path} is missing")
+    stamp = how.stamp(raw)
+    if stamp_of(output, STAMP) == stamp:
+        say(f"{output} is up to date")
+        return
+    check_ours(output, STAMP)
+    counts = _check_raw(raw, how, names or {}, say)
+    with made_once(output, STAMP, stamp) as result, tempfile.TemporaryDirectory(dir=result.parent) as scratch:
+        _Build(raw, how, workers, say, result, Path(scratch)).run(counts)
+    say(f"wrote {output}")
+
+
+def _check_raw(raw: Path, how: Binarisation, names: Mapping[str, Path], say: Callable[[str], None]) -> dict[str, int]:
+    """Return the number of lines of each split; say how many are blank.
+
+    Raises:
+        ValueError: the files of a pair have different numbers of lines, or a file is not UTF-8 or is blank.
     """
     lines = {}
     for split in SPLITS:
-        files = [f"{split}.{language}" for language in languages]
-        shown = [names.get(file, args.raw / file) for file in files]
+        files = [f"{split}.{language}" for language in how.languages]
+        shown = [names.get(file, raw / file) for file in files]
         (source, source_blank), (target, target_blank) = (
-            count_lines(read_lines(args.raw / file, name), name) for file, name in zip(files, shown, strict=True)
+            count_lines(read_lines(raw / file, name), name) for file, name in zip(files, shown, strict=True)
         )
         if source == target == 0:
             raise ValueError(f"{shown[0]} and {shown[1]} are empty")
@@ -116,42 +148,18 @@ def check_raw(args: argparse.Namespace, languages: tuple[str, str], names: Mappi
             raise ValueError(f"{shown[0]} has {source} lines and {shown[1]} has {target}; they must be equal")
         if split == "test":
             what = "they are kept"
-        elif args.longest is None:
-            what = "their pairs are kept; --longest and --ratio of scripts/binarise.py leave them out"
+        elif how.longest is None:
+            what = "their pairs are kept; --longest and --ratio of fairseq-ats binarise leave them out"
         else:
             what = "their pairs are left out"
         for name, blank in zip(shown, (source_blank, target_blank), strict=True):
             if blank > 0:
-                print(f"binarise: {name}: {blank:,} of {source:,} lines are blank; {what}", flush=True)
+                say(f"{name}: {blank:,} of {source:,} lines are blank; {what}")
         lines[split] = source
     return lines
 
 
-def read_lines(path: Path, name: Path | None = None) -> Iterator[str]:
-    """Lines as fairseq counts them: a line ends at a newline and nowhere else, whatever separators Unicode knows.
-
-    Args:
-        name: of the file in a message; default: ``path``.
-
-    Raises:
-        ValueError: the file is not UTF-8.
-    """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.decode("utf-8").removesuffix("\n")
-            except UnicodeDecodeError as error:
-                if number == 1 and line.startswith(GZIP):
-                    raise ValueError(f"{name or path} is compressed once more than its name says") from error
-                raise ValueError(f"{name or path} is not UTF-8: line {number}: {error}") from error
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(line + "\n" for line in lines)
-
-
-def fingerprint(raw: Path, languages: tuple[str, str]) -> str:
+def _fingerprint(raw: Path, languages: tuple[str, str]) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
         for language in languages:
@@ -161,99 +169,105 @@ def fingerprint(raw: Path, languages: tuple[str, str]) -> str:
     return digest.hexdigest()
 
 
-def build(args: argparse.Namespace, languages: tuple[str, str], counts: dict[str, int], result: Path) -> None:
-    """Write the data to ``result``; what is needed on the way, beside it."""
-    text, pieces = result.with_name("text"), result.with_name("pieces")
-    text.mkdir()
-    pieces.mkdir()
-    for split in SPLITS:
-        for language in languages:
-            # "\r" would end a line for sentencepiece and fairseq-preprocess.
-            lines = (line.replace("\r", " ").strip() for line in read_lines(args.raw / f"{split}.{language}"))
-            lowered = (line.lower() for line in lines) if args.lowercase else lines
-            write_lines(text / f"{split}.{language}", lowered)
+@dataclass(frozen=True)
+class _Build:
+    """One binarisation on its way: ``result`` is kept, ``scratch`` is not."""
 
-    encoder = learn_pieces(args, languages, counts["train"], text, result / "sentencepiece.model")
-    for split in SPLITS:
-        paths = [(text / f"{split}.{language}", pieces / f"{split}.{language}") for language in languages]
-        limits = {} if split == "test" or args.longest is None else {"longest": args.longest, "ratio": args.ratio}
-        kept = cut(encoder, *paths, args.workers, limits)
-        if kept == 0:
-            sys.exit(f"binarise: --longest {args.longest} and --ratio {args.ratio} leave nothing of {split}")
-        if kept < counts[split]:
-            print(f"binarise: {split}: {kept:,} of {counts[split]:,} pairs are short and alike enough", flush=True)
+    raw: Path
+    how: Binarisation
+    workers: int
+    say: Callable[[str], None]
+    result: Path
+    scratch: Path
 
-    print("binarise: fairseq-preprocess", flush=True)
-    tool = Path(sys.executable).parent / "fairseq-preprocess"
-    if not tool.is_file():
-        sys.exit(f"binarise: {tool} is missing; scripts/setup_env.sh installs it")
-    command = [sys.executable, str(tool), "--source-lang", args.source, "--target-lang", args.target]
-    command += ["--trainpref", str(pieces / "train"), "--validpref", str(pieces / "valid")]
-    command += ["--testpref", str(pieces / "test"), "--joined-dictionary", "--destdir", str(result)]
-    command += ["--workers", str(args.workers)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"binarise: fairseq-preprocess failed:\n{done.stderr[-2000:]}")
-    for language in languages:
-        shutil.copyfile(text / f"test.{language}", result / f"test.{language}")
+    def run(self, counts: Mapping[str, int]) -> None:
+        """Write everything to ``result``.
+
+        Args:
+            counts: lines of each split.
+        """
+        for split in SPLITS:
+            for language in self.how.languages:
+                # "\r" would end a line for sentencepiece and fairseq-preprocess.
+                lines = (line.replace("\r", " ").strip() for line in read_lines(self.raw / f"{split}.{language}"))
+                lowered = (line.lower() for line in lines) if self.how.lowercase else lines
+                write_lines(self._text(split, language), lowered)
+        encoder = self._learn_pieces(counts["train"])
+        for split in SPLITS:
+            kept = self._cut(encoder, split)
+            if kept == 0:
+                raise ValueError(f"--longest {self.how.longest} and --ratio {self.how.ratio} leave nothing of {split}")
+            if kept < counts[split]:
+                self.say(f"{split}: {kept:,} of {counts[split]:,} pairs are short and alike enough")
+        self._preprocess()
+        for language in self.how.languages:
+            shutil.copyfile(self._text("test", language), self.result / f"test.{language}")
+
+    def _text(self, split: str, language: str) -> Path:
+        return self.scratch / f"text.{split}.{language}"
+
+    def _pieces(self, split: str, language: str) -> Path:
+        return self.scratch / f"pieces.{split}.{language}"
+
+    def _learn_pieces(self, lines: int) -> sentencepiece.SentencePieceProcessor:
+        """Learn a sentencepiece model from all lines of train, or from evenly spaced ones."""
+        self.say(f"sentencepiece, {self.how.vocabulary} pieces")
+        paths = [self._text("train", language) for language in self.how.languages]
+        if self.how.sample is not None and self.how.sample < lines:
+            for i, path in enumerate(paths):
+                paths[i] = self._text("sample", self.how.languages[i])
+                write_lines(paths[i], evenly_spaced(read_lines(path), lines, self.how.sample))
+        prefix = self.scratch / "sentencepiece"
+        options: dict[str, Any] = {"model_type": "bpe", "character_coverage": 1.0, "num_threads": 1, "minloglevel": 2}
+        options |= {"model_prefix": str(prefix), "vocab_size": self.how.vocabulary}
+        try:
+            sentencepiece.SentencePieceTrainer.train(input=[str(path) for path in paths], **options)
+        except RuntimeError as error:
+            raise ValueError(
+                f"--vocabulary is {self.how.vocabulary}, which sentencepiece refuses for this text: {error}"
+            ) from error
+        model = self.result / SENTENCEPIECE_MODEL
+        shutil.copyfile(f"{prefix}.model", model)
+        return sentencepiece.SentencePieceProcessor(model_file=str(model))
+
+    def _cut(self, encoder: sentencepiece.SentencePieceProcessor, split: str) -> int:
+        """Cut the lines of a split into pieces; return the number of pairs that are kept and written."""
+        kept = 0
+        sources, targets = (read_lines(self._text(split, language)) for language in self.how.languages)
+        source_path, target_path = (self._pieces(split, language) for language in self.how.languages)
+        with (
+            source_path.open("w", encoding="utf-8", newline="\n") as source_file,
+            target_path.open("w", encoding="utf-8", newline="\n") as target_file,
+        ):
+            pairs = zip(sources, targets, strict=True)
+            while lines := list(islice(pairs, _LINES_AT_ONCE)):
+                both = (
+                    encoder.encode(list(side), out_type=str, num_threads=self.workers)
+                    for side in zip(*lines, strict=True)
+                )
+                for source, target in zip(*both, strict=True):
+                    if self.how.keeps(split, len(source), len(target)):
+                        kept += 1
+                        source_file.write(" ".join(source) + "\n")
+                        target_file.write(" ".join(target) + "\n")
+        return kept
+
+    def _preprocess(self) -> None:
+        self.say("fairseq-preprocess")
+        tool = Path(sys.executable).parent / "fairseq-preprocess"
+        if not tool.is_file():
+            raise ValueError(f"{tool} is missing; install fairseq into this environment")
+        command = [sys.executable, str(tool), "--source-lang", self.how.source, "--target-lang", self.how.target]
+        for split in SPLITS:
+            command += [f"--{split}pref", str(self.scratch / f"pieces.{split}")]
+        command += ["--joined-dictionary", "--destdir", str(self.result), "--workers", str(self.workers)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise ValueError(f"fairseq-preprocess failed:\n{done.stderr[-2000:]}")
 
 
 def evenly_spaced(lines: Iterable[str], count: int, sample: int) -> Iterator[str]:
-    """``sample`` of ``count`` lines: line n where n·sample/count, rounded down, goes up."""
+    """Yield ``sample`` of ``count`` lines: line n where n·sample/count, rounded down, goes up."""
     for n, line in enumerate(lines, start=1):
         if n * sample // count > (n - 1) * sample // count:
             yield line
-
-
-def learn_pieces(
-    args: argparse.Namespace, languages: tuple[str, str], lines: int, text: Path, model: Path
-) -> sentencepiece.SentencePieceProcessor:
-    """A sentencepiece model of both languages, learnt from all lines or from ``--sample`` evenly spaced ones."""
-    print(f"binarise: sentencepiece, {args.vocabulary} pieces", flush=True)
-    paths = [text / f"train.{language}" for language in languages]
-    if args.sample is not None and args.sample < lines:
-        for i, path in enumerate(paths):
-            paths[i] = path.with_name(f"sample.{languages[i]}")
-            write_lines(paths[i], evenly_spaced(read_lines(path), lines, args.sample))
-    options: dict[str, Any] = {"model_type": "bpe", "character_coverage": 1.0, "num_threads": 1, "minloglevel": 2}
-    prefix = model.parent.with_name("sentencepiece")
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            input=[str(path) for path in paths], model_prefix=str(prefix), vocab_size=args.vocabulary, **options
-        )
-    except RuntimeError as error:
-        sys.exit(f"binarise: --vocabulary is {args.vocabulary}, which sentencepiece refuses for this text: {error}")
-    shutil.copyfile(f"{prefix}.model", model)
-    return sentencepiece.SentencePieceProcessor(model_file=str(model))
-
-
-def cut(
-    encoder: sentencepiece.SentencePieceProcessor,
-    source: tuple[Path, Path],
-    target: tuple[Path, Path],
-    workers: int,
-    limits: dict[str, Any],
-) -> int:
-    """Cut the lines of a pair of files into pieces; how many pairs are within the limits (``fits``) and written.
-
-    Args:
-        source, target: the file of text and the file of pieces.
-    """
-    kept = 0
-    with (
-        source[1].open("w", encoding="utf-8", newline="\n") as source_pieces,
-        target[1].open("w", encoding="utf-8", newline="\n") as target_pieces,
-    ):
-        pairs = zip(read_lines(source[0]), read_lines(target[0]), strict=True)
-        while lines := list(islice(pairs, LINES_AT_ONCE)):
-            both = (encoder.encode(list(side), out_type=str, num_threads=workers) for side in zip(*lines, strict=True))
-            for left, right in zip(*both, strict=True):
-                if not limits or fits(len(left), len(right), **limits):
-                    kept += 1
-                    source_pieces.write(" ".join(left) + "\n")
-                    target_pieces.write(" ".join(right) + "\n")
-    return kept
-
-
-if __name__ == "__main__":
-    main()

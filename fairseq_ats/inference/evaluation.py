@@ -1,22 +1,11 @@
-#!/usr/bin/env python3
-"""Decode every network of a run on the test set, and print what it scores, weighs and costs.
-
-    python scripts/evaluate.py DATA RUN [--beam 5]
-
-Each network is decoded from its own best checkpoint: ``checkpoint_best_core.pt``, ``checkpoint_best_level2.pt``, ...,
-or ``checkpoint_best.pt`` where there is no such file. The networks take turns batch by batch in one process, so that
-their speeds can be compared on a busy machine. Writes ``RUN/evaluation.json`` and, for each network,
-``RUN/test.NETWORK.txt``. The names of all these files have the training's ``--checkpoint-suffix`` before the last dot.
-"""
+"""Decode the test set with the networks of a run, and measure what they score and how fast they are."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +17,12 @@ from fairseq import utils
 from fairseq_ats.checkpoints.names import best_checkpoint
 from fairseq_ats.checkpoints.reading import read_partition
 from fairseq_ats.checkpoints.saved_options import saved_options
-from fairseq_ats.cli.arguments import positive
-from fairseq_ats.cli.environment import restart_in_cpu_environment
-from fairseq_ats.cli.quiet import silence_libraries
 from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.data.lines import raw_references
+from fairseq_ats.inference.engine import Search
 from fairseq_ats.inference.loading import load_network, prepare_to_decode, read_checkpoint
-from scripts.data.parallel_text import count_lines
+
+TEST = "test"
 
 
 @dataclass
@@ -55,83 +44,65 @@ class Network:
     def words_per_second(self) -> float:
         return self.words / self.seconds
 
-
-@dataclass(frozen=True)
-class Search:
-    """How hypotheses are searched for; a hypothesis has at most 1.2 times the source's tokens and 10 more."""
-
-    beam: int
-    length_penalty: float = 1.0
-
-    def options(self) -> argparse.Namespace:
-        """As fairseq's ``build_generator`` reads them."""
-        return argparse.Namespace(beam=self.beam, lenpen=self.length_penalty, max_len_a=1.2, max_len_b=10)
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that was measured, without the hypotheses."""
+        values = {name: value for name, value in asdict(self).items() if name != "hypotheses"}
+        return values | {"words_per_second": self.words_per_second}
 
 
-def main() -> None:
-    args = parse_args()
-    restart_in_cpu_environment(args.threads)
-    silence_libraries()
-    torch.set_num_threads(args.threads)
-    try:
-        networks = networks_of(args.run, args.checkpoint_suffix)
-    except ValueError as error:
-        raise SystemExit(f"evaluate: {error}") from None
-    loaded = [load(network, args.data) for network in networks]
-    task = loaded[0][1]
-    try:
-        references = raw_references(args.data, task.cfg.target_lang)
-    except ValueError as error:
-        sys.exit(f"evaluate: {error}")
-    decode(networks, loaded, Search(args.beam), batches_of(task, "test", args.batch_size))
+def search_of(beam: int, length_penalty: float = 1.0) -> Search:
+    """Return a search whose hypotheses have at most 1.2 times the source's tokens and 10 more."""
+    return Search(beam, max_len_a=1.2, max_len_b=10, length_penalty=length_penalty)
+
+
+def evaluate(data: Path, run: Path, suffix: str, search: Search, batch_size: int) -> list[Network]:
+    """Decode the test set with every network of a run, and write the results into its folder.
+
+    Args:
+        data: folder of binarised data with the raw references.
+        suffix: the training's ``--checkpoint-suffix``.
+        batch_size: sentences.
+
+    Raises:
+        ValueError: a checkpoint or the data cannot be used.
+    """
+    networks = networks_of(run, suffix)
+    loaded = [load(network, data) for network in networks]
+    model, task = loaded[0]
+    references = raw_references(data, task.cfg.target_lang)
+    decode(networks, loaded, search, batches_of(model, task, TEST, batch_size))
     for network in networks:
         hypotheses = [network.hypotheses[i] for i in range(len(references))]
-        output = args.run / f"test.{network.name}{args.checkpoint_suffix}.txt"
+        output = run / f"{TEST}.{network.name}{suffix}.txt"
         output.write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
         metric = sacrebleu.BLEU()
         network.bleu = metric.corpus_score(hypotheses, [references]).score
         network.signature = str(metric.get_signature())
+    return networks
+
+
+def conditions(networks: Sequence[Network], beam: int, batch_size: int, threads: int) -> dict[str, Any]:
+    """Return the results of :func:`evaluate` and how they were measured."""
     partition = read_partition(networks[0].checkpoint)
-    result = {
+    return {
         "partition": None if partition is None else partition.to_dict(),
-        "beam": args.beam,
-        "batch_size": args.batch_size,
-        "threads": args.threads,
+        "beam": beam,
+        "batch_size": batch_size,
+        "threads": threads,
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
-        "networks": [
-            {k: v for k, v in asdict(n).items() if k != "hypotheses"} | {"words_per_second": n.words_per_second}
-            for n in networks
-        ],
+        "networks": [network.to_dict() for network in networks],
     }
-    (args.run / f"evaluation{args.checkpoint_suffix}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(table(networks))
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of binarised data, with the raw references in it")
-    parser.add_argument("run", type=Path, help="folder with the checkpoints")
-    parser.add_argument("--beam", type=positive, default=5)
-    parser.add_argument("--batch-size", type=positive, default=32, help="sentences a batch")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
-    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="that of the training")
-    args = parser.parse_args()
-    best = best_checkpoint(args.checkpoint_suffix)
-    if not (args.run / best).is_file():
-        parser.error(f"argument run: {args.run} has no {best}; if the training had a --checkpoint-suffix, give it")
-    if not any(args.data.glob("test.??")):
-        parser.error(
-            f"argument data: {args.data} has no raw references test.LANGUAGE (scripts/binarise.py puts them there)"
-        )
-    return args
 
 
 def networks_of(run: Path, suffix: str = "") -> list[Network]:
-    """What a run trained: every network from the highest down, or a stock model.
+    """Return what a run trained: every network from the highest down, or a stock model.
+
+    Each network has its own best checkpoint, ``checkpoint_best_core.pt``, ``checkpoint_best_level2.pt``, ..., or
+    ``checkpoint_best.pt`` where there is no such file.
 
     Raises:
-        ValueError: the checkpoints in the folder are those of different runs.
+        ValueError: the checkpoints in the folder are of different runs.
     """
     best = run / best_checkpoint(suffix)
     partition = read_partition(str(best))
@@ -147,7 +118,7 @@ def networks_of(run: Path, suffix: str = "") -> list[Network]:
 
 
 def load(network: Network, data: Path) -> tuple[Any, Any]:
-    """Model and task, as ``fairseq-generate`` would build them."""
+    """Return model and task, as ``fairseq-generate`` builds them; note the network's updates and parameters."""
     checkpoint, _ = read_checkpoint(network.checkpoint)
     model, task = load_network(
         network.checkpoint, DataFolder.find(data, saved_options(checkpoint, "task")), network.level
@@ -158,13 +129,23 @@ def load(network: Network, data: Path) -> tuple[Any, Any]:
     return model, task
 
 
-def batches_of(task: Any, subset: str, batch_size: int) -> Iterator[dict[str, Any]]:
-    """Mini-batches of a subset, in the order of length: every sentence once."""
+def batches_of(model: Any, task: Any, subset: str, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Return the mini-batches of a subset in the order of length; they hold every sentence once.
+
+    Raises:
+        ValueError: a sentence is longer than the model takes.
+    """
     task.load_dataset(subset)
     dataset = task.dataset(subset)
-    return task.get_batch_iterator(
-        dataset, max_sentences=batch_size, max_positions=task.max_positions()
-    ).next_epoch_itr(shuffle=False)
+    longest, _ = model.max_positions()  # the model does not read the references
+    for number, size in enumerate(dataset.src_sizes.tolist(), start=1):
+        if size > longest:
+            raise ValueError(
+                f"{task.cfg.data}: sentence {number:,} of {subset} has {size:,} tokens with its end, and the network "
+                f"takes {longest:,}; leave it out of the data, or translate the text with fairseq-ats translate, which "
+                "cuts long lines into parts"
+            )
+    return task.get_batch_iterator(dataset, max_sentences=batch_size).next_epoch_itr(shuffle=False)
 
 
 def decode(
@@ -174,13 +155,19 @@ def decode(
     batches: Iterable[dict[str, Any]],
     device: str = "cpu",
 ) -> None:
-    """Decode batches with every network, in turns; fills in the hypotheses, words and seconds."""
+    """Decode batches with every network; note their hypotheses, words and seconds.
+
+    The networks take turns batch by batch in one process, so that their speeds can be compared on a busy machine.
+    """
+    options = argparse.Namespace(
+        beam=search.beam, lenpen=search.length_penalty, max_len_a=search.max_len_a, max_len_b=search.max_len_b
+    )
     turns = [
-        (network, model.to(device), own_task, own_task.build_generator([model], search.options()))
+        (network, model.to(device), own_task, own_task.build_generator([model], options))
         for network, (model, own_task) in zip(networks, loaded, strict=True)
     ]
     for number, batch in enumerate(batches):
-        # Each batch is first for another network: none gets the warm caches always.
+        # Another network begins with each batch, so that none always finds warm caches.
         shift = number % len(turns)
         for network, model, task, generator in turns[shift:] + turns[:shift]:
             start = time.perf_counter()
@@ -193,40 +180,5 @@ def decode(
 
 
 def text_of(task: Any, tokens: torch.Tensor) -> str:
-    """Of target tokens, which may be padded."""
+    """Return the text of target tokens, which may be padded."""
     return task.target_dictionary.string(utils.strip_pad(tokens, task.target_dictionary.pad()), "sentencepiece")
-
-
-def raw_lines(data: Path, language: str) -> list[str]:
-    """The raw test set in a language; a line ends at a newline and nowhere else."""
-    return (data / f"test.{language}").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-
-
-def raw_references(data: Path, language: str) -> list[str]:
-    """The raw references that ``scripts/binarise.py`` puts beside the binarised data; says how many are blank.
-
-    Raises:
-        ValueError: all of them are.
-    """
-    path = data / f"test.{language}"
-    lines = raw_lines(data, language)
-    _, blank = count_lines(lines, path)
-    if blank > 0:
-        print(f"{path}: {blank:,} of {len(lines):,} references are blank", flush=True)
-    return lines
-
-
-def table(networks: list[Network]) -> str:
-    """Markdown."""
-    lines = ["| network | BLEU | parameters | words/s | speed | updates |", "|---|---:|---:|---:|---:|---:|"]
-    first = networks[0].words_per_second
-    for n in networks:
-        speed = n.words_per_second / first
-        lines.append(
-            f"| {n.name} | {n.bleu:.2f} | {n.parameters:,} | {n.words_per_second:,.0f} | {speed:.2f}× | {n.updates:,} |"
-        )
-    return "\n".join([*lines, "", f"sacreBLEU {networks[0].signature}"])
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from fairseq_ats.cli.quiet import silence_libraries
+from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.files import written_whole
 from fairseq_ats.theory.criteria import CRITERIA
 from scripts.figures.png import new_figure, write_png

@@ -62,6 +62,6 @@ def _versions() -> dict[str, str]:
 
 
 def _stamp(data: Path) -> dict[str, Any] | None:
-    """Return how ``scripts/binarise.py`` made the data, with a digest of the raw text; None if it did not."""
+    """Return how ``fairseq-ats binarise`` made the data, with a digest of the raw text; None if it did not."""
     path = data / "binarised.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

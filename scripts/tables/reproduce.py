@@ -32,9 +32,8 @@ from fairseq.data.data_utils import infer_language_pair
 
 from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cli.config_file import read_config
-from fairseq_ats.cli.environment import restart_in_cpu_environment
+from fairseq_ats.cli.environment import restart_in_cpu_environment, silence_libraries
 from fairseq_ats.cli.hardware import hardware
-from fairseq_ats.cli.quiet import silence_libraries
 from fairseq_ats.files import written_whole
 from scripts.tables import flops_picture, markdown
 from scripts.tables.comparison import compare
