@@ -22,7 +22,7 @@ from charts import new_figure, write_png
 from quiet import silence_libraries
 
 from fairseq_ats.files import written_whole
-from fairseq_ats.theory.criteria import CRITERIA
+from fairseq_ats.partition.names import CRITERIA
 
 Record = dict[str, float]
 

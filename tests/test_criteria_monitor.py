@@ -20,9 +20,10 @@ from fairseq.trainer import Trainer
 from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.options import checks as option_checks
+from fairseq_ats.partition.names import CRITERIA, criterion_name
 from fairseq_ats.partition.tags import parameter_level
-from fairseq_ats.theory.criteria import CRITERIA, GradientProducts
-from fairseq_ats.theory.monitor import CriteriaMonitor, criterion_name
+from fairseq_ats.theory.criteria import GradientProducts
+from fairseq_ats.theory.monitor import CriteriaMonitor
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard
 
 Build = Callable[..., SimpleNamespace]
@@ -103,7 +104,7 @@ def by_hand(gradient: dict[str, torch.Tensor], perturbed: dict[str, torch.Tensor
         if inner <= 0:
             c_align = torch.tensor(math.inf)
         values = (c_norm, c_sim, c_align, min(1, inner / ph**2), c_norm * max(c_sim, c_align))
-        result |= {criterion_name(n, 1, group): float(v) for n, v in zip(CRITERIA, values, strict=True)}
+        result |= {criterion_name(n, "core", group): float(v) for n, v in zip(CRITERIA, values, strict=True)}
     return result
 
 
@@ -154,7 +155,10 @@ def test_every_level_against_brute_force(build: Build, in_float64: None, options
         c_norm, c_sim = float(g.norm() / pg.norm()), float(pg.norm() / h.norm())
         c_align = float(pg.norm() * h.norm()) / inner
         values = (c_norm, c_sim, c_align, min(1.0, inner / float(h @ h)), c_norm * max(c_sim, c_align))
-        expected |= {criterion_name(name, level): value for name, value in zip(CRITERIA, values, strict=True)}
+        expected |= {
+            criterion_name(name, {1: "core", 2: "level2"}[level]): value
+            for name, value in zip(CRITERIA, values, strict=True)
+        }
     assert measured_update(built, batches) == pytest.approx(expected, rel=1e-10)
     assert expected["c_norm"] > expected["level2_c_norm"] > 1.0
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from fairseq_ats.checkpoints.reading import check_sums, read_header
 from fairseq_ats.host.launch import independent_trainings_problem
 from fairseq_ats.optim import OPTIMIZER_NAME, adam_problems
+from fairseq_ats.partition.names import DISTILLATION, GRADIENT_NORM, is_criterion, split_metric
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition, parse_small_ratio
 from fairseq_ats.schemes.schedule import (
     ALTERNATE,
@@ -24,9 +25,6 @@ from fairseq_ats.schemes.schedule import (
     parsed_pattern,
     scheme_of,
 )
-from fairseq_ats.theory.monitor import is_criterion
-from fairseq_ats.training.distillation import METRIC as DISTILLATION
-from fairseq_ats.training.metrics import split_metric
 from fairseq_ats.training.super_start import STOCK
 
 # fairseq's default of --restore-file: a name in --save-dir.
@@ -271,7 +269,7 @@ def _saving_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 def _metric_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     # fairseq looks the metric up after the first validation and before the first save (fairseq_cli/train.py:534).
     metric = cfg.best_checkpoint_metric or ""
-    if is_criterion(metric) or metric.rpartition("_")[2] in (DISTILLATION, "gnorm"):
+    if is_criterion(metric) or metric.rpartition("_")[2] in (DISTILLATION, GRADIENT_NORM):
         return [f"--best-checkpoint-metric is {metric}, which no validation measures; loss, core_loss or bleu is one"]
     # Whether the run has the network is known with its partition (best_checkpoints.py).
     if split_metric(metric)[1] == "bleu" and not cfg.eval_bleu:

@@ -27,6 +27,7 @@ from fairseq_ats.checkpoints.reading import DICTIONARIES_KEY, PARTITION_KEY, che
 from fairseq_ats.data.checks import check_split, dictionary_sum, folder_of
 from fairseq_ats.modules.levels import freeze_above, set_level, use_level
 from fairseq_ats.options.checks import LAST_CHECKPOINT, LEGACY_DDP, partition_problems, training_problems
+from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import (
     CORE_LEVEL,
     DEFAULT_MODULE_NAME,
@@ -51,7 +52,7 @@ from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.theory.monitor import DROPOUTS, CriteriaMonitor, check_monitored
 from fairseq_ats.training.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
 from fairseq_ats.training.distillation import Distillation, Teacher, log_distillation
-from fairseq_ats.training.metrics import HIGHEST, log_gradient_norm, reduce_by_network, split_networks, under_name
+from fairseq_ats.training.metrics import log_gradient_norm, reduce_by_network, under_own_keys
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard
 from fairseq_ats.training.precision import AUTOCAST_DTYPES, check_autocast, in_autocast, step_unscaled
 from fairseq_ats.training.resume import PATIENCE_KEY, patience_state, restore_metrics, restore_patience, why_finished
@@ -493,7 +494,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
                     sample, model, in_autocast(step_criterion, self._autocast), optimizer, update_num, ignore_grad
                 )
             losses = losses + loss.detach()
-            merged.update(self._under_own_name(logging_output, level))
+            merged.update(under_own_keys(self.networks, level, logging_output))
         return losses, sample_size, merged
 
     def _teacher(self, sample: dict[str, Any], model: Any, levels: tuple[int, ...]) -> Teacher | None:
@@ -533,22 +534,20 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         for level in self.partition.levels:
             with use_level(model, level):
                 loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
-            merged.update(self._under_own_name(logging_output, level))
+            merged.update(under_own_keys(self.networks, level, logging_output))
         return loss, sample_size, merged
 
-    def _under_own_name(self, logging_output: dict[str, Any], level: int) -> dict[str, Any]:
-        highest = level == self.partition.max_level
-        return under_name(HIGHEST if highest else self.partition.network_name(level), logging_output)
-
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        names = {level: self.partition.network_name(level) for level in self.partition.levels}
-        highest = names.pop(self.partition.max_level)
-        reduce_by_network(super().reduce_metrics, logging_outputs, criterion, list(names.values()))
-        log_distillation(logging_outputs, names.values())
+        reduce_by_network(super().reduce_metrics, logging_outputs, criterion, self.networks)
+        log_distillation(logging_outputs, self.networks)
         if self.schedule.scheme == ALTERNATE:
-            trained = next(iter(split_networks(logging_outputs)), HIGHEST) or highest
-            log_gradient_norm(trained, [name for name in (*names.values(), highest) if name != trained])
+            log_gradient_norm(self.networks, logging_outputs)
         self.criteria.log()
+
+    @property
+    def networks(self) -> Networks:
+        """The networks that the model holds, and the names of their metrics."""
+        return Networks.of(self.partition)
 
     # The best checkpoints of the networks that --best-checkpoint-metric does not follow.
 

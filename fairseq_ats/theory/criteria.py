@@ -14,9 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# In the order in which they are logged.
-CRITERIA = ("c_norm", "c_sim", "c_align", "alpha_t", "q_t")
-
 
 @dataclass(frozen=True)
 class GradientProducts:

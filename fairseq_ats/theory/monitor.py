@@ -8,7 +8,6 @@ fairseq reduces the update's metrics.
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,27 +24,16 @@ from torch import Tensor, nn
 
 from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.modules.levels import freeze_above, use_level
-from fairseq_ats.partition.partition import CORE_LEVEL
+from fairseq_ats.partition.names import CRITERIA, criterion_name, is_criterion
+from fairseq_ats.partition.partition import CORE, CORE_LEVEL
 from fairseq_ats.partition.tags import parameter_level
-from fairseq_ats.theory.criteria import CRITERIA, GradientProducts, sums_of_products
+from fairseq_ats.theory.criteria import GradientProducts, sums_of_products
 
 logger = logging.getLogger(__name__)
 
 DROPOUTS = ("same", "different", "off")
 
-_OURS = re.compile(rf"(level\d+_)?({'|'.join(CRITERIA)})(_.*)?")
 _PRIORITY = 420  # after gnorm, which fairseq logs with 400
-
-
-def criterion_name(criterion: str, level: int, layer: str | None = None) -> str:
-    """``c_norm`` of the core; ``level2_c_norm`` of a higher level; ``c_norm_encoder_fc1`` of one layer type."""
-    prefix = "" if level == CORE_LEVEL else f"level{level}_"
-    return f"{prefix}{criterion}" if layer is None else f"{prefix}{criterion}_{layer}"
-
-
-def is_criterion(metric: str) -> bool:
-    """Whether a logged metric is one of the monitor's, of whatever level and layer type."""
-    return _OURS.fullmatch(metric) is not None
 
 
 @dataclass(frozen=True)
@@ -138,11 +126,12 @@ class CriteriaMonitor:
         self._micro_batches = []
         for level, by_type in products.items():
             total = sum(by_type.values(), GradientProducts(0.0, 0.0, 0.0, 0.0))
+            network_name = CORE if level == CORE_LEVEL else f"level{level}"
             self._warn(total, update_num, level)
             reported = {None: total} | (by_type if self.by_layer_type else {})
             for layer, of_layer in reported.items():
                 if of_layer.is_finite:
-                    values = {criterion_name(name, level, layer): getattr(of_layer, name) for name in CRITERIA}
+                    values = {criterion_name(name, network_name, layer): getattr(of_layer, name) for name in CRITERIA}
                     # Not a number where gradients are zero: there is nothing to say.
                     self._measured |= {name: value for name, value in values.items() if value == value}
 

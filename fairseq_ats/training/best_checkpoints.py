@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairseq_ats.host.checkpoint_copies import WholeCopies
+from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import Partition
-from fairseq_ats.training.metrics import HIGHEST, metric_name, split_metric
 
 logger = logging.getLogger(__name__)
 
@@ -109,23 +109,22 @@ def best_of_other_networks(
     Raises:
         ValueError: the metric is of a network that the run has not, or that reports under the usual names in it.
     """
-    names = {partition.network_name(level): level for level in partition.levels}
-    highest = partition.network_name(partition.max_level)
-    followed, metric = split_metric(best_checkpoint_metric)
-    if followed == highest:
+    networks = Networks.of(partition)
+    followed, metric = networks.split_metric(best_checkpoint_metric)
+    if followed == networks.names[-1] and metric != best_checkpoint_metric:
         raise ValueError(
             f"--best-checkpoint-metric is {best_checkpoint_metric}; {followed} is the highest network of this run, and "
             f"reports as {metric}"
         )
-    if followed != HIGHEST and followed not in names:
+    if followed not in networks.names:
         raise ValueError(
             f"--best-checkpoint-metric is {best_checkpoint_metric}, and this run has no network {followed}; it has "
-            f"{', '.join(names)}"
+            f"{', '.join(networks.names)}"
         )
     return [
-        BestOfNetwork(name, metric_name(HIGHEST if name == highest else name, metric), maximize, keeps_last)
-        for name in names
-        if name != (followed or highest)
+        BestOfNetwork(networks.name(level), networks.metric_name(level, metric), maximize, keeps_last)
+        for level in networks.levels
+        if networks.name(level) != followed
     ]
 
 

@@ -19,7 +19,7 @@ vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,14 +28,14 @@ import torch
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from fairseq_ats.training.metrics import network_key
+from fairseq_ats.partition.names import DISTILLATION, Networks
+from fairseq_ats.training.metrics import outputs_by_level
 from fairseq_ats.training.precision import in_autocast
 
 # fairseq's criteria, as FairseqTask.train_step calls them: loss, sample size, logging output.
 Criterion = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, Any, dict[str, Any]]]
 
-METRIC = "distillation"
-_TOKENS = "distillation_tokens"
+_TOKENS = f"{DISTILLATION}_tokens"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Teacher:
             tokens = model.get_targets(sample, net_output).ne(self.distillation.padding_index)
             divergence = self._divergence(self.distillation.log_softmax(model, net_output), tokens)
             mixed = (1 - weight) * loss + weight * temperature**2 * divergence
-            return mixed, sample_size, logging_output | {METRIC: divergence.detach(), _TOKENS: tokens.sum()}
+            return mixed, sample_size, logging_output | {DISTILLATION: divergence.detach(), _TOKENS: tokens.sum()}
 
         return forward
 
@@ -123,22 +123,19 @@ class Teacher:
         return divergence.masked_fill(~tokens, 0.0).sum()
 
 
-def log_distillation(logging_outputs: Sequence[dict[str, Any]], networks: Iterable[str]) -> None:
-    """Log KL(p ‖ q) for each target token in bits, fairseq's unit of losses, of each network that was distilled.
-
-    Args:
-        networks: names of the networks below the highest.
-    """
-    for network in networks:
-        name, key = f"{network}_{METRIC}", network_key(network, METRIC)
-        outputs = [output for output in logging_outputs if key in output]
-        tokens = sum(output[network_key(network, _TOKENS)] for output in outputs)
+def log_distillation(logging_outputs: Sequence[dict[str, Any]], networks: Networks) -> None:
+    """Log KL(p ‖ q) per target token, in bits as fairseq's losses, for each network that was distilled."""
+    by_level = outputs_by_level(networks, logging_outputs)
+    for level in networks.lower_levels:
+        name = networks.metric_name(level, DISTILLATION)
+        outputs = [output for output in by_level.get(level, []) if DISTILLATION in output]
+        tokens = sum(output[_TOKENS] for output in outputs)
         last = metrics.get_meter("default", name)
         if tokens:
-            bits = sum(output[key] for output in outputs) / math.log(2)
+            bits = sum(output[DISTILLATION] for output in outputs) / math.log(2)
             metrics.log_scalar(name, bits / tokens, tokens, round=3)
-        elif last is not None and not any(k.startswith(network_key(network, "")) for o in logging_outputs for k in o):
-            # An update of other networks (a validation is of all): its last value, for --log-interval 1.
+        elif last is not None and level not in by_level:
+            # An update of other networks (a validation runs all): its last value, for --log-interval 1.
             metrics.log_scalar(name, last.val, weight=0, round=3)
 
 

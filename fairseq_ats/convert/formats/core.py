@@ -16,11 +16,11 @@ from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
 from fairseq_ats.inference.loading import load_network, load_to_decode
+from fairseq_ats.partition.names import split_metric
 from fairseq_ats.partition.partition import CORE, CORE_LEVEL
 from fairseq_ats.partition.tags import parameter_level
 from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
 from fairseq_ats.training.best_checkpoints import states_of
-from fairseq_ats.training.metrics import split_metric
 from fairseq_ats.training.resume import PATIENCE_KEY
 
 # The same tensors in the same code.
