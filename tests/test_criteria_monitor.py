@@ -21,7 +21,7 @@ from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.options import checks as option_checks
 from fairseq_ats.partition.names import CRITERIA, criterion_name
-from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.partition.tags import holds
 from fairseq_ats.theory.criteria import GradientProducts
 from fairseq_ats.theory.monitor import CriteriaMonitor
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard
@@ -145,7 +145,7 @@ def test_every_level_against_brute_force(build: Build, in_float64: None, options
     for level in (1, 2):
         with use_level(reference, level):
             perturbed = gradients_by_backward(reference, built, batches)
-        masks = {name: float(parameter_level(p) <= level) for name, p in built.model.named_parameters()}
+        masks = {name: float(holds(p, level)) for name, p in built.model.named_parameters()}
         g, h, pg = (
             torch.cat([gradients[name].flatten() * factor[name] for name in gradients])
             for gradients, factor in ((gradient, dict.fromkeys(masks, 1.0)), (perturbed, masks), (gradient, masks))

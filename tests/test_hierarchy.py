@@ -32,10 +32,11 @@ from fairseq_ats.cost import cost
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.inference.loading import load_network
-from fairseq_ats.modules.base import PartitionedModule
-from fairseq_ats.modules.levels import freeze_above, set_level, use_level
+from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
+from fairseq_ats.modules.linear_base import PartitionedLinearModule
+from fairseq_ats.optim.mask import LevelMask
 from fairseq_ats.partition.partition import Partition, parse_small_ratio, reconciled
-from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.partition.tags import holds
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 from fairseq_ats.training.best_checkpoints import best_of_other_networks
 from fairseq_ats.translate import Translator
@@ -48,6 +49,7 @@ from tests.test_end_to_end import load as read
 from tests.test_layers import core_rows, linear
 from tests.test_model import with_biases
 from tests.test_optimizer import build_optimizer, config, snapshot, update
+from tests.updates import lowest_level
 
 Build = Callable[..., SimpleNamespace]
 
@@ -109,7 +111,7 @@ def test_low_rank(inputs: int, outputs: int, ratios: list[float], rows: int, bia
             torch.testing.assert_close(layer.weight, dense, rtol=1e-10, atol=1e-10)
 
 
-def layer_of(kind: str, ratios: Sequence[float] = RATIOS, **options: Any) -> PartitionedModule:
+def layer_of(kind: str, ratios: Sequence[float] = RATIOS, **options: Any) -> PartitionedLinearModule:
     """12 → 8, or its narrower levels."""
     stock = linear(12, 8)
     if kind == "low rank":
@@ -118,7 +120,7 @@ def layer_of(kind: str, ratios: Sequence[float] = RATIOS, **options: Any) -> Par
     return PartitionedLinear.from_linear(stock, ratios, **choices[kind], **options)
 
 
-def input_of(layer: PartitionedModule, level: int) -> torch.Tensor:
+def input_of(layer: PartitionedLinearModule, level: int) -> torch.Tensor:
     return torch.linspace(-1, 2, 5 * layer.weight_at(level).shape[1], dtype=torch.float64).reshape(5, -1)
 
 
@@ -132,7 +134,7 @@ def test_nothing_above_a_level_reaches_it(kind: str) -> None:
         set_level(layer, level)
         before = layer(input_of(layer, level))
         for parameter in layer.parameters():
-            if parameter_level(parameter) == level + 1:
+            if lowest_level(parameter) == level + 1:
                 parameter.data.fill_(float("nan"))
         assert torch.equal(layer(input_of(layer, level)), before)
         set_level(layer, level + 1)
@@ -152,7 +154,7 @@ def test_gradients_of_a_level_between(kind: str) -> None:
     with use_level(layer, 2):
         layer(x).sum().backward()
     for name, parameter in layer.named_parameters():
-        assert (parameter.grad is None) == (parameter_level(parameter) == 3), name
+        assert (parameter.grad is None) == (lowest_level(parameter) == 3), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,7 +164,7 @@ def test_prepared_for_decoding_at_a_level_between(kind: str) -> None:
         layer = layer_of(kind, ratios)
         set_level(layer, 2)
         expected, weight = layer(input_of(layer, 2)), layer.weight
-        thin, dense = sum(p.numel() for p in layer.parameters() if parameter_level(p) <= 2), layer.weight_at(2).numel()
+        thin, dense = sum(p.numel() for p in layer.parameters() if holds(p, 2)), layer.weight_at(2).numel()
         x, of_core = input_of(layer, 2), layer.weight_at(1)
         layer.make_generation_fast_()
         layer.make_generation_fast_()
@@ -181,7 +183,7 @@ def test_prepared_for_decoding_at_a_level_between(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_fewer_levels_are_built_and_loaded(kind: str) -> None:
     full = layer_of(kind)
-    names = {level: {n for n, p in full.named_parameters() if parameter_level(p) <= level} for level in (1, 2, 3)}
+    names = {level: {n for n, p in full.named_parameters() if holds(p, level)} for level in (1, 2, 3)}
     assert len(names[1]) < len(names[2]) < len(names[3]) == len(list(full.parameters()))
     for level in (1, 2):
         small = layer_of(kind, max_level=level)
@@ -240,7 +242,7 @@ def test_the_coefficient_scales_every_update_below_the_highest_level() -> None:
         before = layer.core_u.detach().clone()
         for parameter in layer.parameters():
             parameter.grad = torch.ones_like(parameter)
-        with optimizer.optimizer.at_level(level):
+        with optimizer.optimizer.masked(LevelMask((level,))):
             optimizer.step()
         torch.testing.assert_close(before - layer.core_u, torch.full_like(before, expected), rtol=1e-6, atol=0)
 
@@ -248,8 +250,8 @@ def test_the_coefficient_scales_every_update_below_the_highest_level() -> None:
 def test_frozen_above_each_level() -> None:
     layer = layer_of("low rank")
     for level in (1, 3, 2):
-        freeze_above(layer, level)
-        assert all(p.requires_grad == (parameter_level(p) <= level) for p in layer.parameters())
+        freeze_outside(layer, (level,))
+        assert all(p.requires_grad == (holds(p, level)) for p in layer.parameters())
 
 
 # The partition and its options.
@@ -356,7 +358,7 @@ def test_levels_inside_a_model(build: Build, module_name: str, batch: dict[str, 
     for level in (3, 2, 1):
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter_level(parameter) > level:
+                if not holds(parameter, level):
                     parameter.zero_()
         with use_level(model, level):
             found[level] = logits(model.eval(), batch)
@@ -417,7 +419,7 @@ def test_the_mask_in_a_real_run(run_dir: Path) -> None:
     before, after = (read(run_dir / name)["last_optimizer_state"]["state"] for name in LAST_TWO)
     steps = {1: 3, 2: 2, 3: 1}
     for index, parameter in enumerate(parameters_of(run_dir / LAST_TWO[1])):
-        assert after[index]["step"] - before[index]["step"] == steps[parameter_level(parameter)]
+        assert after[index]["step"] - before[index]["step"] == steps[lowest_level(parameter)]
 
 
 def parameters_of(path: Path) -> list[nn.Parameter]:
@@ -480,7 +482,7 @@ def test_costs(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [name for name, _ in rows] == ["super", "level2", "core"]
     parameters = parameters_of(run_dir / "checkpoint_last.pt")
     for (_, size), level in zip(rows, (3, 2, 1), strict=True):
-        assert size == f"{sum(p.numel() for p in parameters if parameter_level(p) <= level):,}"
+        assert size == f"{sum(p.numel() for p in parameters if holds(p, level)):,}"
     costs = {level: cost.Cost(1, 1, flops, 2 * flops, 1) for level, flops in ((1, 10), (2, 20), (3, 60))}
     # standard, core, ATS, ATS with distillation (the two smaller ask the super-network, 60 each), slimmable
     assert list(cost.scheme_flops(costs).values()) == [180, 30, 90, 130, 270]
@@ -516,7 +518,9 @@ def test_a_checkpoint_whose_options_hold_a_number(build: Build, toy_data: Path, 
     state["cfg"]["task"]["small_ratio"] = 0.25
     torch.save(state, source)
     for level in (1, 2):
-        layer = next(m for m in load(source, toy_data, max_level=level).modules() if isinstance(m, PartitionedModule))
+        layer = next(
+            m for m in load(source, toy_data, max_level=level).modules() if isinstance(m, PartitionedLinearModule)
+        )
         assert (layer.max_level, layer.super_level, layer.rank) == (level, 2, 8)
 
 

@@ -8,7 +8,7 @@ from fairseq.distributed import LegacyDistributedDataParallel
 from torch import nn
 
 from fairseq_ats import PartitionedLinear, PartitionedRankLinear
-from fairseq_ats.modules.levels import freeze_above, set_level, use_level
+from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
 
 
 def layer(max_level: int = 2) -> PartitionedLinear:
@@ -63,7 +63,7 @@ def test_a_core_update_leaves_the_extension_without_gradients(monkeypatch: pytes
 
     assert torch.equal(update(1), torch.zeros(5, 6))
     for level in (2, 1, 2):
-        freeze_above(workers, level)
+        freeze_outside(workers, (level,))
         assert (update(level) is None) == (level == 1)
         assert model.core_u.grad.abs().sum() > 0
 
@@ -72,6 +72,6 @@ def test_what_was_frozen_in_the_core_stays_frozen() -> None:
     model = layer()
     model.core_weight.requires_grad_(False)
     for level in (1, 2):
-        freeze_above(model, level)
+        freeze_outside(model, (level,))
         assert not model.core_weight.requires_grad
         assert model.extension_weight.requires_grad == (level == 2)

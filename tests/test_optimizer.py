@@ -20,7 +20,9 @@ from fairseq_ats import FairseqAdamForPartitionedModel, PartitionedLinear, Parti
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.optim import fused_adam
 from fairseq_ats.optim.fused_adam import FusedAdam
-from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.optim.mask import EVERYTHING, LevelMask
+from fairseq_ats.partition.tags import holds
+from tests.updates import lowest_level
 
 
 def config(**changes: Any) -> Any:
@@ -68,7 +70,7 @@ def snapshot(optimizer: Any, model: nn.Module) -> list[dict[str, Any]]:
         result.append(
             {
                 "name": name,
-                "level": parameter_level(parameter),
+                "level": lowest_level(parameter),
                 "tensors": [t.detach().clone() for t in (parameter, master, state["exp_avg"], state["exp_avg_sq"])],
                 "step": state["step"],
             }
@@ -88,7 +90,7 @@ def update(optimizer: Any, model: nn.Module, level: int, zero_filled: bool, clip
                 p.grad = torch.zeros_like(p)
     optimizer.multiply_grads(0.25)
     optimizer.clip_grad_norm(clip)
-    with optimizer.optimizer.at_level(level):
+    with optimizer.optimizer.masked(LevelMask((level,))):
         optimizer.step()
 
 
@@ -156,11 +158,11 @@ def test_mask_for_any_shape_and_option(
 
     def step(level: int) -> None:
         for p in model.parameters():
-            outside = parameter_level(p) > level
+            outside = not holds(p, level)
             p.grad = torch.randn(p.shape, generator=generator) if not outside else None
             if outside and zero_filled:
                 p.grad = torch.zeros_like(p)
-        with optimizer.optimizer.at_level(level):
+        with optimizer.optimizer.masked(LevelMask((level,))):
             optimizer.step()
 
     step(2)
@@ -185,7 +187,7 @@ def test_without_the_level_zero_gradients_would_move_the_extension() -> None:
         optimizer.optimizer.step()
     before = snapshot(optimizer, model)
     for p in model.parameters():
-        p.grad = torch.zeros_like(p) if parameter_level(p) == 2 else torch.ones_like(p)
+        p.grad = torch.zeros_like(p) if lowest_level(p) == 2 else torch.ones_like(p)
     optimizer.optimizer.step()
     with pytest.raises(AssertionError, match="extension_weight"):
         check_core_update(before, snapshot(optimizer, model))
@@ -217,7 +219,7 @@ def test_two_updates_against_a_reference_in_float64() -> None:
     for level, gradient in zip((2, 1), gradients, strict=True):
         for name, parameter in model.named_parameters():
             parameter.grad = gradient[name].clone()
-        with optimizer.optimizer.at_level(level):
+        with optimizer.optimizer.masked(LevelMask((level,))):
             optimizer.step()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-12, atol=1e-14)
@@ -279,7 +281,7 @@ def test_the_fused_kernel_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lost_levels_are_noticed() -> None:
     model = copy.deepcopy(model_of("low rank"))
     optimizer = FairseqAdamForPartitionedModel(config().optimizer, list(model.parameters()))
-    with pytest.raises(ValueError, match="holds no parameter above it"), optimizer.optimizer.at_level(1):
+    with pytest.raises(ValueError, match="no parameter that is tagged"), optimizer.optimizer.masked(LevelMask((1,))):
         pass
 
 
@@ -289,11 +291,11 @@ def test_gradients_and_rate_are_back_after_a_failed_step() -> None:
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     model[0].core_u.grad = torch.ones(2, 5).to_sparse()  # Adam refuses sparse gradients
-    with pytest.raises(RuntimeError, match="sparse"), optimizer.optimizer.at_level(1):
+    with pytest.raises(RuntimeError, match="sparse"), optimizer.optimizer.masked(LevelMask((1,))):
         optimizer.step()
     assert torch.equal(model[0].extension_weight.grad, torch.ones(6, 5))
     assert optimizer.get_lr() == 0.01
-    assert optimizer.optimizer.level == 2
+    assert optimizer.optimizer.mask is EVERYTHING
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,16 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import nn
+
+from fairseq_ats.partition.tags import levels_of
 
 Record = dict[str, Any]
+
+
+def lowest_level(parameter: nn.Parameter) -> int:
+    """The level that adds a parameter; an untagged one is the core's."""
+    return min(levels_of(parameter) or {1})
 
 
 def check_in_step(workers: Sequence[list[Record]], updates: Sequence[int]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -23,7 +22,7 @@ from fairseq_ats.modules import (
 from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.modules.linear import INPUT_DIM, OUTPUT_DIM
 from fairseq_ats.partition.partition import Partition, shown
-from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.partition.tags import holds
 
 ALLOWED_ARCHS = (
     "a partitioned model needs an encoder-decoder Transformer (--arch transformer, transformer_iwslt_de_en, "
@@ -128,9 +127,9 @@ def _refuse_equal_levels(layers: Sequence[PartitionedModule], partition: Partiti
     Raises:
         ValueError: two levels are the same network.
     """
-    sizes = Counter(parameter_level(p) for layer in layers for p in layer.parameters() if p.numel() > 0)
+    parameters = [p for layer in layers for p in layer.parameters() if p.numel() > 0]
     for level in partition.levels[1:]:
-        if sizes[level] == 0:
+        if all(holds(p, level) == holds(p, level - 1) for p in parameters):
             raise ValueError(
                 f"--small-ratio is {shown(partition.small_ratio)}, and in a model of these sizes levels "
                 f"{level - 1} and {level} are the same network; allowed: ratios that give them different sizes"

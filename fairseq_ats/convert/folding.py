@@ -9,8 +9,9 @@ from torch import Tensor
 
 from fairseq_ats.architectures.transformer import attentions
 from fairseq_ats.convert.source_network import SourceNetwork
-from fairseq_ats.modules.base import PartitionedModule, join
+from fairseq_ats.modules.blocks import join
 from fairseq_ats.modules.linear import OUTPUT_DIM
+from fairseq_ats.modules.linear_base import PartitionedLinearModule
 from fairseq_ats.partition.partition import CORE
 
 
@@ -28,7 +29,7 @@ def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:
     parameters = {name: value.detach() for name, value in model.state_dict().items()}
     widened = {id(projection) for attention in attentions(model) for projection in (attention.q_proj, attention.k_proj)}
     for name, layer in model.named_modules():
-        if not isinstance(layer, PartitionedModule):
+        if not isinstance(layer, PartitionedLinearModule):
             continue
         for own, _ in layer.named_parameters(recurse=False):
             del parameters[f"{name}.{own}"]
@@ -78,7 +79,7 @@ def dense_cost(source: SourceNetwork) -> Iterator[str]:
 def _parameters_when_dense(model: TransformerModelBase) -> int:
     total = sum(p.numel() for p in model.parameters())
     for layer in model.modules():
-        if isinstance(layer, PartitionedModule):
+        if isinstance(layer, PartitionedLinearModule):
             thin = sum(p.numel() for p in layer.parameters(recurse=False))
             total += layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel()) - thin
     return total

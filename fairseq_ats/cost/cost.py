@@ -36,7 +36,7 @@ from fairseq_ats.inference.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition
-from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.partition.tags import holds
 from fairseq_ats.schemes.schedule import ALTERNATE, SLIMMABLE, STANDARD, Schedule
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.tasks.translation_with_partitioned_model import (
@@ -98,7 +98,7 @@ def network_cost(
         if not second
         else tuple(a + (b - a) * (sentences - few) // few for a, b in zip(first, *second, strict=True))
     )
-    parameters = [p for p in model.parameters() if level is None or parameter_level(p) <= level]
+    parameters = [p for p in model.parameters() if level is None or holds(p, level)]
     embeddings = [p for p in _embeddings(model) if any(p is q for q in parameters)]
     return Cost(
         parameters=sum(p.numel() for p in parameters),

@@ -1,54 +1,42 @@
-"""What every partitioned layer has in common: a level, and parameters owned by one level each."""
+"""What every partitioned layer has: a level, and blocks of parameters that belong to levels."""
 
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fairseq_ats.modules.folded_linear import linear_with_folded_weight
 from fairseq_ats.partition.partition import CORE_LEVEL
-from fairseq_ats.partition.tags import tag_level
+from fairseq_ats.partition.tags import tag_levels
 
 
-class PartitionedModule(nn.Module, ABC):
-    """A linear layer whose parameters are split by level, one block of each kind for each level.
+class PartitionedModule(nn.Module):
+    """A layer that runs at a level, and whose parameters are split by level.
 
-    Blocks named ``core_*`` are the core's. Those that the super-network adds to the highest level below it are named
-    ``extension_*``, and those of a level between the two ``extension_2_*``, ``extension_3_*``, ... They are separate
-    tensors and not slices of one: a slice that is masked by a zero gradient would still be moved by Adam's moments, by
-    its scalar step count and by weight decay.
+    A *block* is what one level adds to the levels below it: one parameter for each level and kind. The core's blocks
+    are named ``core_*``, the super-network's ``extension_*``, and the blocks of the levels between the two
+    ``extension_2_*``, ``extension_3_*``, ... A child module that belongs to one level is named alike, without a kind:
+    ``core``, ``extension_2``, ..., ``extension``.
+
+    Blocks are separate tensors and not slices of one tensor. A zero gradient is no mask for a slice: the optimizer's
+    moments, its step count and weight decay would still move it.
 
     ``level`` says which network runs. It is a plain attribute and not a buffer: neither saved nor broadcast.
 
     Args:
-        in_features, out_features: of the full layer.
-        sizes: what the partition makes smaller (rank or width), for each level below the super-network, from the core
-            up. Two levels may have the same size in a layer: the block between them is then empty.
+        super_level: the level of the super-network, whether this layer holds it or not.
         max_level: the highest level to build, without any parameter above it: 1 is the core alone; None is the
             super-network.
     """
 
-    def __init__(self, in_features: int, out_features: int, sizes: Sequence[int], max_level: int | None = None) -> None:
+    def __init__(self, super_level: int, max_level: int | None = None) -> None:
         super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.sizes = tuple(sizes)
-        self.super_level = len(self.sizes) + 1
-        self.max_level = self.super_level if max_level is None else max_level
+        self.super_level = super_level
+        self.max_level = super_level if max_level is None else max_level
         self.level = self.max_level
-        # What make_generation_fast_ folded, and for which level.
-        self.folded_level: int | None = None
-        self.register_buffer("folded_weight", None, persistent=False)
-        self.register_buffer("folded_bias", None, persistent=False)
 
     def add_block(self, level: int, kind: str, value: Tensor | None) -> None:
-        """Register what ``level`` adds as a parameter, and tag its level.
+        """Register what ``level`` adds as a parameter, and tag it with its levels.
 
         ``None``, and a block above ``max_level``, become a plain None: fairseq takes all empty parameter slots for one
         shared parameter, and logs each (fairseq/trainer.py, ``_catalog_shared_params``).
@@ -58,15 +46,15 @@ class PartitionedModule(nn.Module, ABC):
             setattr(self, name, None)
             return
         parameter = nn.Parameter(value.detach().clone().contiguous())
-        tag_level(parameter, level)
+        tag_levels(parameter, range(level, self.max_level + 1))
         self.register_parameter(name, parameter)
 
     def blocks(self, kind: str, level: int) -> list[Tensor]:
-        """The blocks of one kind that ``level`` contains, from the core up."""
+        """Return the blocks of one kind that ``level`` contains, from the core up."""
         return [self.block(kind, n) for n in range(CORE_LEVEL, level + 1)]
 
     def block(self, kind: str, level: int) -> Tensor:
-        """What ``level`` itself adds."""
+        """Return the block that ``level`` itself adds."""
         return getattr(self, self._block_name(level, kind))
 
     def _block_name(self, level: int, kind: str) -> str:
@@ -74,128 +62,47 @@ class PartitionedModule(nn.Module, ABC):
             return f"core_{kind}"
         return f"extension_{kind}" if level == self.super_level else f"extension_{level}_{kind}"
 
-    def _level_of_block(self, name: str) -> int:
-        """The inverse of :meth:`_block_name`."""
-        if not name.startswith("extension_"):
+    def _level_of_name(self, name: str) -> int:
+        """Return the level that owns a parameter or buffer, a block (``extension_2_u``) or a child's."""
+        match = re.match(r"extension(_(\d+))?[_.]", name)
+        if match is None:
             return CORE_LEVEL
-        number = re.match(r"extension_(\d+)_", name)
-        return int(number.group(1)) if number else self.super_level
-
-    @abstractmethod
-    def weight_at(self, level: int) -> Tensor:
-        """The weight of ``level`` as one dense matrix (out, in)."""
-
-    @abstractmethod
-    def bias_at(self, level: int) -> Tensor | None:
-        """The bias of ``level``."""
+        return int(match.group(2)) if match.group(2) else self.super_level
 
     @property
-    def weight(self) -> Tensor:
-        """The dense weight of the active level."""
-        return self.folded()[0] if self._is_folded else self.weight_at(self.level)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias of the active level."""
-        return self.folded()[1] if self._is_folded else self.bias_at(self.level)
-
-    @property
-    def _is_folded(self) -> bool:
-        return self.level == self.folded_level
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``weight @ x + bias`` of the active level; (*, in) → (*, out)."""
-        return self.forward_folded(x) if self._is_folded else self.forward_level(x)
-
-    def forward_level(self, x: Tensor) -> Tensor:
-        """The same from the parameters as they are, by one product with the dense weight.
-
-        A subclass may know a cheaper way for a level.
-        """
-        level = self.level  # as it is now; backward may come when another level is active
-        return linear_with_folded_weight(x, lambda: self.weight_at(level), self.bias)
-
-    def forward_folded(self, x: Tensor) -> Tensor:
-        """The same at the level that was folded."""
-        return F.linear(x, *self.folded())
-
-    def folded(self) -> tuple[Tensor, Tensor | None]:
-        """The dense weight and the bias of the level that was folded."""
-        return self.folded_weight, self.folded_bias
-
-    def fold(self, level: int) -> None:
-        """Keep the dense weight of ``level``; a subclass may know something smaller."""
-        bias = self.bias_at(level)
-        self.folded_weight = self.weight_at(level).detach().clone()
-        self.folded_bias = None if bias is None else bias.detach().clone()
-
-    def make_generation_fast_(self, **_options_of_other_modules: object) -> None:
-        """fairseq's hook before decoding: fold the active level's weight once, and not in every step.
-
-        Every extension is let go, above the level too: the layer needs no more memory than a stock one and the core,
-        which stays and can still run. A core is left as it is. The layer cannot be trained or saved afterwards
-        (fairseq/models/fairseq_model.py, ``make_generation_fast_``).
-        """
-        if self.level == CORE_LEVEL or self.folded_level is not None:
-            return
-        self.fold(self.level)
-        self.folded_level = self.level
-        for name in [name for name, _ in self.named_parameters(recurse=False) if name.startswith("extension_")]:
-            delattr(self, name)
-            setattr(self, name, None)
+    def held_levels(self) -> tuple[int, ...]:
+        """The levels at which this layer can run."""
+        return tuple(range(CORE_LEVEL, self.max_level + 1))
 
     def check_level(self, level: int) -> None:
-        """Raises ValueError if this layer does not hold ``level``."""
-        held = range(CORE_LEVEL, self.max_level + 1)
-        if self.folded_level is not None:
-            held = (CORE_LEVEL, self.folded_level)
-        if level not in held:
-            raise ValueError(f"level is {level}; this model holds level(s) {', '.join(map(str, held))}")
+        """Raise ValueError if this layer does not hold ``level``."""
+        if level not in self.held_levels:
+            held = ", ".join(map(str, self.held_levels))
+            raise ValueError(f"level is {level}; this model holds level(s) {held}")
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
-        """fairseq's hook before loading: keep what this layer holds, say plainly what does not fit.
+        """Check this layer's part of a checkpoint before fairseq loads it, and drop the levels above this layer's.
 
-        A network that is loaded from the checkpoint of a larger one leaves the extensions above it behind.
+        fairseq calls this for every layer, with the layer's dotted name.
 
         Raises:
-            ValueError: the checkpoint's layer has another partition.
+            ValueError: the layer in the checkpoint has another partition.
         """
-        own = dict(self.named_parameters(recurse=False))
-        for key in [k for k in state_dict if k.startswith(f"{name}.extension_")]:
-            if self._level_of_block(key.removeprefix(f"{name}.")) > self.max_level:
+        for key in [k for k in state_dict if k.startswith(f"{name}.extension")]:
+            if self._level_of_name(key.removeprefix(f"{name}.")) > self.max_level:
                 del state_dict[key]
-        for local_name, parameter in own.items():
-            saved = state_dict.get(f"{name}.{local_name}")
+        for own_name, own in self.state_dict().items():
+            saved = state_dict.get(f"{name}.{own_name}")
             if saved is None:
                 raise ValueError(
-                    f"the checkpoint has no {name}.{local_name}: it was written by a model with another partition "
+                    f"the checkpoint has no {name}.{own_name}: it was written by a model with another partition "
                     "(--partitioned-linear-module-name, --max-level, or a model that is not partitioned)"
                 )
-            if saved.shape != parameter.shape:
+            if saved.shape != own.shape:
                 raise ValueError(
-                    f"{name}.{local_name} is {tuple(saved.shape)} in the checkpoint and {tuple(parameter.shape)} in "
-                    "the model: another --small-ratio or other sizes in --arch"
+                    f"{name}.{own_name} is {tuple(saved.shape)} in the checkpoint and {tuple(own.shape)} in the model: "
+                    "another --small-ratio or other sizes in --arch"
                 )
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, max_level={self.max_level}"
-
-
-def join(blocks: Sequence[Tensor], dim: int, groups: int = 1) -> Tensor:
-    """Lay blocks side by side along ``dim``, separately within each of ``groups`` equal groups.
-
-    With one group this is ``cat``. With one group per attention head, the core's rows of each head come first.
-    """
-    if len(blocks) == 1:
-        return blocks[0]
-    if groups == 1:
-        return torch.cat(list(blocks), dim)
-    return torch.cat([block.unflatten(dim, (groups, -1)) for block in blocks], dim + 1).flatten(dim, dim + 1)
-
-
-def divide(full: Tensor, sizes: Sequence[int], dim: int, groups: int = 1) -> list[Tensor]:
-    """The inverse of :func:`join`: blocks whose first n reach the n-th of the ascending ``sizes``, and the rest."""
-    grouped = full.unflatten(dim, (groups, -1))
-    ends = [0, *(size // groups for size in sizes), grouped.shape[dim + 1]]
-    blocks = grouped.split([end - start for start, end in pairwise(ends)], dim + 1)
-    return [block.flatten(dim, dim + 1) for block in blocks]
+        return f"max_level={self.max_level}"

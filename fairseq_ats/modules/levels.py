@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
 from fairseq_ats.modules.base import PartitionedModule
-from fairseq_ats.partition.partition import CORE_LEVEL
-from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.partition.tags import levels_of
 
 
 def partitioned_modules(model: nn.Module) -> list[PartitionedModule]:
@@ -56,14 +55,17 @@ def use_level(model: nn.Module, level: int) -> Iterator[None]:
             module.level = old_level
 
 
-def freeze_above(model: nn.Module, level: int) -> None:
-    """Have gradients for the parameters of ``level`` and below only, until the next call.
+def freeze_outside(model: nn.Module, levels: Collection[int]) -> None:
+    """Compute gradients only for the parameters of the networks of ``levels``, until the next call.
 
-    This is no mask (the optimizer is) but it spares work: fairseq fills the missing gradient of a parameter with zeros
-    before it reduces (fairseq/distributed/legacy_distributed_data_parallel.py:134) and converts it to float32
-    (fairseq/optim/fp16_optimizer.py:143), unless the parameter needs none.
+    A parameter that belongs to every level of the model is left as it is.
+
+    This is no mask (the optimizer holds the mask) but it saves work: fairseq fills the missing gradient of a parameter
+    with zeros before it reduces (fairseq/distributed/legacy_distributed_data_parallel.py:134) and converts it to
+    float32 (fairseq/optim/fp16_optimizer.py:143), unless the parameter needs none.
     """
-    for module in partitioned_modules(model):
-        for parameter in module.parameters(recurse=False):
-            if parameter_level(parameter) > CORE_LEVEL:  # the core is trained by every update
-                parameter.requires_grad_(parameter_level(parameter) <= level)
+    tagged = [(parameter, own) for parameter in model.parameters() if (own := levels_of(parameter)) is not None]
+    every_level = frozenset().union(*(own for _, own in tagged))
+    for parameter, own in tagged:
+        if own != every_level:
+            parameter.requires_grad_(not own.isdisjoint(levels))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairseq_ats.modules.base import PartitionedModule, divide, join
+from fairseq_ats.modules.blocks import divide, join
+from fairseq_ats.modules.linear_base import PartitionedLinearModule
 from fairseq_ats.partition.partition import CORE_LEVEL, SmallRatio, core_size, ratios_of
 
 OUTPUT_DIM = 0
 INPUT_DIM = 1
 
 
-class PartitionedLinear(PartitionedModule):
+class PartitionedLinear(PartitionedLinearModule):
     r"""Linear layer whose core is narrower (section 4.2 and appendix C of the paper).
 
     .. math:: y = \begin{pmatrix} W_{core} \\ W_{ext} \end{pmatrix} x + b

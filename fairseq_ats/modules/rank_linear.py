@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairseq_ats.modules.base import PartitionedModule, divide, join
+from fairseq_ats.modules.blocks import divide, join
 from fairseq_ats.modules.linear import INPUT_DIM, OUTPUT_DIM
+from fairseq_ats.modules.linear_base import PartitionedLinearModule
 from fairseq_ats.partition.partition import CORE_LEVEL, SmallRatio, core_size, ratios_of
 
 
-class PartitionedRankLinear(PartitionedModule):
+class PartitionedRankLinear(PartitionedLinearModule):
     r"""Low-rank fully connected layer, LFC (section 4.1 of the paper).
 
     .. math:: y = (VU + W)x + b \quad\text{(super-network)}, \qquad y = V(Ux) + b \quad\text{(core)}

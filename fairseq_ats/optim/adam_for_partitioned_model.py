@@ -1,22 +1,20 @@
-"""Adam that leaves everything outside the active level exactly as it was."""
+"""``--optimizer adam_for_partitioned_model``: Adam with a mask."""
 
 # No "from __future__ import annotations" here: fairseq makes options from the field types and needs them as types
 # (fairseq/dataclass/utils.py:39).
 
 import ast
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
-from torch import nn
+from torch import Tensor, nn
 
-from fairseq_ats.optim.fused_adam import FusedAdam, hidden_gradients
-from fairseq_ats.partition.partition import CORE_LEVEL
-from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.optim.fused_adam import FusedAdam
+from fairseq_ats.optim.mask import MaskedStep
 
 OPTIMIZER_NAME = "adam_for_partitioned_model"
 
@@ -33,79 +31,16 @@ class AdamForPartitionedModelConfig(FairseqAdamConfig):
     )
 
 
-class AdamForPartitionedModel(FusedAdam):
-    """Adam with a level: parameters above it are not touched by a step.
+class AdamForPartitionedModel(MaskedStep, FusedAdam):
+    """Adam that moves what the mask selects."""
 
-    "No gradient, so nothing happens" is not a mask: legacy_ddp and FP16Optimizer fill missing gradients with zeros
-    (fairseq/distributed/legacy_distributed_data_parallel.py:137, fairseq/optim/fp16_optimizer.py:143), and Adam then
-    moves the parameter by its momentum, decays it and counts the step. Here the gradients outside the level are
-    hidden during the step, so that parameter, both moments and the step count stay bit for bit.
-
-    The parameters stay in one group in the model's order, as in stock Adam.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        masked_lr_coef: float,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-    ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        self.masked_lr_coef = masked_lr_coef
-        # The highest that there is: nothing is masked.
-        self.level = max(parameter_level(p) for group in self.param_groups for p in group["params"])
-
-    @property
-    def supports_flat_params(self) -> bool:
-        """One flat tensor of all parameters cannot be masked; fairseq then asks for --fp16-no-flatten-grads."""
-        return False
-
-    @contextmanager
-    def at_level(self, level: int) -> Iterator[None]:
-        """Steps inside the context move parameters of ``level`` and below.
-
-        Raises:
-            ValueError: every parameter is the core's, so that nothing could be masked.
-        """
-        if not self._above(CORE_LEVEL):
-            raise ValueError(
-                f"the core is level {CORE_LEVEL} and the optimizer holds no parameter above it; were the parameters "
-                "copied? copy.deepcopy loses their levels"
-            )
-        previous, self.level = self.level, level
-        try:
-            yield
-        finally:
-            self.level = previous
-
-    def step(self, closure: Any = None) -> Any:
-        masked = self._above(self.level)
-        if not masked:
-            return super().step(closure)
-        with hidden_gradients(masked), self._scaled_lr(self.masked_lr_coef):
-            return super().step(closure)
-
-    def _above(self, level: int) -> list[nn.Parameter]:
-        return [p for group in self.param_groups for p in group["params"] if parameter_level(p) > level]
-
-    @contextmanager
-    def _scaled_lr(self, factor: float) -> Iterator[None]:
-        """Only inside a step: fairseq sets and logs the unscaled rate."""
-        rates = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups:
-            group["lr"] *= factor
-        try:
-            yield
-        finally:
-            for group, rate in zip(self.param_groups, rates, strict=True):
-                group["lr"] = rate
+    def step_elements(self, selected: Mapping[nn.Parameter, Tensor]) -> None:
+        """Move the selected elements of these parameters, with a step count for each coordinate."""
+        self.step_coordinates(selected)
 
 
 def adam_problems(cfg: AdamForPartitionedModelConfig) -> list[str]:
-    """One sentence for each option of the optimizer that is outside its range."""
+    """Return one message for each option of the optimizer that is outside its range."""
     problems = []
     if cfg.fp16_adam_stats:
         problems.append("--fp16-adam-stats is not supported by adam_for_partitioned_model")
@@ -131,17 +66,15 @@ def adam_problems(cfg: AdamForPartitionedModelConfig) -> list[str]:
 class FairseqAdamForPartitionedModel(FairseqAdam):
     """``--optimizer adam_for_partitioned_model``.
 
-    The paper does not say which updates ``alternate_lr_coef`` scales; here it is those that do not train the
-    super-network: with two networks the core's, with more those of every level below the highest.
-
     Raises:
-        ValueError: an option of Adam outside its range.
+        ValueError: an option is outside its range; see :func:`adam_problems`.
     """
 
     def __init__(self, cfg: AdamForPartitionedModelConfig, params: Any) -> None:
-        # Past FairseqAdam's own __init__, which may choose apex's Adam, which cannot be masked (optim/adam.py:53).
+        # Not FairseqAdam's own __init__: it may choose apex's Adam, which cannot be masked (optim/adam.py:53).
         FairseqOptimizer.__init__(self, cfg)
         problems = adam_problems(cfg)
         if problems:
             raise ValueError("; ".join(problems))
-        self._optimizer = AdamForPartitionedModel(params, masked_lr_coef=cfg.alternate_lr_coef, **self.optimizer_config)
+        self._optimizer = AdamForPartitionedModel(params, **self.optimizer_config)
+        self._optimizer.alternate_lr_coef = cfg.alternate_lr_coef

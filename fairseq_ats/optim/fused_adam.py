@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +12,10 @@ from fairseq.optim.adam import Adam
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-# PyTorch has the kernel for other devices too; these are the ones whose state it takes as fairseq keeps it.
+from fairseq_ats.optim.adam_by_coordinate import step_selected
+from fairseq_ats.optim.mask import hidden_gradients
+
+# Devices on which the fused kernel accepts fairseq's optimizer state.
 FUSED_DEVICES = ("cpu", "cuda")
 
 
@@ -24,21 +26,31 @@ class FusedAdam(Adam):
         \cdot \frac{m}{\sqrt{v} + \epsilon}
 
     PyTorch divides by :math:`\sqrt{v / (1-\beta_2^t)} + \epsilon'` instead, which is the same for
-    :math:`\epsilon' = \epsilon / \sqrt{1-\beta_2^t}`. Parameters with the same step count t therefore go into one call:
-    in alternating training the core's and the extension's.
+    :math:`\epsilon' = \epsilon / \sqrt{1-\beta_2^t}`. So one call moves all parameters with the same step count t: in
+    alternating training there is one call for the core and one for the extension.
 
-    Parameters in half precision (fairseq's memory-efficient fp16, which keeps their moments in float32), and devices
-    without the kernel, are left to fairseq's own loop.
+    fairseq's own loop moves parameters in half precision (its memory-efficient fp16 keeps their moments in float32) and
+    parameters on devices without the kernel. A parameter whose coordinates have step counts of their own, because
+    :meth:`step_coordinates` moved some of them, is moved by :func:`step_selected`.
     """
 
     def step(self, closure: Any = None) -> Any:
-        """Raises RuntimeError for sparse gradients, as fairseq's."""
+        """Move every parameter that has a gradient.
+
+        Raises:
+            RuntimeError: a gradient is sparse, which fairseq's Adam refuses.
+        """
         loss = None if closure is None else closure()
         taken = []
         for group in self.param_groups:
             by_step: dict[int, list[nn.Parameter]] = defaultdict(list)
             for p in group["params"]:
-                if p.grad is not None and _is_fusable(p):
+                if p.grad is None:
+                    continue
+                if isinstance(self.state[p].get("step"), Tensor):
+                    step_selected(p, self.state[p], group, torch.tensor(True, device=p.device))
+                    taken.append(p)
+                elif _is_fusable(p):
                     by_step[self._initialised_state(p)["step"]].append(p)
             for step, parameters in by_step.items():
                 self._fused_step(parameters, step, group)
@@ -47,10 +59,18 @@ class FusedAdam(Adam):
             super().step()
         return loss
 
+    def step_coordinates(self, selected: Mapping[nn.Parameter, Tensor]) -> None:
+        """Move the selected elements of these parameters, which have gradients; see :func:`step_selected`."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p in selected:
+                    step_selected(p, self._initialised_state(p), group, selected[p])
+
     def _initialised_state(self, p: nn.Parameter) -> dict[str, Any]:
         state = self.state[p]
-        if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+        if "step" not in state:
+            moments = torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+            state.update(step=0, exp_avg=moments, exp_avg_sq=moments.clone())
         return state
 
     def _fused_step(self, parameters: list[nn.Parameter], step: int, group: dict[str, Any]) -> None:
@@ -85,16 +105,3 @@ def _is_fusable(p: nn.Parameter) -> bool:
         return False
     # The kernel walks through memory, and would take elements of a transposed gradient for others.
     return p.grad.stride() == p.stride()
-
-
-@contextmanager
-def hidden_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Inside the context these parameters have no gradient; it is back afterwards, whatever happens."""
-    gradients: list[Tensor | None] = [p.grad for p in parameters]
-    for p in parameters:
-        p.grad = None
-    try:
-        yield
-    finally:
-        for p, gradient in zip(parameters, gradients, strict=True):
-            p.grad = gradient

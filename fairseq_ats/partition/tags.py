@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from functools import cache
 
 from torch import nn
 
-from fairseq_ats.partition.partition import CORE_LEVEL
-
-_LEVEL_TAG = re.compile(r"level(\d+)")
+_TAG = re.compile(r"levels\d+(_\d+)*")
 
 
-def tag_level(parameter: nn.Parameter, level: int) -> None:
-    """Write on a parameter the lowest level that contains it.
+def tag_levels(parameter: nn.Parameter, levels: Iterable[int]) -> None:
+    """Tag a parameter with the levels that it belongs to.
 
-    fairseq's ``param_group`` attribute is used because it is one of the few that FP16Optimizer copies from a
-    parameter to its fp32 master (fairseq/optim/fp16_optimizer.py:73).
+    A block of a layer belongs to its own level and to all levels above it. A norm that one network has for itself
+    belongs to that network's level alone.
+
+    The tag is fairseq's attribute ``param_group``, one of the few that FP16Optimizer copies from a parameter to its
+    fp32 master (fairseq/optim/fp16_optimizer.py:73). It is not saved, and ``copy.deepcopy`` loses it.
     """
-    parameter.param_group = f"level{level}"
+    parameter.param_group = "levels" + "_".join(map(str, sorted(levels)))
 
 
-def parameter_level(parameter: nn.Parameter) -> int:
-    """The lowest level that contains a parameter; untagged parameters belong to the core."""
-    match = _LEVEL_TAG.fullmatch(getattr(parameter, "param_group", ""))
-    return int(match.group(1)) if match else CORE_LEVEL
+def levels_of(parameter: nn.Parameter) -> frozenset[int] | None:
+    """Return the levels that a parameter belongs to; None, for an untagged parameter, stands for every level."""
+    return _parsed(getattr(parameter, "param_group", ""))
+
+
+def holds(parameter: nn.Parameter, level: int) -> bool:
+    """Return whether a parameter belongs to the network of ``level``."""
+    levels = levels_of(parameter)
+    return levels is None or level in levels
+
+
+@cache
+def _parsed(tag: str) -> frozenset[int] | None:
+    if not _TAG.fullmatch(tag):
+        return None
+    return frozenset(map(int, tag.removeprefix("levels").split("_")))

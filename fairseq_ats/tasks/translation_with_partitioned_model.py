@@ -25,7 +25,8 @@ from fairseq_ats.architectures.importance import order_by_importance_
 from fairseq_ats.architectures.transformer import check_model_options, partition_model_
 from fairseq_ats.checkpoints.reading import DICTIONARIES_KEY, PARTITION_KEY, check_sums, partition_of, read_header
 from fairseq_ats.data.checks import check_split, dictionary_sum, folder_of
-from fairseq_ats.modules.levels import freeze_above, set_level, use_level
+from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
+from fairseq_ats.optim.mask import LevelMask
 from fairseq_ats.options.checks import LAST_CHECKPOINT, LEGACY_DDP, partition_problems, training_problems
 from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import (
@@ -481,7 +482,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     ) -> tuple[Any, Any, dict[str, Any]]:
         levels = self.schedule.levels_of_update(update_num)
         if self.schedule.masks:
-            freeze_above(model, max(levels))
+            freeze_outside(model, levels)
         teacher = self._teacher(sample, model, levels)
         losses, merged = 0.0, {}
         for level in levels:
@@ -523,7 +524,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             step_unscaled(optimizer)
             return
         # .optimizer is the torch optimizer under each of fairseq's wrappers (fp16, memory-efficient fp16, amp).
-        with optimizer.optimizer.at_level(self.level_of_update(update_num)):
+        with optimizer.optimizer.masked(LevelMask(self.schedule.levels_of_update(update_num))):
             step_unscaled(optimizer)
 
     # Validation and logging.

@@ -23,10 +23,10 @@ from fairseq.optim import AMPOptimizer
 from torch import Tensor, nn
 
 from fairseq_ats.architectures.layer_types import layer_type
-from fairseq_ats.modules.levels import freeze_above, use_level
+from fairseq_ats.modules.levels import freeze_outside, use_level
 from fairseq_ats.partition.names import CRITERIA, criterion_name, is_criterion
 from fairseq_ats.partition.partition import CORE, CORE_LEVEL
-from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.partition.tags import holds
 from fairseq_ats.theory.criteria import GradientProducts, sums_of_products
 
 logger = logging.getLogger(__name__)
@@ -162,14 +162,14 @@ class CriteriaMonitor:
         # Autocast as around fairseq's own forward pass (fairseq/tasks/fairseq_task.py:512).
         autocast = torch.autocast("cuda", enabled=isinstance(optimizer, AMPOptimizer))
         with _left_as_found(network), use_level(network, highest), autocast:
-            freeze_above(network, highest)
+            freeze_outside(network, (highest,))
             if self.dropout == "off":
                 network.eval()
             parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
             gradients = self._gradients(network, parameters, scale, as_in_update=True)
             for level in lower_levels:
-                masked = {name: p for name, p in parameters.items() if parameter_level(p) <= level}
-                with _zeroed(p for p in network.parameters() if parameter_level(p) > level):
+                masked = {name: p for name, p in parameters.items() if holds(p, level)}
+                with _zeroed(p for p in network.parameters() if not holds(p, level)):
                     perturbed = self._gradients(network, masked, scale, as_in_update=self.dropout == "same")
                 sums: dict[str, Tensor] = {}
                 for name, gradient in gradients.items():

@@ -18,7 +18,7 @@ from fairseq_ats.convert.verification import check_same_network
 from fairseq_ats.inference.loading import load_network, load_to_decode
 from fairseq_ats.partition.names import split_metric
 from fairseq_ats.partition.partition import CORE, CORE_LEVEL
-from fairseq_ats.partition.tags import parameter_level
+from fairseq_ats.partition.tags import holds
 from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
 from fairseq_ats.training.best_checkpoints import states_of
 from fairseq_ats.training.resume import PATIENCE_KEY
@@ -125,15 +125,15 @@ def _optimizer_state_of_core(source: SourceNetwork, state: Mapping[str, Any]) ->
     criterion's), and the core's parameters have the same order in both models.
     """
     whole, _ = load_network(source.path, source.data, source.partition.max_level)
-    levels = [parameter_level(p) for p in whole.parameters() if p.requires_grad]
-    levels += [CORE_LEVEL] * len(source.checkpoint["criterion"] or {})
+    in_core = [holds(p, CORE_LEVEL) for p in whole.parameters() if p.requires_grad]
+    in_core += [True] * len(source.checkpoint["criterion"] or {})
     groups = state["param_groups"]
-    if len(groups) != 1 or len(groups[0]["params"]) != len(levels):
+    if len(groups) != 1 or len(groups[0]["params"]) != len(in_core):
         raise ValueError(
-            f"--keep-optimizer-state needs one entry for each of the {len(levels)} parameters, and {source.path} has "
+            f"--keep-optimizer-state needs one entry for each of the {len(in_core)} parameters, and {source.path} has "
             f"{sum(len(group['params']) for group in groups)} in {len(groups)} group(s)"
         )
-    kept = [old for old, level in enumerate(levels) if level == CORE_LEVEL]
+    kept = [old for old, is_kept in enumerate(in_core) if is_kept]
     return dict(state) | {
         "state": {new: state["state"][old] for new, old in enumerate(kept) if old in state["state"]},
         "param_groups": [groups[0] | {"params": list(range(len(kept)))}],

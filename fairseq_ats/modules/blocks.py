@@ -1,0 +1,29 @@
+"""Cut a tensor into one block for each level, and put the blocks together again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+def join(blocks: Sequence[Tensor], dim: int, groups: int = 1) -> Tensor:
+    """Lay blocks side by side along ``dim``, separately within each of ``groups`` equal groups.
+
+    With one group this is ``cat``. With one group per attention head, the core's rows of each head come first.
+    """
+    if len(blocks) == 1:
+        return blocks[0]
+    if groups == 1:
+        return torch.cat(list(blocks), dim)
+    return torch.cat([block.unflatten(dim, (groups, -1)) for block in blocks], dim + 1).flatten(dim, dim + 1)
+
+
+def divide(full: Tensor, sizes: Sequence[int], dim: int, groups: int = 1) -> list[Tensor]:
+    """The inverse of :func:`join`: blocks whose first n reach the n-th of the ascending ``sizes``, and the rest."""
+    grouped = full.unflatten(dim, (groups, -1))
+    ends = [0, *(size // groups for size in sizes), grouped.shape[dim + 1]]
+    blocks = grouped.split([end - start for start, end in pairwise(ends)], dim + 1)
+    return [block.flatten(dim, dim + 1) for block in blocks]
