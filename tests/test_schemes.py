@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_ats.modules.base import PartitionedModule
-from fairseq_ats.schemes.schedule import Schedule, parsed_pattern
+from fairseq_ats.schemes.options import parsed_pattern
+from fairseq_ats.schemes.schedule import Schedule
 from tests.conftest import with_our_attention
 from tests.plain_networks import NOISE, adam_by_hand, dense_gradients, set_dense_weights
 
@@ -44,7 +45,7 @@ Build = Callable[..., SimpleNamespace]
 )
 def test_levels_of_updates(schedule: Schedule, expected: str) -> None:
     wanted = [tuple(map(int, update)) for update in expected.split()]
-    assert [schedule.levels_of_update(n) for n in range(len(wanted))] == wanted
+    assert [schedule.update(n).levels for n in range(len(wanted))] == wanted
 
 
 @given(
@@ -55,13 +56,13 @@ def test_levels_of_updates(schedule: Schedule, expected: str) -> None:
 def test_a_pattern_repeats_and_counts(pattern: list[int], super_only_updates: int, periods: int) -> None:
     """Any period holds each level as often as the pattern says, from the highest down, and is like the first."""
     schedule = Schedule("alternate", len(pattern), tuple(pattern), super_only_updates)
-    first = [schedule.levels_of_update(super_only_updates + n) for n in range(sum(pattern))]
+    first = [schedule.update(super_only_updates + n).levels for n in range(sum(pattern))]
     assert sorted(first, reverse=True) == first
     counts = collections.Counter(level for update in first for level in update)
     assert [counts[level] for level in range(len(pattern), 0, -1)] == pattern
     start = super_only_updates + periods * sum(pattern)
-    assert [schedule.levels_of_update(start + n) for n in range(sum(pattern))] == first
-    assert {schedule.levels_of_update(n) for n in range(super_only_updates)} <= {(len(pattern),)}
+    assert [schedule.update(start + n).levels for n in range(sum(pattern))] == first
+    assert {schedule.update(n).levels for n in range(super_only_updates)} <= {(len(pattern),)}
 
 
 def test_parsed_pattern() -> None:

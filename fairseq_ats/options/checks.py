@@ -14,17 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from fairseq_ats.checkpoints.reading import check_sums, read_header
 from fairseq_ats.host.launch import independent_trainings_problem
 from fairseq_ats.optim import OPTIMIZER_NAME, adam_problems
+from fairseq_ats.options.config import scheme_options
 from fairseq_ats.partition.names import DISTILLATION, GRADIENT_NORM, is_criterion, split_metric
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition, parse_small_ratio
-from fairseq_ats.schemes.schedule import (
-    ALTERNATE,
-    CORE_ALONE,
-    SCHEMES_OF_SEVERAL_NETWORKS,
-    SLIMMABLE,
-    name_of_scheme,
-    parsed_pattern,
-    scheme_of,
-)
+from fairseq_ats.schemes.options import SchemeOptions
+from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.training.super_start import STOCK
 
 # fairseq's default of --restore-file: a name in --save-dir.
@@ -55,7 +49,8 @@ def partition_problems(cfg: PartitionedTranslationConfig) -> list[str]:
 
 def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     """One sentence for each combination of options that cannot be trained with."""
-    problems = _scheme_problems(cfg) + _schedule_problems(cfg) + _distillation_problems(cfg) + _mask_problems(cfg)
+    scheme = scheme_options(cfg)
+    problems = scheme.problems(cfg.max_level) + _distillation_problems(cfg, scheme) + _mask_problems(cfg, scheme)
     # None while decoding, where fairseq has no optimizer; networks are decoded in any precision.
     if cfg.optimizer_name is not None:
         problems += _worker_problems(cfg) + _precision_problems(cfg) + _saving_problems(cfg)
@@ -87,51 +82,13 @@ def _file_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     return problems
 
 
-def _scheme_problems(cfg: PartitionedTranslationConfig) -> list[str]:
-    scheme = scheme_of(cfg)
-    problems = []
-    if cfg.alternate and scheme != ALTERNATE:
-        problems.append(f"--alternate is --scheme {ALTERNATE}, and --scheme is {scheme}; leave one of them out")
-    if scheme in SCHEMES_OF_SEVERAL_NETWORKS and cfg.max_level == CORE_LEVEL:
-        problems.append(
-            f"{name_of_scheme(cfg)} needs two networks and --max-level 1 builds the core alone; leave one of them out"
-        )
-    if scheme == CORE_ALONE and cfg.max_level not in (None, CORE_LEVEL):
-        problems.append(
-            f"--scheme {CORE_ALONE} builds the core alone and --max-level is {cfg.max_level}; leave one of them out"
-        )
-    return problems
-
-
-def _schedule_problems(cfg: PartitionedTranslationConfig) -> list[str]:
-    problems = []
-    if cfg.alternate_pattern is not None:
-        problems += _needs_scheme(cfg, f"--alternate-pattern is {cfg.alternate_pattern}", (ALTERNATE,))
-        try:
-            parsed_pattern(cfg.alternate_pattern)
-        except ValueError as error:
-            problems.append(str(error))
-    if cfg.super_only_updates < 0:
-        problems.append(f"--super-only-updates is {cfg.super_only_updates}; allowed: 0 or more")
-    elif cfg.super_only_updates > 0:
-        problems += _needs_scheme(cfg, f"--super-only-updates is {cfg.super_only_updates}", SCHEMES_OF_SEVERAL_NETWORKS)
-    if cfg.core_only_from is not None:
-        problems += _needs_scheme(cfg, f"--core-only-from is {cfg.core_only_from}", SCHEMES_OF_SEVERAL_NETWORKS)
-        if cfg.core_only_from <= max(cfg.super_only_updates, 0):
-            problems.append(
-                f"--core-only-from is {cfg.core_only_from}; allowed: more than --super-only-updates "
-                f"({cfg.super_only_updates}), so that both networks are trained between the two"
-            )
-    return problems
-
-
-def _distillation_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+def _distillation_problems(cfg: PartitionedTranslationConfig, scheme: SchemeOptions) -> list[str]:
     weight, temperature = cfg.distillation_weight, cfg.distillation_temperature
     problems = []
     if not 0.0 <= weight <= 1.0:
         problems.append(f"--distillation-weight is {weight}; allowed: 0 to 1")
     if weight != 0.0:
-        problems += _needs_scheme(cfg, f"--distillation-weight is {weight}", SCHEMES_OF_SEVERAL_NETWORKS)
+        problems += scheme.needed_by(f"--distillation-weight is {weight}")
     elif temperature != 1.0:
         problems.append(f"--distillation-temperature is {temperature}, which needs --distillation-weight above 0")
     if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
@@ -141,22 +98,16 @@ def _distillation_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     return problems
 
 
-def _needs_scheme(cfg: PartitionedTranslationConfig, given: str, schemes: tuple[str, ...]) -> list[str]:
-    scheme = scheme_of(cfg)
-    return [] if scheme in schemes else [f"{given}, which needs --scheme {' or '.join(schemes)}; --scheme is {scheme}"]
-
-
-def _mask_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+def _mask_problems(cfg: PartitionedTranslationConfig, scheme: SchemeOptions) -> list[str]:
     """What keeps a parameter from being left alone, or an update from running several networks."""
-    scheme = scheme_of(cfg)
-    name = name_of_scheme(cfg)
+    name = scheme.as_given
     problems = []
-    if scheme == ALTERNATE or cfg.core_only_from is not None:
-        if scheme != ALTERNATE:
+    if scheme.masks:
+        if scheme.name != SchemeName.ALTERNATE:
             name += " --core-only-from"
         problems += _optimizer_problems(cfg, name)
-    if _has_workers(cfg) and scheme in SCHEMES_OF_SEVERAL_NETWORKS:
-        problems += _data_parallel_problems(cfg, name)
+    if _has_workers(cfg) and scheme.name.trains_several:
+        problems += _data_parallel_problems(cfg, name, scheme)
     return problems
 
 
@@ -180,13 +131,15 @@ def _optimizer_problems(cfg: PartitionedTranslationConfig, name: str) -> list[st
     return problems
 
 
-def _data_parallel_problems(cfg: PartitionedTranslationConfig, name: str) -> list[str]:
+def _data_parallel_problems(cfg: PartitionedTranslationConfig, name: str, scheme: SchemeOptions) -> list[str]:
     backend = str(cfg.ddp_backend)
     if backend in LEGACY_DDP:
         return []
     if backend not in _PYTORCH_DDP:
         cannot = (
-            "an update cannot run several networks" if scheme_of(cfg) == SLIMMABLE else "parameters cannot be masked"
+            "an update cannot run several networks"
+            if scheme.name == SchemeName.SLIMMABLE
+            else "parameters cannot be masked"
         )
         return [
             f"--ddp-backend is {backend}, under which {cannot}; with {name} use legacy_ddp, or pytorch_ddp with "

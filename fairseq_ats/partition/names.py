@@ -106,13 +106,12 @@ def split_metric(logged: str) -> tuple[str | None, str]:
     return (match.group(1), match.group(2)) if match else (None, logged)
 
 
-def criterion_name(criterion: str, network: str, layer: str | None = None) -> str:
-    """Return the logged name of a criterion.
+def criterion_name(criterion: str, level: int, layer: str | None = None) -> str:
+    """Return the logged name of a criterion for the network of ``level``, or for one layer type of it.
 
-    It is ``c_norm`` for the core, ``level2_c_norm`` for a network above it, and ``c_norm_encoder_fc1`` for one layer
-    type.
+    It is ``c_norm`` for the core, ``level2_c_norm`` for level 2, and ``c_norm_encoder_fc1`` for one layer type.
     """
-    prefix = "" if network == CORE else f"{network}_"
+    prefix = "" if level == CORE_LEVEL else f"level{level}_"
     return f"{prefix}{criterion}" if layer is None else f"{prefix}{criterion}_{layer}"
 
 

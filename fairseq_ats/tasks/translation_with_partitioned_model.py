@@ -22,12 +22,14 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
 from fairseq_ats.architectures.importance import order_by_importance_
+from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.architectures.transformer import check_model_options, partition_model_
 from fairseq_ats.checkpoints.reading import DICTIONARIES_KEY, PARTITION_KEY, check_sums, partition_of, read_header
 from fairseq_ats.data.checks import check_split, dictionary_sum, folder_of
 from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
-from fairseq_ats.optim.mask import LevelMask
+from fairseq_ats.optim.mask import EVERYTHING
 from fairseq_ats.options.checks import LAST_CHECKPOINT, LEGACY_DDP, partition_problems, training_problems
+from fairseq_ats.options.config import scheme_options
 from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import (
     CORE_LEVEL,
@@ -38,17 +40,8 @@ from fairseq_ats.partition.partition import (
     parse_small_ratio,
     reconciled,
 )
-from fairseq_ats.schemes.schedule import (
-    ALTERNATE,
-    CORE_ALONE,
-    SCHEMES,
-    SCHEMES_OF_SEVERAL_NETWORKS,
-    STANDARD,
-    Schedule,
-    name_of_scheme,
-    schedule_of,
-    scheme_of,
-)
+from fairseq_ats.schemes.partial_sgd import Scheme, Update
+from fairseq_ats.schemes.schedule import Schedule, SchemeName
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.theory.monitor import DROPOUTS, CriteriaMonitor, check_monitored
 from fairseq_ats.training.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
@@ -85,7 +78,7 @@ class PartitionedTranslationConfig(TranslationConfig):
             f"the checkpoint, or {DEFAULT_SMALL_RATIO}"
         },
     )
-    scheme: Optional[ChoiceEnum(list(SCHEMES))] = field(
+    scheme: Optional[ChoiceEnum([name.value for name in SchemeName])] = field(
         default=None,
         metadata={
             "help": "what an update trains: the highest level (standard), the core, which is then the only network "
@@ -245,9 +238,11 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     def __init__(self, cfg: PartitionedTranslationConfig, src_dict: Any, tgt_dict: Any) -> None:
         super().__init__(cfg, src_dict, tgt_dict)
         self.partition: Partition | None = None
-        self.schedule: Schedule | None = None
+        self.scheme: Scheme | None = None
         self.best_of_other_networks: list[BestOfNetwork] = []
-        self.criteria = CriteriaMonitor(cfg.criteria_interval, str(cfg.criteria_dropout), cfg.criteria_by_layer_type)
+        self.criteria = CriteriaMonitor(
+            cfg.criteria_interval, layer_type, str(cfg.criteria_dropout), cfg.criteria_by_layer_type
+        )
         self.out_of_memory_guard = OutOfMemoryGuard(
             cfg.distributed_world_size, reduces_afterwards=str(cfg.ddp_backend) in LEGACY_DDP
         )
@@ -270,7 +265,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         if self.cfg.autocast is not None and not from_checkpoint:
             check_autocast(cfg, str(self.cfg.autocast))
         given = self._given_partition()
-        if scheme_of(self.cfg) == CORE_ALONE and not from_checkpoint:
+        if scheme_options(self.cfg).name == SchemeName.CORE and not from_checkpoint:
             given["max_level"] = CORE_LEVEL
         source = "the checkpoint" if from_checkpoint else self._checkpoint_to_load()
         if from_checkpoint:
@@ -285,7 +280,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
             self.partition = self._continue_from(source, given)
         # What is decoded is not trained; its options may be those of a training of more networks.
         max_level = self.partition.max_level
-        self.schedule = Schedule(STANDARD, max_level) if from_checkpoint else schedule_of(self.cfg, max_level)
+        standard = Schedule(SchemeName.STANDARD, max_level)
+        self.scheme = standard if from_checkpoint else scheme_options(self.cfg).schedule(max_level)
         if self.cfg.criteria_interval and not from_checkpoint:
             check_monitored(cfg, self.partition.max_level)
         model = super().build_model(cfg, from_checkpoint)
@@ -342,14 +338,15 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         self._check_dictionaries(header.get("task_state") or {}, source)
         saved = partition_of(header.get("task_state"))
         partition = reconciled(given, saved, source)
-        if scheme_of(self.cfg) in SCHEMES_OF_SEVERAL_NETWORKS and partition.max_level == CORE_LEVEL:
-            raise ValueError(f"{name_of_scheme(self.cfg)} needs two networks and {source} holds the core alone")
+        scheme = scheme_options(self.cfg)
+        if scheme.lacks_networks(partition.max_level):
+            raise ValueError(scheme.two_networks_needed(f"{source} holds"))
         # With --finetune-from-model fairseq resets optimizer, meters and data by itself.
         resets_all = source == self.cfg.finetune_from_model
         if partition.max_level < saved.max_level and not (self.cfg.reset_optimizer or resets_all):
             asked = (
-                f"--scheme is {CORE_ALONE}"
-                if scheme_of(self.cfg) == CORE_ALONE
+                f"--scheme is {SchemeName.CORE}"
+                if scheme_options(self.cfg).name == SchemeName.CORE
                 else f"--max-level is {partition.max_level}"
             )
             raise ValueError(
@@ -440,10 +437,6 @@ class TranslationWithPartitionedModelTask(TranslationTask):
 
     # One update.
 
-    def level_of_update(self, update_num: int) -> int:
-        """The highest level that update ``update_num`` trains; what is above it stays as it is."""
-        return max(self.schedule.levels_of_update(update_num))
-
     def train_step(
         self,
         sample: dict[str, Any],
@@ -462,14 +455,14 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         Returns:
             The sum of the losses, the sample size of the mini-batch, and every network's logging output.
         """
-        levels = self.schedule.levels_of_update(update_num)
+        update = self.scheme.update(update_num)
 
         def step() -> tuple[Any, Any, dict[str, Any]]:
             plain = in_autocast(criterion, self._autocast)
             with self.criteria.remembering(model, plain, sample, update_num, ignore_grad):
-                return self._forward_backward(sample, model, criterion, optimizer, update_num, ignore_grad)
+                return self._forward_backward(sample, model, criterion, optimizer, update, ignore_grad)
 
-        return self.out_of_memory_guard(step, optimizer, levels)
+        return self.out_of_memory_guard(step, optimizer, update.levels)
 
     def _forward_backward(
         self,
@@ -477,25 +470,24 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         model: Any,
         criterion: Any,
         optimizer: Any,
-        update_num: int,
+        update: Update,
         ignore_grad: bool,
     ) -> tuple[Any, Any, dict[str, Any]]:
-        levels = self.schedule.levels_of_update(update_num)
-        if self.schedule.masks:
-            freeze_outside(model, levels)
-        teacher = self._teacher(sample, model, levels)
+        if update.mask is not EVERYTHING:
+            freeze_outside(model, update.levels)
+        teacher = self._teacher(sample, model, update.levels)
         losses, merged = 0.0, {}
-        for level in levels:
+        for point in update.points:
             step_criterion = criterion
             if teacher is not None:
-                is_super = level == self.partition.max_level
+                is_super = point.level == self.partition.max_level
                 step_criterion = teacher.recording(criterion) if is_super else teacher.distilling(criterion)
-            with use_level(model, level):
+            with point.of(model):
                 loss, sample_size, logging_output = super().train_step(
-                    sample, model, in_autocast(step_criterion, self._autocast), optimizer, update_num, ignore_grad
+                    sample, model, in_autocast(step_criterion, self._autocast), optimizer, update.number, ignore_grad
                 )
             losses = losses + loss.detach()
-            merged.update(under_own_keys(self.networks, level, logging_output))
+            merged.update(under_own_keys(self.networks, point.level, logging_output))
         return losses, sample_size, merged
 
     def _teacher(self, sample: dict[str, Any], model: Any, levels: tuple[int, ...]) -> Teacher | None:
@@ -519,12 +511,13 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         """Move the parameters of the update's networks, and nothing else."""
         for best in self.best_of_other_networks:
             best.updated()
-        self.criteria.measure(model, optimizer, update_num, self.partition.levels)
-        if not self.schedule.masks:
+        update = self.scheme.update(update_num)
+        self.criteria.measure(model, optimizer, update_num, self.scheme.whole, self.scheme.comparisons(update))
+        if update.mask is EVERYTHING:
             step_unscaled(optimizer)
             return
         # .optimizer is the torch optimizer under each of fairseq's wrappers (fp16, memory-efficient fp16, amp).
-        with optimizer.optimizer.masked(LevelMask(self.schedule.levels_of_update(update_num))):
+        with optimizer.optimizer.masked(update.mask, update.lr_scale):
             step_unscaled(optimizer)
 
     # Validation and logging.
@@ -541,7 +534,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         reduce_by_network(super().reduce_metrics, logging_outputs, criterion, self.networks)
         log_distillation(logging_outputs, self.networks)
-        if self.schedule.scheme == ALTERNATE:
+        if self.scheme.takes_turns:
             log_gradient_norm(self.networks, logging_outputs)
         self.criteria.log()
 

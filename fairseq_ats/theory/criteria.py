@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fairseq_ats.optim.mask import Selection
+
 
 @dataclass(frozen=True)
 class GradientProducts:
@@ -108,17 +110,22 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator
 
 
-def sums_of_products(gradient: Tensor, perturbed: Tensor | None) -> Tensor:
-    """The four sums of :class:`GradientProducts` of one parameter, in its order: (4,), float64.
+def sums_of_products(gradient: Tensor, perturbed: Tensor | None, selected: Selection = True) -> Tensor:
+    """Return the four sums of :class:`GradientProducts` of one parameter, in its order: (4,), float64.
 
     Args:
-        gradient: the parameter's part of ∇f(x), any shape.
-        perturbed: its part of ∇f(x̃), the same shape; None outside the mask.
+        gradient: the parameter's part of ∇f(x), of any shape.
+        perturbed: its part of ∇f(x̃), of the same shape; None if the mask selects nothing of the parameter.
+        selected: what the mask selects of the parameter.
     """
     flat = gradient.flatten().double()
-    full = flat @ flat
+    full = masked = flat @ flat
     if perturbed is None:
         zero = torch.zeros_like(full)
         return torch.stack([full, zero, zero, zero])
     other = perturbed.flatten().double()
-    return torch.stack([full, full, other @ other, flat @ other])
+    if isinstance(selected, Tensor):
+        chosen = selected.expand_as(gradient).flatten()
+        flat, other = flat[chosen], other[chosen]
+        masked = flat @ flat
+    return torch.stack([full, masked, other @ other, flat @ other])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +22,11 @@ from fairseq.models import BaseFairseqModel
 from fairseq.optim import AMPOptimizer
 from torch import Tensor, nn
 
-from fairseq_ats.architectures.layer_types import layer_type
-from fairseq_ats.modules.levels import freeze_outside, use_level
+from fairseq_ats.modules.levels import freeze_outside
 from fairseq_ats.partition.names import CRITERIA, criterion_name, is_criterion
-from fairseq_ats.partition.partition import CORE, CORE_LEVEL
-from fairseq_ats.partition.tags import holds
+from fairseq_ats.partition.partition import CORE_LEVEL
+from fairseq_ats.schemes.partial_sgd import Comparison
+from fairseq_ats.schemes.points import Point
 from fairseq_ats.theory.criteria import GradientProducts, sums_of_products
 
 logger = logging.getLogger(__name__)
@@ -46,22 +46,24 @@ class _MicroBatch:
 
 
 class CriteriaMonitor:
-    """Measures :class:`~fairseq_ats.theory.criteria.GradientProducts` of every level below the highest.
+    """Measure :class:`~fairseq_ats.theory.criteria.GradientProducts` of the comparisons of a scheme.
 
-    x is the point before the update. ∇f(x̃) comes from the super-network with zeros outside the mask, and not from the
-    core's own shorter forward pass: it is the paper's definition to the letter, and dropout draws the same shapes at
-    both points. With the same random state the masks are then the same, those of the core's hidden neurons too, which
-    in a forward pass of the narrow core would be drawn for fewer neurons.
+    x is the point before the update. The measured function is one at both points: with the same random state dropout
+    draws the same masks there.
 
     Args:
         interval: measure in updates 0, ``interval``, 2 · ``interval``, ...; 0 never measures.
-        dropout: ``same`` masks at x and x̃, those of the update: what the paper's definition needs, in which f is one
+        layer_type: the function from a parameter's name to its layer type.
+        dropout: ``same`` masks at x and x̃, those of the update: the paper's definition needs this, since its f is one
             function; ``different`` masks; or ``off``.
         by_layer_type: report each layer type as well.
     """
 
-    def __init__(self, interval: int, dropout: str = "same", by_layer_type: bool = False) -> None:
+    def __init__(
+        self, interval: int, layer_type: Callable[[str], str], dropout: str = "same", by_layer_type: bool = False
+    ) -> None:
         self.interval = interval
+        self.layer_type = layer_type
         self.dropout = dropout
         self.by_layer_type = by_layer_type
         self._micro_batches: list[_MicroBatch] = []
@@ -78,14 +80,14 @@ class CriteriaMonitor:
     def remembering(
         self, model: nn.Module, criterion: Callable[..., Any], sample: dict[str, Any], update_num: int, ignore: bool
     ) -> Iterator[None]:
-        """Around the passes of a micro-batch: keep what it takes to run it again.
+        """Keep what it takes to run a micro-batch again; to be used around the update's own passes.
 
-        If they fail, for want of memory, whoever goes on clears the gradients of all micro-batches so far
-        (fairseq_ats/training/out_of_memory.py, fairseq/trainer.py:881): none of them is part of the update.
+        If a pass runs out of memory, the caller discards all gradients accumulated so far
+        (fairseq_ats/training/out_of_memory.py, fairseq/trainer.py:881). The remembered micro-batches are then dropped.
 
         Args:
             criterion: ``criterion(model, sample)`` → (loss, ...), in the update's precision.
-            ignore: fairseq's ``ignore_grad``: a stand-in for a batch that this worker does not have.
+            ignore: fairseq's ``ignore_grad``; the sample stands in for a batch that this worker does not have.
         """
         if not self.is_due(update_num):
             yield
@@ -103,92 +105,94 @@ class CriteriaMonitor:
         if not ignore:
             self._micro_batches.append(batch)
 
-    def measure(self, model: nn.Module, optimizer: Any, update_num: int, levels: Sequence[int]) -> None:
-        """Before the optimizer's step.
+    def measure(
+        self, model: nn.Module, optimizer: Any, update_num: int, whole: Point, comparisons: Sequence[Comparison]
+    ) -> None:
+        """Compare gradients before the optimizer's step.
 
-        Two forward and backward passes of the super-network for two levels, one more for each further level.
+        This takes a forward and backward pass at x, and one more for each comparison.
 
         The gradients are summed over micro-batches and workers before any norm is taken. Norms of the workers' own
-        gradients would not do: the norm of a mean is not the mean of the norms, which holds the noise of each worker's
-        share; and a noise that is independent between workers vanishes from inner products and not from norms.
+        gradients would be wrong: they hold the noise of each worker's share, and noise that is independent between
+        workers vanishes from inner products but not from norms.
 
         Args:
             model: in fairseq's data-parallel wrapper or not.
             optimizer: fairseq's, whose loss scale keeps gradients in float16 from underflowing.
-            levels: all levels of the model, from the core up.
+            whole: x.
         """
         self._updated = True
         if not self.is_due(update_num):
             return
         # The network inside the wrapper: a forward pass of the wrapper would prepare to reduce gradients.
         network = next(m for m in model.modules() if isinstance(m, BaseFairseqModel))
-        products = self._products(network, optimizer, levels)
+        products = self._products(network, optimizer, whole, comparisons)
         self._micro_batches = []
         for level, by_type in products.items():
             total = sum(by_type.values(), GradientProducts(0.0, 0.0, 0.0, 0.0))
-            network_name = CORE if level == CORE_LEVEL else f"level{level}"
             self._warn(total, update_num, level)
             reported = {None: total} | (by_type if self.by_layer_type else {})
             for layer, of_layer in reported.items():
                 if of_layer.is_finite:
-                    values = {criterion_name(name, network_name, layer): getattr(of_layer, name) for name in CRITERIA}
-                    # Not a number where gradients are zero: there is nothing to say.
+                    values = {criterion_name(name, level, layer): getattr(of_layer, name) for name in CRITERIA}
+                    # Not a number where gradients are zero: there is nothing to log.
                     self._measured |= {name: value for name, value in values.items() if value == value}
 
     def log(self) -> None:
-        """When an update's metrics are reduced; between measurements, the last value with weight 0.
+        """Log what was measured, when fairseq reduces an update's metrics; otherwise the last value with weight 0.
 
-        Averages over log intervals and epochs are those of the measured updates.
+        Averages over log intervals and epochs are therefore averages over the measured updates.
         """
-        # Of a resumed run there may be meters of a training with the monitor: nothing of them is repeated without it.
+        # A resumed run may bring meters from a monitored run; do not log them again.
         if self.interval == 0 or not self._updated:  # ... or a validation
             return
         self._updated = False
         measured, self._measured = self._measured, {}
         for name, value in measured.items():
             metrics.log_scalar(name, value, priority=_PRIORITY)
-        # Otherwise fairseq's log would show None; "default" is restored with a checkpoint.
+        # Without this fairseq's log would show None; "default" is restored with a checkpoint.
         for name, meter in list((metrics.get_meters("default") or {}).items()):
             if is_criterion(name) and name not in measured:
                 metrics.log_scalar(name, meter.val, weight=0, priority=_PRIORITY)
 
     def _products(
-        self, network: nn.Module, optimizer: Any, levels: Sequence[int]
+        self, network: nn.Module, optimizer: Any, whole: Point, comparisons: Sequence[Comparison]
     ) -> dict[int, dict[str, GradientProducts]]:
-        """Level → layer type → sums, over the whole mini-batch."""
-        *lower_levels, highest = levels
+        """Return level → layer type → sums over the whole mini-batch."""
         scale = _loss_scale(optimizer)
         result = {}
         # Autocast as around fairseq's own forward pass (fairseq/tasks/fairseq_task.py:512).
         autocast = torch.autocast("cuda", enabled=isinstance(optimizer, AMPOptimizer))
-        with _left_as_found(network), use_level(network, highest), autocast:
-            freeze_outside(network, (highest,))
+        with _left_as_found(network), autocast:
+            freeze_outside(network, (whole.level,))
             if self.dropout == "off":
                 network.eval()
             parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-            gradients = self._gradients(network, parameters, scale, as_in_update=True)
-            for level in lower_levels:
-                masked = {name: p for name, p in parameters.items() if holds(p, level)}
-                with _zeroed(p for p in network.parameters() if not holds(p, level)):
-                    perturbed = self._gradients(network, masked, scale, as_in_update=self.dropout == "same")
+            with whole.of(network):
+                gradients = self._gradients(network, parameters, scale, as_in_update=True)
+            for comparison in comparisons:
+                selections = {name: comparison.mask.of(p) for name, p in parameters.items()}
+                inside = {name: p for name, p in parameters.items() if selections[name] is not False}
+                with comparison.point.of(network):
+                    perturbed = self._gradients(network, inside, scale, as_in_update=self.dropout == "same")
                 sums: dict[str, Tensor] = {}
                 for name, gradient in gradients.items():
-                    of_parameter = sums_of_products(gradient, perturbed.get(name))
-                    kind = layer_type(name)
+                    of_parameter = sums_of_products(gradient, perturbed.get(name), selections[name])
+                    kind = self.layer_type(name)
                     sums[kind] = sums[kind] + of_parameter if kind in sums else of_parameter
-                result[level] = {kind: GradientProducts(*values.tolist()) for kind, values in sums.items()}
+                result[comparison.level] = {kind: GradientProducts(*v.tolist()) for kind, v in sums.items()}
         return result
 
     def _gradients(
         self, network: nn.Module, parameters: dict[str, nn.Parameter], scale: float, as_in_update: bool
     ) -> dict[str, Tensor]:
-        """Gradients of the sum of the losses of all micro-batches and workers, in float32 at least.
+        """Return gradients of the sum of the losses of all micro-batches and workers, in float32 at least.
 
         ``torch.autograd.grad`` touches no ``.grad`` and fires no hook of a data-parallel wrapper.
 
         Args:
-            as_in_update: with the random state in which the update ran each micro-batch; otherwise the random numbers
-                go on from the last pass.
+            as_in_update: start each micro-batch from the random state that the update had; otherwise go on from that
+                of the last pass.
         """
         wanted = list(parameters.values())
         sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in wanted]
@@ -206,7 +210,7 @@ class CriteriaMonitor:
         return dict(zip(parameters, sums, strict=True))
 
     def _warn(self, total: GradientProducts, update_num: int, level: int) -> None:
-        """Once for the first time, the second, the fourth, the eighth, ..."""
+        """Warn the first time, the second, the fourth, the eighth, ..."""
         if not _is_first_worker():
             return
         network = "core" if level == CORE_LEVEL else f"level {level}"
@@ -261,19 +265,6 @@ def _left_as_found(network: nn.Module) -> Iterator[None]:
             p.requires_grad_(needs_gradient)
         for buffer, value in buffers:
             buffer.copy_(value)
-
-
-@contextmanager
-def _zeroed(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Inside the context these parameters are zero; the very tensors come back on exit, whatever happens."""
-    values = [(p, p.data) for p in parameters]
-    for p, value in values:
-        p.data = torch.zeros_like(value)
-    try:
-        yield
-    finally:
-        for p, value in values:
-            p.data = value
 
 
 def check_monitored(model_options: Any, max_level: int) -> None:

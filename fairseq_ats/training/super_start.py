@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from fairseq_ats.modules import PartitionedRankLinear
+from fairseq_ats.options.config import scheme_options
 from fairseq_ats.partition.partition import CORE_LEVEL
-from fairseq_ats.schemes.schedule import SCHEMES_OF_SEVERAL_NETWORKS, scheme_of
 
 STOCK, CORE = SUPER_STARTS = ("stock", "core")
 
@@ -25,7 +25,7 @@ def super_start_of(cfg: Any) -> str:
     """What the task's options ask for, or what was measured to be best: the core where both networks are trained."""
     if cfg.init_super is not None:
         return str(cfg.init_super)
-    return CORE if scheme_of(cfg) in SCHEMES_OF_SEVERAL_NETWORKS and cfg.init_from is None else STOCK
+    return CORE if scheme_options(cfg).name.trains_several and cfg.init_from is None else STOCK
 
 
 @torch.no_grad()
