@@ -36,6 +36,7 @@ from fairseq_ats.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.partition import CORE_LEVEL, Partition
+from fairseq_ats.run_options import recall_
 from fairseq_ats.schemes import ALTERNATE, SLIMMABLE, STANDARD, Schedule
 from fairseq_ats.synthetic import build, numbered_dictionary, random_batch
 from fairseq_ats.tasks import TASK_NAME
@@ -257,6 +258,7 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     dictionaries = {size: numbered_dictionary(size) for size in sizes}
     # As fairseq does with a checkpoint's options: one of before an option existed has its default.
     options = merge_with_parent(PartitionedTranslationConfig(), cfg.task, remove_missing=True)
+    recall_(options, header["task_state"])
     task = TranslationWithPartitionedModelTask(options, *(dictionaries[size] for size in sizes))
     task.load_state_dict({PARTITION_KEY: header["task_state"][PARTITION_KEY]})  # the dictionaries are made up
     return task, task.build_model(cfg.model, from_checkpoint=True)

@@ -69,10 +69,11 @@ class Schedule:
     @property
     def period(self) -> int:
         """Updates after which the pattern begins again."""
-        return sum(self._pattern) if self.scheme == ALTERNATE else 1
+        return sum(self.turns) if self.scheme == ALTERNATE else 1
 
     @property
-    def _pattern(self) -> tuple[int, ...]:
+    def turns(self) -> tuple[int, ...]:
+        """The pattern, also where none was given."""
         return self.pattern or (1,) * self.max_level
 
     def levels_of_update(self, update_num: int) -> tuple[int, ...]:
@@ -84,7 +85,7 @@ class Schedule:
         if self.scheme == SLIMMABLE:
             return tuple(range(self.max_level, CORE_LEVEL - 1, -1))
         position = (update_num - self.super_only_updates) % self.period
-        ends = list(accumulate(self._pattern))  # of each level's turn, from the highest level down
+        ends = list(accumulate(self.turns))  # of each level's turn, from the highest level down
         return (self.max_level - bisect_right(ends, position),)
 
 

@@ -21,6 +21,7 @@ from fairseq_ats.metrics import split_metric
 from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.partition import CORE, CORE_LEVEL
 from fairseq_ats.resume import PATIENCE_KEY
+from fairseq_ats.run_options import RUN_KEY
 from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
 
 # The same tensors in the same code.
@@ -75,7 +76,8 @@ def core_checkpoint(source: SourceNetwork, keep_optimizer_state: bool) -> dict[s
     core["model"] = _without_extension(core["model"])
     core["cfg"] = {group: _options_of_core(options) for group, options in core["cfg"].items()}
     core["task_state"] = core["task_state"] | {
-        PARTITION_KEY: core["task_state"][PARTITION_KEY] | {"max_level": CORE_LEVEL}
+        PARTITION_KEY: core["task_state"][PARTITION_KEY] | {"max_level": CORE_LEVEL},
+        RUN_KEY: None,
     }
     if source.partition.max_level > CORE_LEVEL:
         core["extra_state"] = _progress_of_core(core["extra_state"])

@@ -4,11 +4,12 @@
 # (fairseq/dataclass/utils.py:39).
 
 import ast
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
@@ -18,7 +19,12 @@ from fairseq_ats.modules.partitioned_module import parameter_level
 from fairseq_ats.optim.fused_adam import FusedAdam, hidden_gradients
 from fairseq_ats.partition import CORE_LEVEL
 
+logger = logging.getLogger(__name__)
+
 OPTIMIZER_NAME = "adam_for_partitioned_model"
+
+# Of --alternate-lr-coef, among the options of Adam's group.
+_COEFFICIENT = "alternate_lr_coef"
 
 
 @dataclass
@@ -27,9 +33,12 @@ class AdamForPartitionedModelConfig(FairseqAdamConfig):
 
     adam_betas: Any = field(default=(0.9, 0.98), metadata={"help": "betas for Adam optimizer"})
     adam_eps: float = field(default=1e-9, metadata={"help": "epsilon for Adam optimizer"})
-    alternate_lr_coef: float = field(
-        default=1.0,
-        metadata={"help": "learning rate of an update that does not train the super-network, relative to --lr"},
+    alternate_lr_coef: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "learning rate of an update that does not train the super-network, relative to --lr; default: as in "
+            "the checkpoint of a resumed run, or 1"
+        },
     )
 
 
@@ -54,7 +63,8 @@ class AdamForPartitionedModel(FusedAdam):
         weight_decay: float,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        self.masked_lr_coef = masked_lr_coef
+        # In the group, which is saved.
+        self.param_groups[0][_COEFFICIENT] = masked_lr_coef
         # The highest that there is: nothing is masked.
         self.level = max(parameter_level(p) for group in self.param_groups for p in group["params"])
 
@@ -85,7 +95,7 @@ class AdamForPartitionedModel(FusedAdam):
         masked = self._above(self.level)
         if not masked:
             return super().step(closure)
-        with hidden_gradients(masked), self._scaled_lr(self.masked_lr_coef):
+        with hidden_gradients(masked), self._scaled_lr(self.param_groups[0][_COEFFICIENT]):
             return super().step(closure)
 
     def _above(self, level: int) -> list[nn.Parameter]:
@@ -109,7 +119,7 @@ def adam_problems(cfg: AdamForPartitionedModelConfig) -> list[str]:
     problems = []
     if cfg.fp16_adam_stats:
         problems.append("--fp16-adam-stats is not supported by adam_for_partitioned_model")
-    if not 0 < cfg.alternate_lr_coef < math.inf:
+    if cfg.alternate_lr_coef is not None and not 0 < cfg.alternate_lr_coef < math.inf:
         problems.append(f"--alternate-lr-coef is {cfg.alternate_lr_coef}; allowed: > 0")
     if not 0 < cfg.adam_eps < math.inf:
         problems.append(f"--adam-eps is {cfg.adam_eps}; allowed: > 0")
@@ -144,4 +154,16 @@ class FairseqAdamForPartitionedModel(FairseqAdam):
         problems = adam_problems(cfg)
         if problems:
             raise ValueError("; ".join(problems))
-        self._optimizer = AdamForPartitionedModel(params, masked_lr_coef=cfg.alternate_lr_coef, **self.optimizer_config)
+        given = cfg.alternate_lr_coef
+        coefficient = 1.0 if given is None else given
+        self._optimizer = AdamForPartitionedModel(params, masked_lr_coef=coefficient, **self.optimizer_config)
+
+    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
+        """fairseq's, which takes every option from the saved state; a coefficient that was given counts instead."""
+        built = self.optimizer.param_groups[0][_COEFFICIENT]
+        super().load_state_dict(state_dict, optimizer_overrides)
+        (group,) = self.optimizer.param_groups
+        saved = group.setdefault(_COEFFICIENT, built)  # older versions did not save it
+        if self.cfg.alternate_lr_coef is not None and saved != built:
+            logger.warning(f"the run was trained with --alternate-lr-coef {saved}, and it is {built} now")
+            group[_COEFFICIENT] = built
