@@ -182,26 +182,32 @@ def test_updates_against_plain_networks_in_float64(
 
 
 PHASES = (
-    "--alternate --alternate-pattern 2:1 --super-only-updates 1 --core-only-from 6 --distillation-weight 0.5".split()
+    "--alternate --alternate-pattern 2:1 --super-only-updates 1 --core-only-from 6 --distillation-weight 0.5 "
+    "--distillation-temperature 2 --alternate-lr-coef 0.5".split()
 )
 
 
-def test_resumed_within_a_pattern(build: Build, batch: Any, tmp_path: Path) -> None:
-    """Through fairseq's trainer: stopped before the core update of 2 2 2 1 2 2 1 1, the same bits as without a stop."""
+@pytest.mark.parametrize("options_again", [PHASES, []], ids=["the same command", "without its options"])
+def test_resumed_within_a_pattern(build: Build, batch: Any, tmp_path: Path, options_again: list[str]) -> None:
+    """Through fairseq's trainer: stopped before the core update of 2 2 2 1 2 2 1 1, the same bits as without a stop.
 
-    def trainer() -> Trainer:
-        built = build(*PHASES, "--small-ratio", "0.25", "--dropout", "0.1")
+    Without its options the run goes on with those that it remembers.
+    """
+
+    def trainer(options: list[str] = PHASES) -> Trainer:
+        built = build(*options, "--small-ratio", "0.25", "--dropout", "0.1")
         return Trainer(built.cfg, built.task, built.model, built.criterion)
 
     def trained(run: Trainer, until: int) -> None:
         for _ in range(run.get_num_updates(), until):
             run.train_step([batch])
 
-    whole, stopped, resumed = trainer(), trainer(), trainer()
+    whole, stopped = trainer(), trainer()
     trained(whole, 8)
     trained(stopped, 3)
     stopped.consolidate_optimizer()  # as before every save (fairseq/checkpoint_utils.py:50)
     stopped.save_checkpoint(str(tmp_path / "3.pt"), {"train_iterator": {"epoch": 1}})
+    resumed = trainer([*options_again, "--restore-file", str(tmp_path / "3.pt")])
     resumed.load_checkpoint(str(tmp_path / "3.pt"))
     assert resumed.get_num_updates() == 3
     trained(resumed, 8)

@@ -35,6 +35,7 @@ from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
 from fairseq_ats.inference.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.levels import use_level
+from fairseq_ats.options.run_options import recall_
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition
 from fairseq_ats.partition.tags import holds
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
@@ -257,6 +258,7 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     dictionaries = {size: numbered_dictionary(size) for size in sizes}
     # As fairseq does with a checkpoint's options: one of before an option existed has its default.
     options = merge_with_parent(PartitionedTranslationConfig(), cfg.task, remove_missing=True)
+    recall_(options, header["task_state"])
     task = TranslationWithPartitionedModelTask(options, *(dictionaries[size] for size in sizes))
     task.load_state_dict({PARTITION_KEY: header["task_state"][PARTITION_KEY]})  # the dictionaries are made up
     return task, task.build_model(cfg.model, from_checkpoint=True)

@@ -81,10 +81,11 @@ class Schedule(Scheme):
     @property
     def period(self) -> int:
         """Updates after which the pattern begins again."""
-        return sum(self._pattern) if self.takes_turns else 1
+        return sum(self.turns) if self.takes_turns else 1
 
     @property
-    def _pattern(self) -> tuple[int, ...]:
+    def turns(self) -> tuple[int, ...]:
+        """The pattern, also where none was given."""
         return self.pattern or (1,) * self.max_level
 
     def update(self, number: int) -> Update:
@@ -102,5 +103,5 @@ class Schedule(Scheme):
         if self.name == SchemeName.SLIMMABLE:
             return tuple(range(self.max_level, CORE_LEVEL - 1, -1))
         position = (number - self.super_only_updates) % self.period
-        ends = list(accumulate(self._pattern))  # of each level's turn, from the highest level down
+        ends = list(accumulate(self.turns))  # of each level's turn, from the highest level down
         return (self.max_level - bisect_right(ends, position),)

@@ -30,6 +30,7 @@ from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
 from fairseq_ats.optim.mask import EVERYTHING
 from fairseq_ats.options.checks import LAST_CHECKPOINT, LEGACY_DDP, partition_problems, training_problems
 from fairseq_ats.options.config import scheme_options
+from fairseq_ats.options.run_options import RUN_KEY, recall_, settle_, to_remember
 from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import (
     CORE_LEVEL,
@@ -45,7 +46,7 @@ from fairseq_ats.schemes.schedule import Schedule, SchemeName
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.theory.monitor import DROPOUTS, CriteriaMonitor, check_monitored
 from fairseq_ats.training.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
-from fairseq_ats.training.distillation import Distillation, Teacher, log_distillation
+from fairseq_ats.training.distillation import Distillation, Teacher, check_distilled, log_distillation
 from fairseq_ats.training.metrics import log_gradient_norm, reduce_by_network, under_own_keys
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard
 from fairseq_ats.training.precision import AUTOCAST_DTYPES, check_autocast, in_autocast, step_unscaled
@@ -83,7 +84,7 @@ class PartitionedTranslationConfig(TranslationConfig):
         metadata={
             "help": "what an update trains: the highest level (standard), the core, which is then the only network "
             "(core), one network in turn (alternate), or every network by the sum of their gradients (slimmable); "
-            "default: standard"
+            "default: as in the checkpoint of a resumed run, or standard"
         },
     )
     alternate: bool = field(
@@ -100,10 +101,11 @@ class PartitionedTranslationConfig(TranslationConfig):
             "down, as in 3:1; default: one each"
         },
     )
-    super_only_updates: int = field(
-        default=0,
+    super_only_updates: Optional[int] = field(
+        default=None,
         metadata={
-            "help": "with --scheme alternate or slimmable: train the super-network alone in so many updates at first"
+            "help": "with --scheme alternate or slimmable: train the super-network alone in so many updates at first; "
+            "default: as in the checkpoint of a resumed run, or 0"
         },
     )
     core_only_from: Optional[int] = field(
@@ -113,15 +115,19 @@ class PartitionedTranslationConfig(TranslationConfig):
             "default: never"
         },
     )
-    distillation_weight: float = field(
-        default=0.0,
+    distillation_weight: Optional[float] = field(
+        default=None,
         metadata={
             "help": "with --scheme alternate or slimmable: weight, from 0 to 1, of the super-network's soft targets in "
-            "the loss of the smaller networks"
+            "the loss of the smaller networks; default: as in the checkpoint of a resumed run, or 0"
         },
     )
-    distillation_temperature: float = field(
-        default=1.0, metadata={"help": "temperature of the soft targets of --distillation-weight"}
+    distillation_temperature: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "temperature of the soft targets of --distillation-weight; default: as in the checkpoint of a "
+            "resumed run, or 1"
+        },
     )
     max_level: Optional[int] = field(
         default=None,
@@ -230,12 +236,34 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         """
         problems = partition_problems(cfg)
         if not from_checkpoint:
+            problems += cls._recall(cfg)
+            settle_(cfg)
             problems += training_problems(cfg)
         if problems:
             raise ValueError("; ".join(problems))
         return super().setup_task(cfg)
 
+    @classmethod
+    def _recall(cls, cfg: PartitionedTranslationConfig) -> list[str]:
+        """Fill in what a run that is going to be resumed remembers of its options; say what is otherwise now.
+
+        Returns:
+            Why the checkpoint cannot be read, if it cannot.
+        """
+        if cfg.optimizer_name is None:  # while decoding
+            return []
+        source = cls._checkpoint_to_load(cfg)
+        if source is None or cls._takes_weights_only(cfg, source):
+            return []
+        try:
+            for difference in recall_(cfg, read_header(source).get("task_state") or {}):
+                logger.warning(f"{source} was trained with {difference}")
+        except ValueError as error:
+            return [str(error)]
+        return []
+
     def __init__(self, cfg: PartitionedTranslationConfig, src_dict: Any, tgt_dict: Any) -> None:
+        settle_(cfg)
         super().__init__(cfg, src_dict, tgt_dict)
         self.partition: Partition | None = None
         self.scheme: Scheme | None = None
@@ -253,7 +281,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """fairseq's hook before a model is built from a checkpoint, once for each checkpoint of an ensemble."""
-        super().load_state_dict({PARTITION_KEY: None, DICTIONARIES_KEY: None, **state_dict})
+        super().load_state_dict({PARTITION_KEY: None, DICTIONARIES_KEY: None, RUN_KEY: None, **state_dict})
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the stock model of ``--arch`` and partition it.
@@ -267,7 +295,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         given = self._given_partition()
         if scheme_options(self.cfg).name == SchemeName.CORE and not from_checkpoint:
             given["max_level"] = CORE_LEVEL
-        source = "the checkpoint" if from_checkpoint else self._checkpoint_to_load()
+        source = "the checkpoint" if from_checkpoint else self._checkpoint_to_load(self.cfg)
         if from_checkpoint:
             # --model-overrides reaches the model's options; of the task's it changes the saved ones only.
             given.setdefault("max_level", getattr(cfg, "max_level", None))
@@ -284,6 +312,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         self.scheme = standard if from_checkpoint else scheme_options(self.cfg).schedule(max_level)
         if self.cfg.criteria_interval and not from_checkpoint:
             check_monitored(cfg, self.partition.max_level)
+        if self.cfg.distillation_weight and not from_checkpoint:
+            check_distilled(cfg, self.cfg.distillation_weight)
         model = super().build_model(cfg, from_checkpoint)
         if self.cfg.init_from and not from_checkpoint:
             self._warm_start_(model, source)
@@ -294,6 +324,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         self.state.merge_state_dict(
             {PARTITION_KEY: self.partition.to_dict(), DICTIONARIES_KEY: self._dictionary_sums()}
         )
+        if not from_checkpoint:
+            self.state.merge_state_dict({RUN_KEY: to_remember(self.cfg, self.schedule)})
         logger.info(f"{swaps} linear layers replaced: {self.partition}")
         return model
 
@@ -322,14 +354,20 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    def _checkpoint_to_load(self) -> str | None:
+    @staticmethod
+    def _checkpoint_to_load(cfg: PartitionedTranslationConfig) -> str | None:
         """The file from which fairseq is going to train on (fairseq/checkpoint_utils.py:207), if there is one."""
-        if self.cfg.restore_file != LAST_CHECKPOINT:
-            candidates = [self.cfg.restore_file]
+        if cfg.restore_file != LAST_CHECKPOINT:
+            candidates = [cfg.restore_file]
         else:
-            last = os.path.join(self.cfg.save_dir, LAST_CHECKPOINT)
-            candidates = [last, self.cfg.continue_once or self.cfg.finetune_from_model]
+            last = os.path.join(cfg.save_dir, LAST_CHECKPOINT)
+            candidates = [last, cfg.continue_once or cfg.finetune_from_model]
         return next((path for path in candidates if path and os.path.isfile(path)), None)
+
+    @staticmethod
+    def _takes_weights_only(cfg: PartitionedTranslationConfig, source: str) -> bool:
+        """Whether updates begin at 0 with the weights of ``source``; so they do with --finetune-from-model."""
+        return cfg.reset_optimizer or source == cfg.finetune_from_model
 
     def _continue_from(self, source: str, given: dict[str, Any]) -> Partition:
         """The partition to train on with; takes over what the plugin itself remembers of the interrupted run."""
@@ -341,9 +379,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         scheme = scheme_options(self.cfg)
         if scheme.lacks_networks(partition.max_level):
             raise ValueError(scheme.two_networks_needed(f"{source} holds"))
-        # With --finetune-from-model fairseq resets optimizer, meters and data by itself.
-        resets_all = source == self.cfg.finetune_from_model
-        if partition.max_level < saved.max_level and not (self.cfg.reset_optimizer or resets_all):
+        weights_only = self._takes_weights_only(self.cfg, source)
+        if partition.max_level < saved.max_level and not weights_only:
             asked = (
                 f"--scheme is {SchemeName.CORE}"
                 if scheme_options(self.cfg).name == SchemeName.CORE
@@ -355,7 +392,7 @@ class TranslationWithPartitionedModelTask(TranslationTask):
                 "--finetune-from-model instead, or --reset-optimizer"
             )
         self.best_of_other_networks = self._best_of_other_networks(partition)
-        if not (self.cfg.reset_optimizer or resets_all):
+        if not weights_only:
             self._resume(source, header)
         return partition
 

@@ -11,9 +11,9 @@ knowledge in a neural network", 2015).
 Where the super-network runs in the same update (slimmable), p comes from that very pass, dropout included, as Yu and
 Huang have it: it costs no forward pass. In a core update of an alternating training it comes from one more forward pass
 without gradient. There dropout is off, as where a trained teacher predicts (Xie et al., "Self-training with noisy
-student", CVPR 2020: the student is noised, the teacher is not); this also leaves the random numbers of the core's own
-pass alone. Both keep p in memory until the lower networks have run: a float32 for each target position and entry of the
-vocabulary.
+student", CVPR 2020: the student is noised, the teacher is not), and the core's own pass draws the random numbers that it
+draws without distillation. Both keep p in memory until the lower networks have run: a float32 for each target position
+and entry of the vocabulary.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ class Distillation:
     def log_softmax(self, model: nn.Module, net_output: Any) -> Tensor:
         """log softmax(z / T) of a model's output: (batch, target, vocabulary), in float32 at least.
 
-        Through the model's own log-probabilities, which differ from z by a constant for each token, so that models
-        whose output is no logits (adaptive softmax) are right, too.
+        Through the model's own log-probabilities, which differ from z by a constant for each token.
         """
         log_probabilities = model.get_normalized_probs(net_output, log_probs=True)
         if self.temperature == 1.0:
@@ -86,7 +85,8 @@ class Teacher:
             return model(**sample["net_input"])
 
         model.eval()
-        with torch.no_grad():
+        # LayerDrop draws numbers without dropout, too (fairseq/modules/layer_drop.py:41), on the CPU on every device.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             self._remember(model, in_autocast(forward, autocast)(model, sample))
 
     def recording(self, criterion: Criterion) -> Criterion:
@@ -107,6 +107,7 @@ class Teacher:
         def forward(model: nn.Module, sample: dict[str, Any]) -> tuple[Tensor, Any, dict[str, Any]]:
             (loss, sample_size, logging_output), net_output = _with_output(criterion, model, sample)
             tokens = model.get_targets(sample, net_output).ne(self.distillation.padding_index)
+            tokens[:, : getattr(criterion, "ignore_prefix_size", 0)] = False  # of --ignore-prefix-size, as in the loss
             divergence = self._divergence(self.distillation.log_softmax(model, net_output), tokens)
             mixed = (1 - weight) * loss + weight * temperature**2 * divergence
             return mixed, sample_size, logging_output | {DISTILLATION: divergence.detach(), _TOKENS: tokens.sum()}
@@ -121,6 +122,23 @@ class Teacher:
         """KL(p ‖ q) summed over ``tokens``, in nats: the cross-entropy without the entropy of p."""
         divergence = -(self._probabilities * log_q).sum(-1) - self._entropy
         return divergence.masked_fill(~tokens, 0.0).sum()
+
+
+def check_distilled(model_options: Any, weight: float) -> None:
+    """Raises ValueError for a model whose log-probabilities have no gradient.
+
+    Args:
+        model_options: fairseq's, as ``task.build_model`` gets them.
+        weight: of ``--distillation-weight``, above 0.
+    """
+    # fairseq computes those of an adaptive softmax in place (fairseq/modules/adaptive_softmax.py:256); its loss does
+    # without them.
+    cutoff = getattr(model_options, "adaptive_softmax_cutoff", None)
+    if cutoff is not None:
+        raise ValueError(
+            f"--distillation-weight is {weight} and --adaptive-softmax-cutoff is {cutoff}; probabilities of all words, "
+            "as distillation compares, have no gradient there; leave one of them out"
+        )
 
 
 def log_distillation(logging_outputs: Sequence[dict[str, Any]], networks: Networks) -> None:

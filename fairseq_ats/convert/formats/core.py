@@ -16,6 +16,7 @@ from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
 from fairseq_ats.inference.loading import load_network, load_to_decode
+from fairseq_ats.options.run_options import RUN_KEY
 from fairseq_ats.partition.names import split_metric
 from fairseq_ats.partition.partition import CORE, CORE_LEVEL
 from fairseq_ats.partition.tags import holds
@@ -75,7 +76,8 @@ def core_checkpoint(source: SourceNetwork, keep_optimizer_state: bool) -> dict[s
     core["model"] = _without_extension(core["model"])
     core["cfg"] = {group: _options_of_core(options) for group, options in core["cfg"].items()}
     core["task_state"] = core["task_state"] | {
-        PARTITION_KEY: core["task_state"][PARTITION_KEY] | {"max_level": CORE_LEVEL}
+        PARTITION_KEY: core["task_state"][PARTITION_KEY] | {"max_level": CORE_LEVEL},
+        RUN_KEY: None,
     }
     if source.partition.max_level > CORE_LEVEL:
         core["extra_state"] = _progress_of_core(core["extra_state"])
