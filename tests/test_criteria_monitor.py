@@ -19,7 +19,7 @@ from fairseq.trainer import Trainer
 
 from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.modules.levels import use_level
-from fairseq_ats.options import checks as option_checks
+from fairseq_ats.options.checks import host as option_checks
 from fairseq_ats.partition.names import CRITERIA, criterion_name
 from fairseq_ats.partition.tags import holds
 from fairseq_ats.schemes.points import NetworkPoint

@@ -13,7 +13,7 @@ import pytest
 from fairseq import optim, tasks
 from fairseq.dataclass.constants import DDP_BACKEND_CHOICES
 
-from fairseq_ats.options import checks as option_checks
+from fairseq_ats.options.checks import host as option_checks
 from fairseq_ats.options.checks import training_problems
 from fairseq_ats.options.run_options import settle_
 from tests.conftest import OUR_OPTIMIZER, OUR_TASK
@@ -52,7 +52,7 @@ Build = Callable[..., SimpleNamespace]
         *(
             (
                 ["--best-checkpoint-metric", metric],
-                f"--best-checkpoint-metric is {metric}, which no validation measures",
+                f"--best-checkpoint-metric is {metric}; allowed: a metric that validation computes",
             )
             for metric in ("c_norm", "level2_q_t_encoder_fc1", "core_distillation", "super_gnorm")
         ),

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from fairseq_ats.options.config import scheme_options
+from fairseq_ats.options.values import Options
 from tests.command_line import train
 from tests.conftest import OUR_TASK, ROOT, TINY_ARCH
 
@@ -112,7 +112,7 @@ def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., 
     assert cfg.task._name == options["task"]
     if options["task"] == OUR_TASK:
         assert cfg.task.small_ratio == str(options["small_ratio"])
-        assert scheme_options(cfg.task).name == options.get(
+        assert Options(cfg.task).scheme.name == options.get(
             "scheme", "alternate" if options.get("alternate") else "standard"
         )
     assert cfg.optimization.lr == [options["lr"]]

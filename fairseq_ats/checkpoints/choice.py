@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairseq_ats.checkpoints.keys import states_of
 from fairseq_ats.checkpoints.reading import partition_of, read_header
 from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import Partition
-from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
-from fairseq_ats.training.best_checkpoints import states_of
-
-# Under which fairseq keeps what the task remembers of a run.
-_OUR_STATE = TranslationWithPartitionedModelTask.__name__
 
 # fairseq's names (fairseq/checkpoint_utils.py, save_checkpoint); the number counts epochs, or updates.
 _OF_EPOCH = re.compile(r"checkpoint(\d+)\.pt")
@@ -100,7 +96,7 @@ def best(run: Path, count: int, network: str | None = None) -> list[Validated]:
     # A resumed run may have changed its metric; values of different ones do not compare.
     comparable = [found for found in latest_first if found.metric == latest_first[0].metric]
     if len(comparable) < count:
-        states = [states_of(c["extra_state"].get(_OUR_STATE, {"value": None})) for c in checkpoints.values()]
+        states = [states_of(c["extra_state"]) for c in checkpoints.values()]
         older = sum(any("value" not in state for state in of_checkpoint) for of_checkpoint in states)
         raise ValueError(
             f"--best is {count} and {run} has {len(comparable)} checkpoint(s) that were validated; fairseq-train keeps "
@@ -139,7 +135,7 @@ def _validation_of(
         value = extra_state.get("val_loss")  # fairseq's, whatever the metric is
     else:
         wanted = networks.metric_name(networks.level(network), plain)
-        states = states_of(extra_state.get(_OUR_STATE, {}))
+        states = states_of(extra_state)
         # Of two networks there is one entry, the other's.
         ours = states[0] if len(states) == 1 else next((s for s in states if s["metric"] == wanted), {})
         metric, value = ours.get("metric"), ours.get("value")

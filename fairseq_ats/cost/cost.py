@@ -30,7 +30,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_ats.checkpoints.reading import PARTITION_KEY
+from fairseq_ats.checkpoints.keys import PARTITION_KEY
 from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
 from fairseq_ats.inference.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear

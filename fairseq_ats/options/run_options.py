@@ -1,7 +1,7 @@
-"""Options that make a run what it is: a resumed run has those that it is not given from its checkpoint.
+"""Options that make a run what it is. A resumed run takes those that it is not given from its checkpoint.
 
-fairseq saves the options that one start of the process was given. Here the task's state has what they came to, over all
-starts: a run that was resumed without ``--alternate`` alternates, and does so when it is resumed again.
+fairseq saves the options of one start of the process. The task's state has what they came to, over all starts: a run
+that was resumed without ``--alternate`` still alternates, and does so when it is resumed again.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq_ats.options.config import scheme_options
+from fairseq_ats.checkpoints.keys import RUN_KEY
+from fairseq_ats.options.config import PartitionedConfig
+from fairseq_ats.options.values import Options
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
 
-# In the task's state. Checkpoints of older versions do not have it.
-RUN_KEY = "run"
-
-# What an option is that neither the command line nor the checkpoint gives; the others are None.
+# The value of an option that neither the command line nor the checkpoint gives; the others are None.
 _DEFAULTS = {"super_only_updates": 0, "distillation_weight": 0.0, "distillation_temperature": 1.0}
 
-# They belong to a scheme: a run that goes on with another scheme has none of them from its checkpoint.
+# Options of a scheme. A run that goes on with another scheme takes none of them from its checkpoint.
 _OF_A_SCHEME = (
     "alternate_pattern",
     "super_only_updates",
@@ -29,21 +28,21 @@ _OF_A_SCHEME = (
 )
 
 
-def settle_(cfg: Any) -> None:
-    """Give the task's options their defaults, in place, where they have no value."""
+def settle_(cfg: PartitionedConfig) -> None:
+    """Give the options their defaults, in place, where they have no value."""
     for name, value in _DEFAULTS.items():
         if getattr(cfg, name) is None:
             setattr(cfg, name, value)
 
 
-def recall_(cfg: Any, task_state: Mapping[str, Any]) -> list[str]:
-    """Fill in the task's options that were not given, in place, as the run had them.
+def recall_(cfg: PartitionedConfig, task_state: Mapping[str, Any]) -> list[str]:
+    """Fill in the options that were not given, in place, as the run had them.
 
     Args:
-        task_state: the task's, in the run's checkpoint.
+        task_state: the task's state in the run's checkpoint.
 
     Returns:
-        A phrase for each option that was given and is another than the run's.
+        A phrase for each option that was given and differs from the run's.
 
     Raises:
         ValueError: what the checkpoint remembers cannot be read.
@@ -69,8 +68,8 @@ def recall_(cfg: Any, task_state: Mapping[str, Any]) -> list[str]:
     return differing
 
 
-def to_remember(cfg: Any, schedule: Schedule) -> dict[str, Any]:
-    """The options of a run as they came to be, in plain values; :func:`recall_` is the inverse."""
+def to_remember(cfg: PartitionedConfig, schedule: Schedule) -> dict[str, Any]:
+    """Return the options of a run as they came to be, in plain values; :func:`recall_` is the inverse."""
     pattern = ":".join(map(str, schedule.turns)) if schedule.takes_turns else None
     return {
         "scheme": str(SchemeName.CORE if schedule.max_level == CORE_LEVEL else schedule.name),
@@ -79,8 +78,8 @@ def to_remember(cfg: Any, schedule: Schedule) -> dict[str, Any]:
     }
 
 
-def _given_scheme(cfg: Any) -> str | None:
-    name = scheme_options(cfg).name
+def _given_scheme(cfg: PartitionedConfig) -> SchemeName | None:
+    name = Options(cfg).scheme.name
     if cfg.max_level == CORE_LEVEL and name == SchemeName.STANDARD:
         return SchemeName.CORE
     return name if cfg.scheme is not None or cfg.alternate else None

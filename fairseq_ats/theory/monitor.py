@@ -37,6 +37,33 @@ _PRIORITY = 420  # after gnorm, which fairseq logs with 400
 
 
 @dataclass(frozen=True)
+class CriteriaOptions:
+    """``--criteria-interval``, ``--criteria-dropout`` and ``--criteria-by-layer-type``."""
+
+    interval: int
+    dropout: str
+    by_layer_type: bool
+
+    def problems(self, max_level: int | None) -> list[str]:
+        """Return one message for each option that does not go with the others.
+
+        Args:
+            max_level: ``--max-level``; None: not given.
+        """
+        if self.interval < 0:
+            return [f"--criteria-interval is {self.interval}; allowed: 0 (never) or more"]
+        if self.interval == 0:
+            given = {"--criteria-dropout": self.dropout != "same", "--criteria-by-layer-type": self.by_layer_type}
+            return [f"{option} needs --criteria-interval" for option, is_given in given.items() if is_given]
+        if max_level == CORE_LEVEL:
+            return [
+                f"--criteria-interval is {self.interval}, which compares two networks, and --max-level 1 builds the "
+                "core alone; leave one of them out"
+            ]
+        return []
+
+
+@dataclass(frozen=True)
 class _MicroBatch:
     """One part of an update's mini-batch, as the update's own forward pass met it."""
 
@@ -268,15 +295,18 @@ def _left_as_found(network: nn.Module) -> Iterator[None]:
 
 
 def check_monitored(model_options: Any, max_level: int) -> None:
-    """Raises ValueError for a model whose criteria cannot be measured.
+    """Refuse a model whose criteria cannot be measured.
 
     Args:
         model_options: fairseq's, as ``task.build_model`` gets them.
+
+    Raises:
+        ValueError: the model has the core alone, or recomputes activations.
     """
     if max_level == CORE_LEVEL:
         raise ValueError("--criteria-interval compares two networks and this training has the core alone; allowed: 0")
     # Their backward pass refuses torch.autograd.grad (fairseq/modules/checkpoint_activations.py:195).
-    # Offloading first: fairseq then switches on the other, too, which the user has not given.
+    # Offloading comes first: with it fairseq switches on the other option, which the user has not given.
     for name in ("offload_activations", "checkpoint_activations"):
         if getattr(model_options, name, False):
             option = "--" + name.replace("_", "-")

@@ -16,7 +16,7 @@ from train import options_of
 
 from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, training_flops
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
-from fairseq_ats.options.config import scheme_options
+from fairseq_ats.options.values import Options
 from fairseq_ats.schemes.schedule import Schedule
 
 
@@ -65,7 +65,7 @@ def cost_of_config(config: Path, vocabulary: int, tokens: float, sentences: floa
 def _cost(task: TranslationTask, model: nn.Module, tokens: float, sentences: float) -> TrainingCost:
     length = max(1, round(tokens / sentences))
     count = max(1, round(tokens / length))
-    schedule = scheme_options(task.cfg).schedule(task.partition.max_level)
+    schedule = Options(task.cfg).scheme.schedule(task.partition.max_level)
     # Of a network that no update trains nothing is asked.
     several = schedule.name.trains_several
     levels = task.partition.levels if several else (task.partition.max_level,)
