@@ -15,16 +15,17 @@ device=${2:-cpu}
 python=$root/.venv/bin/python
 [[ -x $python ]] || python=python3
 
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 partial=$folder/tables.md
 log=$folder/log
 
 table() {
-  printf '## %s\n\n```\npython scripts/%s\n```\n\n' "$1" "$2"
+  printf '## %s\n\n```\npython -m scripts.benchmarks.%s\n```\n\n' "$1" "$2"
   # The contestants' logs go to standard error; progress is not part of a table.
   # shellcheck disable=SC2086
-  if ! "$python" "$root"/scripts/$2 2>"$log" | grep -v '^round '; then
+  if ! "$python" -m scripts.benchmarks.$2 2>"$log" | grep -v '^round '; then
     tail -n 25 "$log" >&2
     return 1
   fi
@@ -33,9 +34,9 @@ table() {
 
 {
   printf '# Benchmark\n\n`scripts/benchmark.sh %s %s` on %s\n\n' "$output" "$device" "$(date -u +%F)"
-  table "Training, float32" "benchmark_training.py --device $device"
-  table "Training, bfloat16" "benchmark_training.py --device $device --precision bfloat16"
-  table "Decoding, float32" "benchmark_decoding.py --device $device"
+  table "Training, float32" "training --device $device"
+  table "Training, bfloat16" "training --device $device --precision bfloat16"
+  table "Decoding, float32" "decoding --device $device"
 } >"$partial"
 mv "$partial" "$output"
 echo "benchmark: wrote $output"

@@ -16,21 +16,27 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from parallel_text import fits
+from parallel_text import count_lines, fits
 from stages import is_done, written_once
 
 SPLITS = ("train", "valid", "test")
 STAMP = "binarised.json"
 LINES_AT_ONCE = 10_000
+GZIP = b"\x1f\x8b"  # how a gzip file begins
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, names: Mapping[str, Path] | None = None) -> None:
+    """The command line.
+
+    Args:
+        names: of files in RAW that are temporary copies: file name → the person's file, which messages name.
+    """
     args = parse_args(arguments)
     languages = (args.source, args.target)
     check_present(args.raw, languages)
@@ -47,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_done(args.output, STAMP, stamp):
         print(f"binarise: {args.output} is up to date")
         return
-    counts = check_raw(args.raw, languages)
     try:
+        counts = check_raw(args, languages, names or {})
         with written_once(args.output, STAMP, stamp) as result:
             build(args, languages, counts, result)
     except (ValueError, OSError) as error:
@@ -90,28 +96,53 @@ def check_present(raw: Path, languages: tuple[str, str]) -> None:
                 sys.exit(f"binarise: {path} is missing")
 
 
-def check_raw(raw: Path, languages: tuple[str, str]) -> dict[str, int]:
-    """Lines of each split. Exit with one sentence if a pair has different numbers of lines or a file is not UTF-8."""
+def check_raw(args: argparse.Namespace, languages: tuple[str, str], names: Mapping[str, Path]) -> dict[str, int]:
+    """Lines of each split; says how many are blank.
+
+    Raises:
+        ValueError: a pair has different numbers of lines, or a file is not UTF-8 or blank.
+    """
     lines = {}
     for split in SPLITS:
-        paths = [raw / f"{split}.{language}" for language in languages]
-        counts = [sum(1 for _ in read_lines(path)) for path in paths]
-        if counts == [0, 0]:
-            sys.exit(f"binarise: {paths[0]} and {paths[1]} are empty")
-        if counts[0] != counts[1]:
-            sys.exit(f"binarise: {paths[0]} has {counts[0]} lines and {paths[1]} has {counts[1]}; they must be equal")
-        lines[split] = counts[0]
+        files = [f"{split}.{language}" for language in languages]
+        shown = [names.get(file, args.raw / file) for file in files]
+        (source, source_blank), (target, target_blank) = (
+            count_lines(read_lines(args.raw / file, name), name) for file, name in zip(files, shown, strict=True)
+        )
+        if source == target == 0:
+            raise ValueError(f"{shown[0]} and {shown[1]} are empty")
+        if source != target:
+            raise ValueError(f"{shown[0]} has {source} lines and {shown[1]} has {target}; they must be equal")
+        if split == "test":
+            what = "they are kept"
+        elif args.longest is None:
+            what = "their pairs are kept; --longest and --ratio of scripts/binarise.py leave them out"
+        else:
+            what = "their pairs are left out"
+        for name, blank in zip(shown, (source_blank, target_blank), strict=True):
+            if blank > 0:
+                print(f"binarise: {name}: {blank:,} of {source:,} lines are blank; {what}", flush=True)
+        lines[split] = source
     return lines
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Lines as fairseq counts them: a line ends at a newline and nowhere else, whatever separators Unicode knows."""
+def read_lines(path: Path, name: Path | None = None) -> Iterator[str]:
+    """Lines as fairseq counts them: a line ends at a newline and nowhere else, whatever separators Unicode knows.
+
+    Args:
+        name: of the file in a message; default: ``path``.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             try:
                 yield line.decode("utf-8").removesuffix("\n")
             except UnicodeDecodeError as error:
-                sys.exit(f"binarise: {path} is not UTF-8: {error}")
+                if number == 1 and line.startswith(GZIP):
+                    raise ValueError(f"{name or path} is compressed once more than its name says") from error
+                raise ValueError(f"{name or path} is not UTF-8: line {number}: {error}") from error
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -161,7 +192,7 @@ def build(args: argparse.Namespace, languages: tuple[str, str], counts: dict[str
     command += ["--workers", str(args.workers)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"binarise: {' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        sys.exit(f"binarise: fairseq-preprocess failed:\n{done.stderr[-2000:]}")
     for language in languages:
         shutil.copyfile(text / f"test.{language}", result / f"test.{language}")
 

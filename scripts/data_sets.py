@@ -52,18 +52,23 @@ class DataSet:
     test_lines: int | None = None
 
 
+def named(archive: Path, members: tuple[str, str]) -> tuple[str, str]:
+    """What a message about both calls two members of an archive."""
+    return f"{archive}: {members[0]}", members[1]
+
+
 def iwslt14_pairs(data_set: DataSet, paths: dict[str, Path]) -> SplitPairs:
     """fairseq's prepare-iwslt14.sh: at most 175 Moses tokens, ratio at most 1.5, every 23rd of the rest held out."""
     path = paths["talks"]
     languages = (data_set.source, data_set.target)
     train = tuple(f"de-en/train.tags.de-en.{language}" for language in languages)
-    pairs = in_step(*(talk_lines(member_lines(path, member)) for member in train), train)
+    pairs = in_step(*(talk_lines(member_lines(path, member)) for member in train), named(path, train))
     source_tokens, target_tokens = (moses_token_counter(language) for language in languages)
     kept = (pair for pair in pairs if fits(source_tokens(pair[0]), target_tokens(pair[1]), longest=175, ratio=1.5))
     yield from held_out(kept, 23)
     for part in ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012"):
         test = tuple(f"de-en/IWSLT14.{part}.de-en.{language}.xml" for language in languages)
-        for pair in in_step(*(segments(member_lines(path, member)) for member in test), test):
+        for pair in in_step(*(segments(member_lines(path, member)) for member in test), named(path, test)):
             yield "test", pair
 
 
@@ -100,12 +105,15 @@ def wmt17_pairs(data_set: DataSet, paths: dict[str, Path]) -> SplitPairs:
         }
         for name, member in corpora.items():
             members = tuple(f"{member}.{language}" for language in languages)
-            for source, target in in_step(*(member_lines(paths[name], member) for member in members), members):
+            both = (member_lines(paths[name], member) for member in members)
+            for source, target in in_step(*both, named(paths[name], members)):
                 yield normalise[0](source), normalise[1](target)
 
     yield from held_out(training(), 100)
     test = ("test-full/newstest2014-deen-src.en.sgm", "test-full/newstest2014-deen-ref.de.sgm")
-    for pair in in_step(*(segments(member_lines(paths["test"], member)) for member in test), test):
+    for pair in in_step(
+        *(segments(member_lines(paths["test"], member)) for member in test), named(paths["test"], test)
+    ):
         yield "test", pair
 
 

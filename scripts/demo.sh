@@ -15,7 +15,7 @@ started=$SECONDS
 say() { printf '\n== %s\n' "$*"; }
 
 say "1/4 corpus: English-German sentences from a small grammar"
-python scripts/make_demo_corpus.py --output "$out/raw"
+python -m scripts.demo.corpus --output "$out/raw"
 head -n 2 "$out/raw/train.en" "$out/raw/train.de"
 
 say "2/4 sentencepiece and binarisation"
@@ -23,7 +23,7 @@ python scripts/binarise.py "$out/raw" "$out/data" --source en --target de --voca
 
 say "3/4 alternating training: even updates train the super-network, odd updates the core"
 rm -rf "$out/ats"
-scripts/with_progress.sh python scripts/train.py configs/demo.yaml "$out/data" --save-dir "$out/ats" "$@"
+scripts/demo/with_progress.sh python scripts/train.py configs/demo.yaml "$out/data" --save-dir "$out/ats" "$@"
 
 say "4/4 decoding the test set with both networks"
 python scripts/evaluate.py "$out/data" "$out/ats" --beam 5 | tee "$out/table.md"

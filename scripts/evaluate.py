@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ import sacrebleu
 import torch
 from cpu_environment import restart_in_cpu_environment
 from fairseq import utils
+from parallel_text import count_lines
 from quiet import silence_libraries
 
 from fairseq_ats.checkpoints.reading import read_partition
@@ -73,8 +75,11 @@ def main() -> None:
     networks = networks_of(args.run)
     loaded = [load(network, args.data) for network in networks]
     task = loaded[0][1]
+    try:
+        references = raw_references(args.data, task.cfg.target_lang)
+    except ValueError as error:
+        sys.exit(f"evaluate: {error}")
     decode(networks, loaded, Search(args.beam), batches_of(task, "test", args.batch_size))
-    references = raw_references(args.data, task.cfg.target_lang)
     for network in networks:
         hypotheses = [network.hypotheses[i] for i in range(len(references))]
         (args.run / f"test.{network.name}.txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
@@ -177,9 +182,23 @@ def text_of(task: Any, tokens: torch.Tensor) -> str:
     return task.target_dictionary.string(utils.strip_pad(tokens, task.target_dictionary.pad()), "sentencepiece")
 
 
-def raw_references(data: Path, language: str) -> list[str]:
-    """The raw lines that ``scripts/binarise.py`` puts beside the binarised data."""
+def raw_lines(data: Path, language: str) -> list[str]:
+    """The raw test set in a language; a line ends at a newline and nowhere else."""
     return (data / f"test.{language}").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def raw_references(data: Path, language: str) -> list[str]:
+    """The raw references that ``scripts/binarise.py`` puts beside the binarised data; says how many are blank.
+
+    Raises:
+        ValueError: all of them are.
+    """
+    path = data / f"test.{language}"
+    lines = raw_lines(data, language)
+    _, blank = count_lines(lines, path)
+    if blank > 0:
+        print(f"{path}: {blank:,} of {len(lines):,} references are blank", flush=True)
+    return lines
 
 
 def table(networks: list[Network]) -> str:

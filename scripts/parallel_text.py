@@ -6,6 +6,7 @@ The recipes are examples/translation/prepare-iwslt14.sh and prepare-wmt14en2de.s
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +16,23 @@ Pair = tuple[str, str]
 SEGMENT = re.compile(r'<seg id="[0-9]*">\s*(.*?)\s*</seg>')
 NOT_TEXT = ("<url>", "<talkid>", "<keywords>")
 AROUND_TEXT = re.compile("</?(?:title|description)>")
+# Unicode's categories of spaces, line separators, control and formatting characters.
+UNSEEN = frozenset(("Zs", "Zl", "Zp", "Cc", "Cf"))
+
+
+def count_lines(lines: Iterable[str], name: str | Path) -> tuple[int, int]:
+    """How many lines there are, and how many of them are blank: nothing in them can be seen.
+
+    Raises:
+        ValueError: all lines are blank.
+    """
+    total = blank = 0
+    for line in lines:
+        total += 1
+        blank += all(unicodedata.category(character) in UNSEEN for character in line)
+    if total > 0 and blank == total:
+        raise ValueError(f"{name} is blank: nothing is in any of its {total:,} lines")
+    return total, blank
 
 
 def in_step(sources: Iterable[str], targets: Iterable[str], names: tuple[str, str]) -> Iterator[Pair]:

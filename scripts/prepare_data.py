@@ -167,22 +167,28 @@ def prepare_multi30k(prog: str, options: Sequence[str]) -> None:
     came = f"from {args.raw}" if args.raw else f"downloaded to {RUNS / 'multi30k' / 'download'}, 1.3 MB"
     say(f"six files {came}; 30 MB of disk for all")
     archives = ArchiveFolder(None, RUNS / "multi30k", say)
+    names = {}
     with tempfile.TemporaryDirectory() as plain:
         for split, name in MULTI30K_FILES.items():
             for language in (args.source, args.target):
                 file = f"{name}.{language}"
                 text = Path(plain) / f"{split}.{language}"
                 if args.raw is None:
-                    unzip(archives.get(Archive(f"{MULTI30K_ADDRESS}/{file}.gz")), text)
+                    given = archives.get(Archive(f"{MULTI30K_ADDRESS}/{file}.gz"))
                 elif (args.raw / f"{file}.gz").is_file():
-                    unzip(args.raw / f"{file}.gz", text)
+                    given = args.raw / f"{file}.gz"
                 elif (args.raw / file).is_file():
-                    shutil.copyfile(args.raw / file, text)
+                    given = args.raw / file
                 else:
                     raise ValueError(f"{args.raw / file}.gz is missing; it is {MULTI30K_ADDRESS}/{file}.gz")
+                if given.suffix == ".gz":
+                    unzip(given, text)
+                else:
+                    shutil.copyfile(given, text)
+                names[text.name] = given
         command = [plain, str(args.output), "--source", args.source, "--target", args.target]
         command += ["--vocabulary", str(args.vocabulary), *(["--lowercase"] if args.lowercase else [])]
-        binarise.main(command)
+        binarise.main(command, names)
 
 
 def unzip(path: Path, text: Path) -> None:

@@ -56,7 +56,7 @@ export PATH=$root/.venv/bin:$PATH
 if [[ -z $data ]]; then
   data=runs/demo/data
   if ! $dry; then
-    python scripts/make_demo_corpus.py --output runs/demo/raw
+    python -m scripts.demo.corpus --output runs/demo/raw
     python scripts/binarise.py runs/demo/raw "$data" --source en --target de --vocabulary 1000
   fi
 fi
@@ -69,6 +69,6 @@ for run in standard ats; do
     "${train[@]}" "${scheme[@]}" "${extra[@]}"
 done
 $dry && exit
-python scripts/plot_criteria.py "$output/figure4" "standard=$output/standard/train.log" "ATS=$output/ats/train.log" |
+python -m scripts.figures.criteria "$output/figure4" "standard=$output/standard/train.log" "ATS=$output/ats/train.log" |
   tee "$output/table.md"
 echo "reproduce_figure4: $output/figure4.png"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # One of the paper's BLEU tables, or one of Multi30k: every row, every seed, beside the published numbers.
 #
-#   scripts/reproduce_table.sh TABLE [--seeds 1,2,3] [--data DIR] [--dry-run] [--jobs N] [...] [-- fairseq options]
+#   scripts/reproduce_table.sh TABLE [--seeds 1,2,3] [--rows ROW,...] [--data DIR] [--dry-run] [...] [-- fairseq options]
 #
 # TABLE is 1a, 1b, 2a, 2b, one of these with _strong after it, multi30k, multi30k_strong or multi30k_schemes; --help says the rest.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 "$root/scripts/setup_env.sh" >&2
-exec "$root/.venv/bin/python" "$root/scripts/reproduce_table.py" "$@"
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$root/.venv/bin/python" -m scripts.tables.reproduce "$@"

@@ -52,7 +52,10 @@ def _locked(folder: Path) -> Iterator[Path]:
     """An empty folder beside ``folder``, so that a rename is all that is left to do; no other process has it."""
     # The name is always the same, so that what a killed process left is found.
     scratch = folder.parent / f".{folder.name}.partial"
-    scratch.mkdir(exist_ok=True)
+    try:
+        scratch.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written: {error.strerror}") from error
     lock = os.open(scratch, os.O_RDONLY)
     try:
         try:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Format, lint and tests, in the environment of scripts/setup_env.sh. Arguments go to pytest: scripts/test.sh -k resume
+# Run the checks of scripts/lint.sh and the tests, in the environment of scripts/setup_env.sh. Arguments go to pytest:
+# scripts/test.sh -k resume
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -16,7 +17,6 @@ run() {
   "$@"
 }
 
-run ruff format --check
-run ruff check
+scripts/lint.sh
 # Neighbours stay with one worker, as far as possible: the trainings that a file shares are then made once.
 run pytest -q -n 2 --dist worksteal "$@"

@@ -3,22 +3,22 @@
 
     python scripts/train.py configs/demo.yaml DATA --save-dir RUN [fairseq options...]
 
-The file's keys are fairseq's options, one to one, with underscores; ``true`` stands for a flag. Options after the known
-ones go to fairseq as they are and override the file's.
+The file's keys are fairseq's options, one to one, with underscores; ``true`` stands for a flag. With ``base: FILE`` the
+file changes another one, and ``null`` removes an option of it. Options after the known ones go to fairseq as they are
+and override the file's.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
-import yaml
 from cpu_environment import CPU_ENVIRONMENT
+
+from fairseq_ats.cli.config_file import options_of, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,13 +33,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)")
     parser.add_argument("--dry-run", action="store_true", help="print the command and stop")
     args, extra = parser.parse_known_args()
-    if not args.config.is_file():
-        parser.error(f"argument config: {args.config} is not a file")
     if args.threads < 1:
         parser.error(f"argument --threads: {args.threads} is not allowed; allowed: 1 or more")
 
-    command = ["fairseq-train", str(args.data), "--user-dir", str(ROOT / "fairseq_ats")]
-    command += options_of(yaml.safe_load(args.config.read_text()), args.config)
+    try:
+        options = options_of(read_config(args.config), args.config)
+    except ValueError as error:
+        sys.exit(f"train: {error}")
+    command = ["fairseq-train", str(args.data), "--user-dir", str(ROOT / "fairseq_ats"), *options]
     command += ["--save-dir", str(args.save_dir), "--log-file", str(args.save_dir / "train.log"), *extra]
     environment = {"OMP_NUM_THREADS": str(args.threads)}
     if "--cpu" in command:
@@ -50,24 +51,6 @@ def main() -> None:
     args.save_dir.mkdir(parents=True, exist_ok=True)
     tool = Path(sys.executable).parent / command[0]
     os.execve(tool, command, os.environ | environment)
-
-
-def options_of(config: Any, path: Path) -> list[str]:
-    """Command-line options of a configuration's keys and values."""
-    if not isinstance(config, dict):
-        sys.exit(f"train: {path} must hold fairseq's options as 'name: value' lines")
-    options = []
-    for key, value in config.items():
-        option = "--" + key.replace("_", "-")
-        if value is True:
-            options.append(option)
-        elif isinstance(value, dict):
-            options += [option, json.dumps(value)]
-        elif value is None or value is False:
-            sys.exit(f"train: {path}: {key} is {value}; leave it out to have fairseq's default")
-        else:
-            options += [option, str(value)]
-    return options
 
 
 if __name__ == "__main__":

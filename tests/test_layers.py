@@ -176,7 +176,7 @@ def test_core_alone_has_no_extension(any_layer: tuple[nn.Module, int]) -> None:
     assert [n for n, _ in full.named_parameters() if n.startswith("extension_")]
 
 
-def test_backward_is_that_of_the_forward_pass_whatever_level_is_active_then() -> None:
+def test_backward_uses_the_forward_level() -> None:
     layer = PartitionedLinear.from_linear(linear(4, 6), 0.5, dim=0)
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     with use_level(layer, 2):
@@ -206,8 +206,13 @@ def test_the_dense_weight_is_not_kept(kind: str) -> None:
     layer = (
         PartitionedRankLinear.from_linear(stock, 0.25) if rank else PartitionedLinear.from_linear(stock, 0.25, dim=0)
     )
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         layer(torch.randn(100, 64, requires_grad=True))
     addresses = {p.data_ptr() for p in layer.parameters()}
     assert sorted(t.numel() for t in kept if t.data_ptr() not in addresses) == [100 * 64]

@@ -148,6 +148,14 @@ def test_the_count_is_an_int_once_coordinates_agree() -> None:
     assert seen == [1, [[2.0], [1.0]], [[3.0], [2.0]], 3, 4]
 
 
+def test_elements_of_parameters_held_as_copies_are_refused() -> None:
+    model = nn.Linear(3, 2).half()
+    optimizer = build_optimizer("fp16", config(), model)
+    mask = ElementMask({model.weight: torch.tensor([[True], [False]])})
+    with pytest.raises(ValueError, match="that the optimizer does not hold"), optimizer.optimizer.masked(mask):
+        pass
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_element_masks_in_lower_precision(dtype: torch.dtype) -> None:
     """What is not selected stays bit for bit; the rest moves by the learning rate."""
@@ -262,7 +270,7 @@ def test_the_coefficient_goes_by_the_super_network() -> None:
         torch.testing.assert_close(before - model[3].weight, torch.full_like(before, expected), rtol=1e-5, atol=0)
 
 
-def test_a_core_is_loaded_without_the_norm_of_the_super_network() -> None:
+def test_a_core_loads_without_the_norm_of_the_super_network() -> None:
     state = {f"here.{name}": value for name, value in OwnNorm(5).state_dict().items()}
     core = OwnNorm(5)
     core.max_level = 1

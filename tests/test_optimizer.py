@@ -177,7 +177,7 @@ def test_mask_for_any_shape_and_option(
             assert torch.equal(old["tensors"][0], new["tensors"][0])
 
 
-def test_without_the_level_zero_gradients_would_move_the_extension() -> None:
+def test_without_a_mask_zero_gradients_move_the_extension() -> None:
     """The check above can fail: this is stock Adam in the place of ours."""
     model = model_of("low rank")
     optimizer = SimpleNamespace(optimizer=Adam(model.parameters(), lr=0.01, weight_decay=0.1))

@@ -27,6 +27,7 @@ from data_sets import IWSLT14, WMT17, DataSet
 from hypothesis import given
 from hypothesis import strategies as st
 from parallel_text import fits
+from stages import written_once
 
 from tests.conftest import ROOT
 
@@ -234,8 +235,8 @@ FAULTS: dict[str, str] = {
     "no gzip": "de-en.tgz is truncated or no gzip file",
     "no tar": "de-en.tgz is truncated or no tar.gz archive",
     "another archive": "de-en.tgz has no de-en/train.tags.de-en.de: it is another archive than expected",
-    "training lines": "train.tags.de-en.de has 62 lines and de-en/train.tags.de-en.en has 63; they must be equal",
-    "test lines": "TED.tst2012.de-en.de.xml has 1 lines and de-en/IWSLT14.TED.tst2012.de-en.en.xml has 2; they must be",
+    "training lines": "de-en.tgz: de-en/train.tags.de-en.de has 62 lines and de-en/train.tags.de-en.en has 63; they",
+    "test lines": "de-en.tgz: de-en/IWSLT14.TED.tst2012.de-en.de.xml has 1 lines and de-en/IWSLT14.TED.tst2012.de",
     "test set": "the archives hold 10 test sentences, and the test set has 6750",
     "encoding": "train.tags.de-en.de in",
     "size": "de-en.tgz is truncated or another file: it has",
@@ -492,13 +493,55 @@ def test_multi30k_is_downloaded(
     monkeypatch.setattr(prepare_data, "MULTI30K_ADDRESS", server.address)
     monkeypatch.setattr(prepare_data, "RUNS", tmp_path)
     text: dict[str, str] = {}
-    monkeypatch.setattr(binarise, "main", lambda c: text.update({p.name: p.read_text() for p in Path(c[0]).iterdir()}))
+
+    def read(command: list[str], names: dict[str, Path]) -> None:
+        text.update({path.name: path.read_text() for path in Path(command[0]).iterdir()})
+        assert names["test.fr"] == tmp_path / "multi30k/download/test_2016_flickr.fr.gz"
+
+    monkeypatch.setattr(binarise, "main", read)
     options = ["--source", "fr", "--target", "cs", "--output", str(tmp_path / "data")]
     for _ in range(2):
         prepare_data.prepare_multi30k("prepare_multi30k", options)
     assert text["valid.cs"] == "val.cs\n"
     assert text["test.fr"] == "test_2016_flickr.fr\n"
     assert len(text) == len(server.ranges) == 6, "a file is downloaded once"
+
+
+@pytest.mark.parametrize("suffix", [".gz", ""])
+@pytest.mark.parametrize("fault", ["lines", "encoding", "compressed", "blank"])
+def test_multi30k_names_the_given_file(tmp_path: Path, fault: str, suffix: str) -> None:
+    raw, output = tmp_path / "raw", tmp_path / "data"
+    raw.mkdir()
+    for name in ("train", "val", "test_2016_flickr"):
+        for language in ("en", "de"):
+            text = b"one line\n" * 300
+            if (name, language) == ("val", "de"):
+                if fault == "lines":
+                    text += b"one more\n"
+                elif fault == "encoding":
+                    text = text[:-9] + "Büsche\n".encode("latin-1")
+                elif fault == "compressed":
+                    text = gzip.compress(text)
+                else:
+                    text = b"\n" * 300
+            (raw / f"{name}.{language}{suffix}").write_bytes(gzip.compress(text) if suffix else text)
+    bad, other = raw / f"val.de{suffix}", raw / f"val.en{suffix}"
+    message = {
+        "lines": f"{other} has 300 lines and {bad} has 301; they must be equal",
+        "encoding": f"{bad} is not UTF-8: line 300: ",
+        "compressed": f"{bad} is compressed once more than its name says",
+        "blank": f"{bad} is blank: nothing is in any of its 300 lines",
+    }[fault]
+    with pytest.raises(SystemExit, match=re.escape(f"binarise: {message}")):
+        prepare_data.main(["multi30k", "--raw", str(raw), "--output", str(output)])
+    assert list(tmp_path.iterdir()) == [raw]
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    """And not the one beside it that it is made in, whose longer name no file may have."""
+    folder = tmp_path / ("x" * 250)
+    with pytest.raises(ValueError, match=f"{folder} cannot be written: "), written_once(folder, "stamp", {}):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from tables.description import COLUMNS, read_tables
-from train import options_of
 
+from fairseq_ats.cli.config_file import options_of, read_config
+from fairseq_ats.cli.yaml_file import read_yaml
+from scripts.tables.description import COLUMNS, read_tables
 from tests.conftest import OUR_TASK, ROOT
 
 TABLES = read_tables()
@@ -30,7 +32,7 @@ OF_TRAINING: dict[str, dict[str, Any]] = {
     "ats_super_first": ATS | {"super_only_updates": 400},
     "ats_core_last": ATS | {"core_only_from": 1000},
 }
-PARTITION = ("partitioned_linear_module_name", "small_ratio")
+MODULES = {"low_rank": "PartitionedRankLinear", "small_width": "PartitionedLinear"}
 
 # Table 4 of the paper, typed in once more.
 TABLE_4 = {
@@ -77,8 +79,9 @@ TABLE_4_OF_BOTH = {
 }
 
 
-def options(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text())
+def as_written(path: Path) -> dict[str, Any]:
+    """The file's own lines, without its base."""
+    return read_yaml(path)
 
 
 def row_id(path: Path) -> str:
@@ -86,31 +89,43 @@ def row_id(path: Path) -> str:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
-def test_a_row_says_what_it_is_called(row: Path) -> None:
-    """By its name, its options and the launch line at its head; all else is as in the standard row."""
-    recipe, own = RECIPES[row.parent.name], options(row)
+def test_a_row_says_how_to_launch_it(row: Path) -> None:
     launch = next(line for line in row.read_text().split("\n") if "scripts/train.py" in line)
     assert launch == (
-        f"#   python scripts/train.py configs/{row_id(row)}.yaml {recipe.data} "
+        f"#   python scripts/train.py configs/{row_id(row)}.yaml {RECIPES[row.parent.name].data} "
         f"--save-dir runs/tables/{row_id(row)}/seed1 --seed 1"
     )
-    standard = options(recipe.config("standard"))
-    module, small_ratio = (own.pop(key) for key in PARTITION)
-    if row.stem == "standard":
-        # The super-network of a small-width partition is a stock Transformer (tests/test_training_equivalence.py).
-        assert module == "PartitionedLinear"
-        training = {}
-    else:
-        kind, ratios, name = re.fullmatch(r"(low_rank|small_width)_([\d._]+)_([a-z]\w*)", row.stem).groups()
-        assert module == {"low_rank": "PartitionedRankLinear", "small_width": "PartitionedLinear"}[kind]
-        assert str(small_ratio) == ratios.replace("_", ",")
-        training = OF_TRAINING[name]
-    assert own == {key: value for key, value in standard.items() if key not in PARTITION} | training
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.stem != "standard"], ids=row_id)
+def test_a_row_changes_what_its_name_says(row: Path) -> None:
+    kind, ratios, name = re.fullmatch(r"(low_rank|small_width)_([\d._]+)_([a-z]\w*)", row.stem).groups()
+    own = {"base": "standard.yaml", "partitioned_linear_module_name": MODULES[kind]} | OF_TRAINING[name]
+    own["small_ratio"] = float(ratios) if "_" not in ratios else ratios.replace("_", ",")
+    standard = read_config(row.with_name("standard.yaml"))
+    assert as_written(row) == {key: value for key, value in own.items() if standard.get(key) != value}
+
+
+# sha256 of the resolved options of all rows. After a change that is meant, write the new one.
+RESOLVED = {
+    "iwslt14": "cbb3583a39ff9ac7",
+    "iwslt14_strong": "66e587f62540136e",
+    "wmt17": "9f4c1827bc3f19fa",
+    "wmt17_strong": "efe48e49862df64e",
+    "multi30k": "6f4720abc772a62f",
+    "multi30k_strong": "894543dcdfe23cdc",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_resolved_options_stay(recipe: str) -> None:
+    resolved = {row.stem: read_config(row) for row in RECIPES[recipe].configs.glob("*.yaml")}
+    assert hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16] == RESOLVED[recipe]
 
 
 @pytest.mark.parametrize("recipe", ["iwslt14", "wmt17"])
 def test_the_papers_hyper_parameters(recipe: str) -> None:
-    own = options(RECIPES[recipe].config("standard"))
+    own = read_config(RECIPES[recipe].config("standard"))
     table_4 = TABLE_4[recipe] | TABLE_4_OF_BOTH
     assert {key: own[key] for key in table_4} == table_4
     # What the paper's table does not name does not change what is learned.
@@ -122,16 +137,11 @@ def test_the_papers_hyper_parameters(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", ["iwslt14", "wmt17"])
 def test_the_strong_recipe_has_the_same_rows(recipe: str) -> None:
-    folders = [RECIPES[name].configs for name in (recipe, f"{recipe}_strong")]
-    rows = [{path.stem: options(path) for path in folder.glob("*.yaml")} for folder in folders]
-    assert rows[0].keys() == rows[1].keys()
-    for name in rows[0]:
-        differing = {key for key in rows[0][name] | rows[1][name] if rows[0][name].get(key) != rows[1][name].get(key)}
-        assert differing <= {
-            *("max_tokens", "max_update", "max_epoch", "update_freq", "keep_last_epochs", "no_epoch_checkpoints"),
-            "share_all_embeddings",
-        }
-    assert rows[1]["standard"]["keep_last_epochs"] >= RECIPES[f"{recipe}_strong"].averaged_epochs
+    plain, strong = RECIPES[recipe], RECIPES[f"{recipe}_strong"]
+    for row in plain.configs.glob("*_*.yaml"):
+        assert as_written(row) == as_written(strong.config(row.stem))
+    assert as_written(strong.config("standard"))["base"] == f"../{recipe}/standard.yaml"
+    assert read_config(strong.config("standard"))["keep_last_epochs"] >= strong.averaged_epochs
 
 
 # The rows of a recipe have the same options but for those of the network, of which one recipe's stand for all.
@@ -149,7 +159,7 @@ TO_PARSE = [
 
 @pytest.mark.parametrize("row", TO_PARSE, ids=row_id)
 def test_rows_are_fairseqs_options(row: Path, parse: Callable[..., Any]) -> None:
-    own = options(row)
+    own = read_config(row)
     cfg = parse(arch=options_of(own, row), training=[])
     assert cfg.task._name == OUR_TASK
     assert float(cfg.task.small_ratio) == own["small_ratio"]
@@ -164,7 +174,7 @@ def test_rows_are_fairseqs_options(row: Path, parse: Callable[..., Any]) -> None
 def test_tables_have_rows_and_comparisons(table: Any) -> None:
     rows = {row.name: row for row in table.rows}
     for row in table.rows:
-        own = options(table.recipe.config(row.name))
+        own = read_config(table.recipe.config(row.name))
         networks = {"standard": {"super"}, "alone": {"core"}}.get(row.name.rsplit("_", 1)[-1], {"core", "super"})
         assert set(row.networks) == networks | ({"level2"} if "," in str(own["small_ratio"]) else set())
         assert row.published.keys() <= set(row.networks) <= COLUMNS.keys()

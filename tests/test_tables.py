@@ -1,4 +1,4 @@
-"""Tables: logs, records, ledger, Markdown, dry run, and a toy table from training to picture."""
+"""Tables: logs, records, ledger, Markdown, dry run, and a toy table from training to page."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import plot_learning_curves
 import pytest
-import reproduce_table
 import sacrebleu
 import torch
-import yaml
 from evaluate import text_of
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from matplotlib.axes import Axes
-from tables import expectation, flops_picture, layout, markdown, scoring
-from tables import runs as runs_module
-from tables.comparison import compare, paired_bootstrap
-from tables.description import Published, Recipe, Row, SearchChoices, Table, read_tables
-from tables.expectation import Expectation, expect
-from tables.records import Records, digest
-from tables.runs import FINISHED, INTERRUPTED, Run
-from tables.scoring import Decoding, References, read_references, score_networks
-from tables.training_cost import cost_of_config
-from train import options_of
 from training_log import TrainingLog
 
 from fairseq_ats.checkpoints.average import average_checkpoints
+from fairseq_ats.cli.config_file import options_of, read_config
+from fairseq_ats.cost.training import TrainingCost, cost_of_options
+from scripts.figures import learning_curves
+from scripts.tables import flops_picture, layout, markdown, scoring
+from scripts.tables import reproduce as command
+from scripts.tables import runs as runs_module
+from scripts.tables.comparison import compare, paired_bootstrap
+from scripts.tables.description import Published, Recipe, Row, SearchChoices, Table, read_tables
+from scripts.tables.plan import planned_cost
+from scripts.tables.records import Records, digest
+from scripts.tables.runs import FINISHED, INTERRUPTED, Run
+from scripts.tables.scoring import Decoding, References, read_references, score_networks
 from tests.command_line import start
 from tests.conftest import ROOT, TINY_ARCH
+from tests.markdown import cells_of
 
 # Logs.
 
@@ -112,44 +112,64 @@ HYPOTHESES = {"super": ["ein Satz", "noch einer"], "core": ["", "ein anderer"]}
 
 
 def record(row: str, seed: int, *, flops: float = 3e15, seconds: float = 90.0, **bleu: float) -> dict[str, Any]:
-    """A line as :func:`tables.measurement.measure` makes it, with few networks and round numbers."""
+    """Return a record as :func:`scripts.tables.measurement.measure` makes it, with few networks and round numbers."""
     networks = {
         network: {
-            "bleu": value,
-            "signature": "nrefs:1",
-            "tokenised_bleu": value + 1,
-            "tokenised_signature": "sacremoses de, tok:none",
-            "hypotheses_sha256": f"{row} {seed} {network}",
+            "tests": {
+                "test": {
+                    "bleu": value,
+                    "signature": "nrefs:1",
+                    "tokenised_bleu": value + 0.04,
+                    "tokenised_signature": "sacremoses de, tok:none",
+                    "references_sha256": "r",
+                    "hypotheses_sha256": f"{row} {seed} {network}",
+                }
+            }
         }
         for network, value in bleu.items()
     }
     return {
-        **{"row": row, "seed": seed, "commit": "c0ffee", "command": "train", "versions": {"torch": "2"}, "options": []},
-        **{"hardware": "one core", "references_sha256": "r", "updates": 1900, "flops": flops, "networks": networks},
-        "timing": {"train_seconds": seconds, "wall_seconds": seconds + 5, "resumed": []},
+        **{"row": row, "seed": seed, "versions": {"torch": "2"}, "updates": 1900, "flops": flops},
+        "starts": [{"commit": "c0ffee", "command": "train", "options": [], "hardware": "one core"}],
+        "networks": networks,
+        "timing": {"train_seconds": seconds, "wall_seconds": seconds + 5},
     }
 
 
-def test_records_are_added_and_replaced(tmp_path: Path) -> None:
+def of_network(record: dict[str, Any], network: str) -> dict[str, Any]:
+    return record["networks"][network]["tests"]["test"]
+
+
+def test_records_are_written_and_replaced(tmp_path: Path) -> None:
     records = Records(tmp_path / "results", "toy")
-    assert records.runs() == {}
+    assert records.read() == {}
     first = record("ats", 1, super=30.0, core=25.0)
     for network, lines in HYPOTHESES.items():
-        first["networks"][network]["hypotheses_sha256"] = digest(lines)
-    records.add_run(first, HYPOTHESES)
-    records.add_run(record("standard", 1, super=31.0), {"super": ["x"]})
-    before = {path.name: path.read_bytes() for path in records.hypotheses_folder.iterdir()}
+        of_network(first, network)["hypotheses_sha256"] = digest(lines)
+    standard = record("standard", 1, super=31.0)
+    records.write(first, HYPOTHESES)
+    records.write(standard, {"super": ["x"]})
+    assert records.read() == {("ats", 1): first, ("standard", 1): standard}
+    assert (tmp_path / "results/toy/ats.seed1.json").is_file()
+    folder = tmp_path / "results/hypotheses/toy"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {bytes_[4:8] for bytes_ in before.values()} == {bytes(4)}, "gzip's time, which would make other bytes"
-    assert records.hypotheses(("ats", 1), "super") == HYPOTHESES["super"]
-    assert records.hypotheses(("ats", 1), "core") == HYPOTHESES["core"]
-    assert records.hypotheses(("standard", 1), "super") is None, "they are not those of the line"
+    assert records.hypotheses(first, "super") == HYPOTHESES["super"]
+    assert records.hypotheses(first, "core") == HYPOTHESES["core"]
+    assert records.hypotheses(standard, "super") is None, "they are not those of the record"
 
-    records.add_run(first | {"updates": 7}, HYPOTHESES)
-    assert {key: one["updates"] for key, one in records.runs().items()} == {("ats", 1): 7, ("standard", 1): 1900}
-    assert len(records.path.read_text().splitlines()) == 2
-    assert {path.name: path.read_bytes() for path in records.hypotheses_folder.iterdir()} == before, "of other bytes"
-    (records.hypotheses_folder / "ats.seed1.core.txt.gz").unlink()
-    assert records.hypotheses(("ats", 1), "core") is None
+    records.write(first | {"updates": 7}, HYPOTHESES)
+    assert {key: one["updates"] for key, one in records.read().items()} == {("ats", 1): 7, ("standard", 1): 1900}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "ats.seed1.core.test.txt.gz").unlink()
+    assert records.hypotheses(first, "core") is None
+
+
+@pytest.mark.parametrize("name", ["multi30k", "multi30k_schemes"])
+def test_tables_are_drawn_from_the_records(name: str) -> None:
+    table, results = read_tables()[name], ROOT / "results/tables"
+    page = markdown.render(table, Records(results, table.recipe.name), (1, 2, 3))
+    assert page == (results / f"{name}.md").read_text()
 
 
 def test_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,13 +197,21 @@ def test_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert runs_module.commit() == f"{head}-dirty"
 
 
-@pytest.mark.parametrize("line", ['{"row": "ats"}', '{"row": "ats", "se', "[1]"])
-def test_damaged_records_are_refused(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"row": "ats"}', "is no record of a run"),
+        ('{"row": "ats", "se', "is no record of a run"),
+        ("[1]", "is no record of a run"),
+        ('{"row": "ats", "seed": 2}', "is the record of another run; its name must be ats.seed2.json"),
+    ],
+)
+def test_damaged_records_are_refused(tmp_path: Path, text: str, message: str) -> None:
     records = Records(tmp_path, "toy")
-    records.path.write_text(json.dumps(record("ats", 1, super=1.0)) + "\n" + line + "\n")
-    with pytest.raises(ValueError, match=r"toy.jsonl, line 2 is no record"):
-        records.add_run(record("ats", 2, super=1.0), {})
-    assert records.path.read_text().endswith(line + "\n"), "it was changed"
+    records.write(record("ats", 1, super=1.0))
+    (tmp_path / "toy/ats.seed3.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"toy/ats.seed3.json {message}"):
+        records.read()
 
 
 # The table.
@@ -213,58 +241,60 @@ def toy_table(recipe: Recipe, published_by: str | None = "paper") -> Table:
     return Table("toy", "Table T", recipe, rows, published_by)
 
 
-def test_markdown_of_fixed_records(tmp_path: Path) -> None:
+def test_page_of_fixed_records(tmp_path: Path) -> None:
     """ATS with two seeds, the core alone with one, the standard row not run."""
-    records = Records(tmp_path, "toy")
+    records, table = Records(tmp_path, "toy"), toy_table(toy_recipe())
+    first = record("ats", 1, super=30.0, core=25.0)
+    of_network(first, "core")["comparison"] = {
+        **{"against": "alone", "difference": 1.0, "p_value": 0.012},
+        "hypotheses_sha256": ["ats 1 core", "alone 1 core"],
+    }
     for one in (
-        record("ats", 1, super=30.0, core=25.0),
+        first,
         record("ats", 2, super=31.0, core=26.5, flops=4e15, seconds=110.0),
         record("alone", 1, core=24.0, flops=1e15, seconds=30.0),
     ):
-        records.add_run(one, {})
-    records.add_comparison(
-        {"row": "ats", "network": "core", "seed": 1, "difference": 1.0, "p_value": 0.012}
-        | {"hypotheses_sha256": ["ats 1 core", "alone 1 core"]}
-    )
-    lines = markdown.render(toy_table(toy_recipe()), records, (1, 2, 3)).split("\n")
-    assert lines[0] == "# Table T"
-    assert [line for line in lines if line.startswith("|")] == [
-        "| Model | Sub-Network: paper | Sub-Network: ours | Sub-Network: ours, tokenised | Full Network: paper "
-        "| Full Network: ours | Full Network: ours, tokenised | seeds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| Standard | - | - | - | 32.48 (0.32) | not run | not run | 0 of 3 |",
-        "| Alone | 22.10 | 24.00 | 25.00 | - | - | - | 1 of 3 |",
+        records.write(one)
+    page = markdown.render(table, records, (1, 2, 3))
+    assert page.startswith("# Table T\n")
+    assert cells_of(page) == [
+        ["Model", "Sub-Network: paper", "Sub-Network: ours", "Full Network: paper", "Full Network: ours", "seeds"],
+        ["Standard", "-", "-", "32.48 (0.32)", "not run", "0 of 3"],
+        ["Alone", "22.10", "24.00", "-", "-", "1 of 3"],
         # sqrt((0.75² + 0.75²) / 1) = 1.06, sqrt(0.5² + 0.5²) = 0.71
-        "| ATS | - | 25.75 (1.06) | 26.75 (1.06) | - | 30.50 (0.71) | 31.50 (0.71) | 2 of 3 |",
-        "| Model | network | against | seed 1 | seed 2 | seed 3 |",
-        "| --- | --- | --- | ---: | ---: | ---: |",
-        "| ATS | Sub-Network | Alone | +1.00 (p = 0.012) | not run | not run |",
-        "| ATS | Full Network | Standard | not run | not run | not run |",
-        "| Model | PFLOP: joint | separate | ratio | seconds: joint | separate | ratio |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| ATS | not run | not run | not run | not run | not run | not run |",
+        ["ATS", "-", "25.75 (1.06)", "-", "30.50 (0.71)", "2 of 3"],
+        ["Model", "network", "against", "seed 1", "seed 2", "seed 3"],
+        ["ATS", "Sub-Network", "Alone", "+1.00 (p = 0.012)", "not run", "not run"],
+        ["ATS", "Full Network", "Standard", "not run", "not run", "not run"],
+        ["Model", "PFLOP: joint", "separate", "ratio", "seconds: joint", "separate", "ratio"],
+        ["ATS", "not run", "not run", "not run", "not run", "not run", "not run"],
     ]
+    assert "differs from it by at most 0.04 in these runs." in page
+    lines = page.split("\n")
     assert "- commit: c0ffee" in lines
     assert lines.count("- hardware: one core") == 1
     assert not any("options beside" in line for line in lines)
 
-    records.add_run(record("standard", 1, super=32.0, flops=5e15, seconds=100.0), {})
+    records.write(record("standard", 1, super=32.0, flops=5e15, seconds=100.0))
     # Joint (3 + 4)/2 and (90 + 110)/2; separate 1 + 5 and 30 + 100.
     cells = ["ATS", "3.5", "6", "0.58", "100", "130"]
-    assert layout.ledger(toy_table(toy_recipe()), records.runs()).rows == [[*cells, "-"]], "110 is far from 90"
-    records.add_run(record("ats", 1, super=30.0, core=25.0, seconds=92.0), {})
-    records.add_run(record("ats", 2, super=31.0, core=26.5, flops=4e15, seconds=108.0), {})
-    assert layout.ledger(toy_table(toy_recipe()), records.runs()).rows == [[*cells, "0.77"]]
-    assert layout.comparisons(toy_table(toy_recipe()), records, (1,)).rows[1][3] == "not compared"
-    elsewhere = record("standard", 1, super=32.0, flops=5e15) | {"hardware": "a GPU", "options": ["--fp16"]}
-    elsewhere["timing"]["resumed"] = [{"commit": "decade", "options": ["--amp"], "hardware": "two GPUs"}]
-    records.add_run(elsewhere, {})
-    sources = markdown.render(toy_table(toy_recipe()), records, (1, 2, 3)).split("\n")
+    assert layout.ledger(table, records.read())[1] == [[*cells, "-"]], "110 is far from 90"
+    records.write(record("ats", 1, super=30.0, core=25.0, seconds=92.0))
+    records.write(record("ats", 2, super=31.0, core=26.5, flops=4e15, seconds=108.0))
+    assert layout.ledger(table, records.read())[1] == [[*cells, "0.77"]]
+    assert layout.comparisons(table, records.read(), (1,))[1][1][3] == "not compared"
+    elsewhere = record("standard", 1, super=32.0, flops=5e15)
+    elsewhere["starts"] = [
+        {"commit": "facade", "command": "train", "options": ["--fp16"], "hardware": "a GPU"},
+        {"commit": "decade", "command": "train", "options": ["--amp"], "hardware": "two GPUs"},
+    ]
+    records.write(elsewhere)
+    sources = markdown.render(table, records, (1, 2, 3)).split("\n")
     for options in ("--fp16", "--amp"):
         assert f"- options beside those of a row: standard: {options}" in sources
     for line in ("- hardware: a GPU", "- hardware: two GPUs", "- commit: c0ffee", "- commit: decade"):
         assert line in sources
-    assert layout.ledger(toy_table(toy_recipe()), records.runs()).rows[0][4:] == ["not on the same hardware", "-", "-"]
+    assert layout.ledger(table, records.read())[1][0][4:] == ["not on the same hardware", "-", "-"]
 
 
 def test_scores_against_flops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,8 +312,8 @@ def test_scores_against_flops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         record("ats", 2, super=31.0, core=26.5, flops=4e15),
         record("alone", 1, core=24.0, flops=1e15),
     ):
-        records.add_run(one, {})
-    flops_picture.draw(toy_table(toy_recipe()), records.runs(), tmp_path / "picture.png")
+        records.write(one)
+    flops_picture.draw(toy_table(toy_recipe()), records.read(), tmp_path / "picture.png")
     assert drawn == [(1, 24, None), (3.5, 25.75, pytest.approx(1.5 / 2**0.5)), (3.5, 30.5, pytest.approx(0.5**0.5))]
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
@@ -297,11 +327,12 @@ def test_pflop(flops: float, text: str) -> None:
 
 def test_a_comparison_of_other_hypotheses_does_not_count(tmp_path: Path) -> None:
     records = Records(tmp_path, "toy")
-    records.add_run(record("ats", 1, super=30.0, core=25.0), {})
-    records.add_run(record("alone", 1, core=24.0), {})
-    line = {"row": "ats", "network": "core", "seed": 1, "difference": 1.0, "p_value": 0.5}
-    records.add_comparison(line | {"hypotheses_sha256": ["ats 1 core", "of an older run"]})
-    assert layout.comparisons(toy_table(toy_recipe()), records, (1,)).rows[0][3] == "not compared"
+    ats = record("ats", 1, super=30.0, core=25.0)
+    comparison = {"against": "alone", "difference": 1.0, "p_value": 0.5}
+    of_network(ats, "core")["comparison"] = comparison | {"hypotheses_sha256": ["ats 1 core", "of an older run"]}
+    records.write(ats)
+    records.write(record("alone", 1, core=24.0))
+    assert layout.comparisons(toy_table(toy_recipe()), records.read(), (1,))[1][0][3] == "not compared"
 
 
 # Scores.
@@ -350,11 +381,11 @@ def test_level_2_is_compared_with_a_core_trained_alone(tmp_path: Path) -> None:
         (record("alone", 1, core=24.0), {"core": wrong}),
     ):
         for network, lines in hypotheses.items():
-            run["networks"][network]["hypotheses_sha256"] = digest(lines)
-        records.add_run(run | {"references_sha256": REFERENCES.digest}, hypotheses)
-    compare(table, (1,), records, REFERENCES)
+            of_network(run, network).update(hypotheses_sha256=digest(lines), references_sha256=REFERENCES.digest)
+        records.write(run, hypotheses)
+    compare(table, records, REFERENCES)
     difference = 100 - REFERENCES.metric().corpus_score(wrong, [perfect]).score
-    assert layout.comparisons(table, records, (1,)).rows == [
+    assert layout.comparisons(table, records.read(), (1,))[1] == [
         ["ATS", "Level 2", "Alone", f"{difference:+.2f} (p = 0.001)"]
     ]
 
@@ -363,7 +394,8 @@ def test_level_2_is_compared_with_a_core_trained_alone(tmp_path: Path) -> None:
 
 
 UPDATES = {"standard": 3, "alone": 3, "ats": 25}
-ATS = {"partitioned_linear_module_name": "PartitionedLinear", "small_ratio": 0.25, "alternate": True}
+SMALL_WIDTH = {"partitioned_linear_module_name": "PartitionedLinear", "small_ratio": 0.25}
+ATS = SMALL_WIDTH | {"alternate": True, "max_update": 25}
 
 
 def toy_configs(folder: Path) -> Path:
@@ -386,12 +418,10 @@ log_interval: 1
 data_buffer_size: 0
 num_workers: 0
 """
-    for row, extra in (("standard", {"alternate": None}), ("alone", {"alternate": None, "max_level": 1}), ("ats", {})):
-        own = {key: value for key, value in (ATS | extra).items() if value is not None}
-        head = "task: translation_with_partitioned_model\n"
-        head += "".join(f"{key}: {json.dumps(value)}\n" for key, value in own.items())
-        head += f"max_update: {UPDATES[row]}\n"
-        (folder / f"{row}.yaml").write_text(head + arch + training)
+    (folder / "base.yaml").write_text("task: translation_with_partitioned_model\nmax_update: 3\n" + arch + training)
+    for row, own in (("standard", SMALL_WIDTH), ("alone", SMALL_WIDTH | {"max_level": 1}), ("ats", ATS)):
+        lines = {"base": "base.yaml"} | own
+        (folder / f"{row}.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items()))
     return folder
 
 
@@ -402,21 +432,20 @@ def _as_yaml(arguments: list[str]) -> Iterator[str]:
             yield f"{argument[2:].replace('-', '_')}: {'true' if value.startswith('--') else value}"
 
 
-def test_expected_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planned_cost(tmp_path: Path) -> None:
     recipe = toy_recipe(toy_configs(tmp_path / "toy"))
     # 0.85 of 800 tokens in sentences of 6
-    cost = cost_of_config(recipe.config("ats"), 100, 680, 680 / 6)
+    cost = cost_of(recipe.config("ats"))
     assert cost.costs[2].flops > cost.costs[1].flops > 0
     flops = 13 * cost.costs[2].flops + 12 * cost.costs[1].flops
-    assert expect(recipe, "ats", {}) == Expectation(25, flops, None)
-    monkeypatch.setattr(expectation, "cost_of_config", lambda *of: cost)
-    # With another row on record, at its speed; with the row itself, as that was.
-    runs = {("standard", 1): record("standard", 1, flops=2e9, seconds=4.0)}
-    assert expect(recipe, "ats", runs) == Expectation(25, flops, pytest.approx(flops / 0.5e9))
-    assert expect(recipe, "standard", runs) == Expectation(1900, 2_000_000_000, 4.0)
+    assert planned_cost(recipe, "ats") == (25, flops)
     path = recipe.config("ats")
-    path.write_text(path.read_text().replace("max_update: 25", "max_epoch: 3"))
-    assert expect(recipe, "ats", {}).updates == 3 * 6, "600 sentences of 6 are 5.3 updates"
+    path.write_text(path.read_text().replace("max_update: 25", "max_epoch: 3\nmax_update: null"))
+    assert planned_cost(recipe, "ats")[0] == 3 * 6, "600 sentences of 6 are 5.3 updates"
+
+
+def cost_of(config: Path) -> TrainingCost:
+    return cost_of_options(options_of(read_config(config), config), 100, 680, 680 / 6)
 
 
 def test_cost_of_networks_that_begin_later(tmp_path: Path) -> None:
@@ -424,10 +453,10 @@ def test_cost_of_networks_that_begin_later(tmp_path: Path) -> None:
     config = toy_recipe(toy_configs(tmp_path / "toy")).config("ats")
     text = config.read_text()
     config.write_text(text.replace("alternate: true", "scheme: slimmable\nsuper_only_updates: 3"))
-    slimmable = cost_of_config(config, 100, 680, 680 / 6)
+    slimmable = cost_of(config)
     assert slimmable.flops(10) == 10 * slimmable.costs[2].flops + 7 * slimmable.costs[1].flops
     config.write_text(text.replace("alternate: true", "scheme: standard"))
-    assert set(cost_of_config(config, 100, 680, 680 / 6).costs) == {2}, "nothing is asked of the core"
+    assert set(cost_of(config).costs) == {2}, "nothing is asked of the core"
 
 
 # The command.
@@ -437,10 +466,10 @@ def test_cost_of_networks_that_begin_later(tmp_path: Path) -> None:
 def test_dry_run_prints_the_commands(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reproduce_table, "expect", lambda *of: Expectation(10, 2 * 10**15, 60.0))
+    monkeypatch.setattr(command, "planned_cost", lambda *of: (10, 2 * 10**15))
     table = read_tables()[name]
     options = ["--seeds", "4,5", "--threads", "3", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path)]
-    assert reproduce_table.main([name, *options, "--dry-run", "--", "--fp16", "--update-freq", "2"]) == 0
+    assert command.main([name, *options, "--dry-run", "--", "--fp16", "--update-freq", "2"]) == 0
     output = capsys.readouterr().out.splitlines()
     recipe = table.recipe.name
     data = {
@@ -457,10 +486,7 @@ def test_dry_run_prints_the_commands(
         for row in table.rows
     ]
     count = 2 * len(table.rows)
-    assert output[-1] == (
-        f"# together, {count} runs: {10 * count} updates, {2 * count} PFLOP, "
-        f"about {60 * count:,} s at the speed of the recorded runs"
-    )
+    assert output[-1] == f"# together, {count} runs: {2 * count} PFLOP"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -485,7 +511,7 @@ def test_the_command_refuses(
 ) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as ended:
-        reproduce_table.main([*arguments[:1], "--results", str(tmp_path), *arguments[1:]])
+        command.main([*arguments[:1], "--results", str(tmp_path), *arguments[1:]])
     assert message in (capsys.readouterr().err + str(ended.value))
     assert list(tmp_path.iterdir()) == []
 
@@ -493,9 +519,9 @@ def test_the_command_refuses(
 def test_data_of_other_languages(toy_data: Path, tmp_path: Path) -> None:
     """Their scores would stand beside the paper's."""
     with pytest.raises(SystemExit, match=r"which holds en→de; table 1a is of de→en, and `scripts/prepare_iwslt14\.sh`"):
-        reproduce_table.main(["1a", "--data", str(toy_data), "--results", str(tmp_path), "--runs", str(tmp_path)])
+        command.main(["1a", "--data", str(toy_data), "--results", str(tmp_path), "--runs", str(tmp_path)])
     with pytest.raises(SystemExit, match="which holds no binarised data"):
-        reproduce_table.main(["1a", "--data", str(tmp_path), "--results", str(tmp_path), "--runs", str(tmp_path)])
+        command.main(["1a", "--data", str(tmp_path), "--results", str(tmp_path), "--runs", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -511,7 +537,7 @@ def train_and_wait(command: list[str], kill_at: int | None) -> int:
     config, data, *rest = command[2:]
     del rest[rest.index("--threads") : rest.index("--threads") + 2]
     log = Path(rest[rest.index("--save-dir") + 1]) / "train.log"
-    options = options_of(yaml.safe_load(Path(config).read_text()), Path(config))
+    options = options_of(read_config(Path(config)), Path(config))
     process = start(["fairseq-train", data, "--user-dir", "fairseq_ats", *options, *rest, "--log-file", str(log)])
     while kill_at is not None and not (log.exists() and f"num_updates={kill_at}," in log.read_text()):
         assert process.returncode is None, process.output()[-4000:]
@@ -537,20 +563,20 @@ def reproduce(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Repro
     ) -> SimpleNamespace:
         trained = []
 
-        def train(command: list[str], console: Path, lock: int, environment: dict[str, str]) -> int:
-            trained.append(Path(command[2]).stem)
+        def train(line: list[str], console: Path, lock: int) -> int:
+            trained.append(Path(line[2]).stem)
             console.write_text("all that was said\nno room\n")
             if trained[-1] == fails_at:
                 return 3
-            return train_and_wait(command, kill_at[1] if kill_at and kill_at[0] == trained[-1] else None)
+            return train_and_wait(line, kill_at[1] if kill_at and kill_at[0] == trained[-1] else None)
 
         runs, results = folder / name / "runs", folder / name / "results"
         arguments = ["toy", "--data", str(toy_data), "--runs", str(runs), "--results", str(results)]
         status = None
         with pytest.MonkeyPatch.context() as patch, nullcontext() if kill_at is None else pytest.raises(Killed):
-            patch.setattr(reproduce_table, "read_tables", lambda: tables)
-            patch.setattr(reproduce_table, "train", train)
-            status = reproduce_table.main([*arguments, "--seeds", "1", "--threads", "1", *options])
+            patch.setattr(command, "read_tables", lambda: tables)
+            patch.setattr(command, "train", train)
+            status = command.main([*arguments, "--seeds", "1", "--threads", "1", *options])
         records = Records(results, "toy")
         return SimpleNamespace(status=status, trained=trained, runs=runs, results=results, records=records)
 
@@ -564,16 +590,16 @@ def whole(reproduce: Reproduce) -> SimpleNamespace:
 
 
 def without_circumstances(records: Records) -> dict[tuple, Any]:
-    """Runs without what depends on time, and on where they are kept."""
+    """Return runs without what depends on time, and on where they are kept."""
     return {
-        key: {name: value for name, value in one.items() if name not in ("timing", "command")}
-        for key, one in records.runs().items()
+        key: {name: value for name, value in one.items() if name not in ("timing", "starts")}
+        for key, one in records.read().items()
     }
 
 
-def test_a_table_from_training_to_picture(whole: SimpleNamespace) -> None:
+def test_a_table_from_training_to_page(whole: SimpleNamespace) -> None:
     assert (whole.status, whole.trained) == (0, ["standard", "alone", "ats"])
-    runs = whole.records.runs()
+    runs = whole.records.read()
     assert {key: list(line["networks"]) for key, line in runs.items()} == {
         ("standard", 1): ["super"],
         ("alone", 1): ["core"],
@@ -586,15 +612,16 @@ def test_a_table_from_training_to_picture(whole: SimpleNamespace) -> None:
     networks = runs["ats", 1]["networks"]
     assert networks["super"]["parameters"] > networks["core"]["parameters"]
     assert networks["core"]["parameters"] == runs["alone", 1]["networks"]["core"]["parameters"]
-    assert networks["super"]["signature"].startswith("nrefs:1|case:mixed")
+    assert of_network(runs["ats", 1], "super")["signature"].startswith("nrefs:1|case:mixed")
     assert networks["super"]["checkpoint"] == "checkpoint_best.pt"
     assert networks["core"]["checkpoint"] == "checkpoint_best_core.pt"
-    assert runs["ats", 1]["command"].startswith("python scripts/train.py ")
-    assert set(whole.records.comparisons()) == {("ats", "core", 1), ("ats", "super", 1)}
-    difference = networks["core"]["bleu"] - runs["alone", 1]["networks"]["core"]["bleu"]
-    assert whole.records.comparisons()["ats", "core", 1]["difference"] == pytest.approx(difference)
+    assert runs["ats", 1]["starts"][0]["command"].startswith("python scripts/train.py ")
+    scores = {key: of_network(runs[key, 1], "core") for key in ("ats", "alone")}
+    difference = scores["ats"]["bleu"] - scores["alone"]["bleu"]
+    assert scores["ats"]["comparison"]["difference"] == pytest.approx(difference)
+    assert "comparison" in of_network(runs["ats", 1], "super")
     assert "not run" not in (whole.results / "toy.md").read_text()
-    assert (whole.results / "toy.png").read_bytes().startswith(b"\x89PNG")
+    assert (whole.results / "toy.flops.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_interrupted_table_comes_to_the_same_result(
@@ -604,47 +631,47 @@ def test_an_interrupted_table_comes_to_the_same_result(
     killed = reproduce("stopped", kill_at=("ats", 5))
     run = Run(toy_recipe(), "ats", 1, killed.runs)
     assert run.state() == INTERRUPTED
-    assert set(killed.records.runs()) <= {("standard", 1), ("alone", 1)}
+    assert set(killed.records.read()) <= {("standard", 1), ("alone", 1)}
     resumed = reproduce("stopped")
     assert (resumed.status, resumed.trained) == (0, ["ats"])
     assert run.state() == FINISHED
     assert without_circumstances(resumed.records) == without_circumstances(whole.records)
-    assert len(resumed.records.runs()["ats", 1]["timing"]["resumed"]) == 1
-    assert resumed.records.comparisons() == whole.records.comparisons()
-    for name in ("ats.seed1.core.txt.gz", "ats.seed1.super.txt.gz", "standard.seed1.super.txt.gz"):
-        hypotheses = [one.records.hypotheses_folder / name for one in (whole, resumed)]
+    assert len(resumed.records.read()["ats", 1]["starts"]) == 2
+    for name in ("ats.seed1.core", "ats.seed1.super", "standard.seed1.super"):
+        hypotheses = [one.results / f"hypotheses/toy/{name}.test.txt.gz" for one in (whole, resumed)]
         assert hypotheses[0].read_bytes() == hypotheses[1].read_bytes()
-    for picture in ("toy.png", "toy.flops.png"):
-        assert (whole.results / picture).read_bytes() == (resumed.results / picture).read_bytes()
+    assert (whole.results / "toy.flops.png").read_bytes() == (resumed.results / "toy.flops.png").read_bytes()
 
     # The checkpoints are not needed any more, and nothing is done again.
     for path in resumed.runs.rglob("*.pt"):
         path.unlink()
-    before = resumed.records.path.read_bytes()
-    resumed.records.comparisons_path.unlink()
+    before = resumed.records.read()
+    ats = resumed.records.read()["ats", 1]
+    for network in ("core", "super"):
+        del of_network(ats, network)["comparison"]
+    resumed.records.write(ats)
     again = reproduce("stopped")
-    assert (again.status, again.trained, again.records.path.read_bytes()) == (0, [], before)
-    assert again.records.comparisons() == whole.records.comparisons(), "also of runs that came from elsewhere"
-    assert (
-        f"all is recorded in {again.records.path}; --results DIR --runs DIR makes new runs" in capsys.readouterr().out
-    )
+    assert (again.status, again.trained) == (0, [])
+    assert again.records.read() == before, "what is recorded is compared, also if it came from elsewhere"
+    assert f"all is recorded in {again.results}/toy; --results DIR --runs DIR makes" in capsys.readouterr().out
     again = reproduce("stopped", "--again", "--rows", "ats")
-    assert (again.status, again.trained, again.records.path.read_bytes()) == (1, [], before), "nothing to decode"
+    assert (again.status, again.trained, again.records.read()) == (1, [], before), "nothing to decode"
 
 
 def test_runs_of_other_programs_are_taken_as_they_are(whole: SimpleNamespace, reproduce: Reproduce) -> None:
     """A folder that is finished, without a note of ours, and one that somebody is training: --finished-only."""
     runs = whole.runs.parents[1] / "adopted" / "runs" / "toy"
     shutil.copytree(whole.runs / "toy" / "alone", runs / "alone")
-    (runs / "alone" / "seed1" / "started.json").write_text('{"commit": "abc", "command": "by hand"}')
+    (runs / "alone" / "seed1" / "starts.jsonl").unlink()
     (runs / "ats" / "seed1").mkdir(parents=True)
     (runs / "ats" / "seed1" / "train.log").write_text("Start iterating over samples\n")
     adopted = reproduce("adopted", "--finished-only")
     assert (adopted.status, adopted.trained) == (0, [])
-    (line,) = adopted.records.runs().values()
-    assert (line["row"], line["commit"], line["command"]) == ("alone", "abc", "by hand")
-    assert line["networks"] == whole.records.runs()["alone", 1]["networks"]
-    assert "| ATS | - | not run | not run |" in (adopted.results / "toy.md").read_text().replace("0 of 1", "")
+    (one,) = adopted.records.read().values()
+    assert (one["row"], one["starts"][0]["commit"]) == ("alone", None)
+    assert one["starts"][0]["hardware"] == whole.records.read()["alone", 1]["starts"][0]["hardware"]
+    assert one["networks"] == whole.records.read()["alone", 1]["networks"]
+    assert ["ATS", "-", "not run", "-", "not run", "0 of 1"] in cells_of((adopted.results / "toy.md").read_text())
 
 
 def test_a_row_that_fails_leaves_the_others_be(
@@ -655,7 +682,7 @@ def test_a_row_that_fails_leaves_the_others_be(
     with ats.locked():
         failing = reproduce("failing", fails_at="standard")
     assert (failing.status, failing.trained) == (1, ["standard"])
-    assert set(failing.records.runs()) == {("alone", 1)}
+    assert set(failing.records.read()) == {("alone", 1)}
     error = capsys.readouterr().err
     assert "toy/standard seed 1: the training ended with status 3: no room" in error
     assert "toy/ats seed 1: another process is training it" in error
@@ -683,7 +710,9 @@ def test_averages_and_tuned_search(whole: SimpleNamespace, toy_data: Path, monke
     assert scores["core"]["checkpoint"] == "average.pt"
     right = [reference if i % 2 else "something else" for i, reference in enumerate(references.lines)]
     assert hypotheses["core"] == right
-    assert scores["core"]["bleu"] == pytest.approx(sacrebleu.corpus_bleu(right, [references.lines]).score)
+    assert scores["core"]["tests"]["test"]["bleu"] == pytest.approx(
+        sacrebleu.corpus_bleu(right, [references.lines]).score
+    )
     assert scores["core"]["validation_bleu_of_search"] > 10
 
     last_two = sorted(run.glob("checkpoint[0-9].pt"))[-2:]
@@ -699,30 +728,30 @@ def test_averages_and_tuned_search(whole: SimpleNamespace, toy_data: Path, monke
 
 def test_learning_curves(whole: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = whole.runs / "toy"
-    ats = plot_learning_curves.read_run(runs / "ats" / "seed1")
+    ats = learning_curves.read_run(runs / "ats" / "seed1")
     assert [(curve.metric, curve.label) for curve in ats.curves] == [
         ("loss", "ats/seed1 super"),
         ("loss", "ats/seed1 core"),
     ]
     validations = TrainingLog.read(runs / "ats" / "seed1" / "train.log").validations
     assert ats.curves[1].points == [(updates, point["core_loss"]) for updates, point in validations.items()]
-    assert ats.flops(25) == whole.records.runs()["ats", 1]["flops"]
-    standard = plot_learning_curves.read_run(runs / "standard" / "seed1")
+    assert ats.flops(25) == whole.records.read()["ats", 1]["flops"]
+    standard = learning_curves.read_run(runs / "standard" / "seed1")
     assert [curve.label for curve in standard.curves] == ["standard/seed1 super"], "its core is not trained"
 
     only_log = tmp_path / "only_log"
     only_log.mkdir()
     log = (runs / "ats" / "seed1" / "train.log").read_text()
     (only_log / "train.log").write_text(log.replace("| core_loss ", "| bleu 7 | core_bleu 5 | core_loss "))
-    plot_learning_curves.main([*map(str, (runs / "ats/seed1", only_log)), "--output", str(tmp_path / "curves.png")])
+    learning_curves.main([*map(str, (runs / "ats/seed1", only_log)), "--output", str(tmp_path / "curves.png")])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert f"{only_log} is drawn against updates only" in capsys.readouterr().out
-    assert {curve.metric for curve in plot_learning_curves.read_run(only_log).curves} == {"loss", "bleu"}
+    assert {curve.metric for curve in learning_curves.read_run(only_log).curves} == {"loss", "bleu"}
     capsys.readouterr()
-    plot_learning_curves.main([str(tmp_path), str(only_log), "--output", str(tmp_path / "one.png")])
+    learning_curves.main([str(tmp_path), str(only_log), "--output", str(tmp_path / "one.png")])
     assert "left out:" in capsys.readouterr().out
     assert (tmp_path / "one.png").is_file()
     with pytest.raises(SystemExit, match="there is nothing to draw"):
-        plot_learning_curves.main([str(tmp_path), "--output", str(tmp_path / "none.png")])
+        learning_curves.main([str(tmp_path), "--output", str(tmp_path / "none.png")])
     assert "has no train.log" in capsys.readouterr().out
     assert not (tmp_path / "none.png").exists()

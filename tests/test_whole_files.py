@@ -48,6 +48,17 @@ def test_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_the_temporary_name_is_in_no_message(tmp_path: Path, is_folder: bool) -> None:
+    """Here it is longer than a name may be; it would also be what cannot be made in a folder of somebody else."""
+    path = tmp_path / ("x" * 250)
+    message = f"{path} cannot be written: File name too long"
+    with pytest.raises(ValueError, match=message), written_whole(path, is_folder):
+        pass
+    with pytest.raises(FileNotFoundError, match="somebody's"), written_whole(tmp_path / "target"):
+        (tmp_path / "somebody's").read_text()
+
+
 def test_folders(tmp_path: Path) -> None:
     target = tmp_path / "target"
     for text in ("old", "new"):

@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vocabulary", type=int, default=10000, help="with --arch (default: 10000)")
     # The rest is parsed by fairseq, so that its values must not be taken for a file here.
     args, rest = parser.parse_known_args(arguments)
-    torch.set_num_threads(1)  # two on a busy machine wait for each other (results/speed_notes.md)
+    torch.set_num_threads(1)  # two on a busy machine wait for each other (results/speed/notes.md)
     checkpoint = rest[0] if len(rest) == 1 and not rest[0].startswith("-") else None
     if checkpoint is None and not {"--arch", "-a"} & set(rest):
         parser.error("give a checkpoint, or --arch with fairseq's options")

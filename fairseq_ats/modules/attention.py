@@ -1,4 +1,4 @@
-"""Multi-head attention that calls its projections, so that a core's projections save what they should."""
+"""Multi-head attention that calls its projections, so that a core computes less."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ class PartitionedMultiheadAttention(MultiheadAttention):
     """fairseq's attention with partitioned key and query projections.
 
     Stock fairseq trains through ``F.multi_head_attention_forward``, which reads ``q_proj.weight`` instead of calling
-    ``q_proj`` (fairseq/modules/multihead_attention.py:539): a core would multiply by full-size matrices. Here the
-    projections are called, and the scores come from ``F.scaled_dot_product_attention``.
+    ``q_proj`` (fairseq/modules/multihead_attention.py:539): a core would multiply by full-size matrices. This class
+    calls the projections, and computes the rest with ``F.scaled_dot_product_attention``.
 
     Keys and queries may be narrower than values: in the small-width core each head has ``d'`` < ``head_dim`` key
-    dimensions. The score scale stays ``head_dim ** -0.5``, so that the core is exactly the super-network with its
+    dimensions. The scores are still scaled by ``head_dim ** -0.5``, so the core is exactly the super-network with its
     extension masked to zero (Algorithm 2 of the paper).
 
-    Caches, reordering and the state dict are inherited; cached keys have shape (batch, heads, time, d').
+    Caches, reordering and the state dict are inherited. Cached keys have the shape (batch, heads, time, d').
     """
 
     @classmethod
     def convert_(cls, attention: MultiheadAttention) -> PartitionedMultiheadAttention:
-        """Turn a stock attention module into this class in place; its parameters stay what they are.
+        """Turn a stock attention module into this class in place, and keep its parameters.
 
         Raises:
-            ValueError: the module uses a variant of attention that this class does not compute.
+            ValueError: the module uses a variant of attention that this class does not support.
         """
         for variant in ("use_xformers", "bias_k", "add_zero_attn"):
             value = getattr(attention, variant)
             if value is not None and value is not False:
                 raise ValueError(f"attention with {variant} is not supported in a partitioned model")
-        # Reassigned and not rebuilt: the module keeps its identity (decoder caches are keyed by it) and its weights.
+        # Not rebuilt: the module keeps its weights and its identity, which is the key of the decoder's caches.
         attention.__class__ = cls
         return attention
 
@@ -52,14 +52,15 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         before_softmax: bool = False,
         need_head_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As the stock module: (time, batch, channel) in and out, weights only where they are asked for.
+        """Attend as the stock module does: (time, batch, channel) in and out.
 
         Args:
             key_padding_mask: (batch, source), true at pads.
             attn_mask: (target, source), added to the scores.
-            static_kv: keys and values are the encoder's, computed once and then read from the cache.
+            need_weights: return the attention weights; otherwise None takes their place.
+            static_kv: keys and values come from the encoder: compute them once, then read them from the cache.
             before_softmax: return the scores (batch·heads, target, source) and the values instead.
-            need_head_weights: return weights of each head (heads, batch, target, source) and not their mean.
+            need_head_weights: return the weights of each head (heads, batch, target, source) and not their mean.
         """
         tgt_len, bsz, _ = query.shape
         saved_state = None
@@ -72,7 +73,7 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         if self.self_attention:
             key = value = query
         elif self.encoder_decoder_attention and key is not None:
-            if incremental_state is not None:  # in teacher forcing, sentences stand side by side, not hypotheses
+            if incremental_state is not None:  # in teacher forcing the batch holds sentences, not hypotheses
                 key, key_padding_mask = self._first_of_each_beam(key, key_padding_mask, bsz)
             value = key
         k = None if key is None else self._split_heads(self.k_proj(key))
@@ -82,7 +83,7 @@ class PartitionedMultiheadAttention(MultiheadAttention):
             k, v, key_padding_mask = self._append_to_cache(saved_state, k, v, key_padding_mask, static_kv)
             self._set_input_buffer(incremental_state, saved_state)
 
-        if k.shape[0] != bsz:  # cached once for all hypotheses of a sentence
+        if k.shape[0] != bsz:  # the cache holds one entry for all hypotheses of a sentence
             beam = bsz // k.shape[0]
             k, v = k.repeat_interleave(beam, 0), v.repeat_interleave(beam, 0)
             if key_padding_mask is not None:
@@ -109,7 +110,7 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         return self.out_proj(context), weights
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """(time, batch, heads·d) → (batch, heads, time, d)."""
+        """Reshape (time, batch, heads·d) → (batch, heads, time, d)."""
         return x.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3)
 
     def _scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
@@ -131,12 +132,12 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         return weights.masked_fill(without_keys, 0.0)
 
     def _has_fused_kernel(self, q: Tensor, v: Tensor) -> bool:
-        """Whether PyTorch has a fast attention kernel for these.
+        """Return whether PyTorch has a fast attention kernel for these queries and values.
 
-        On a CPU its fused kernel takes no dropout and no narrower keys (aten/src/ATen/native/transformers/
-        sdp_utils_cpp.cpp), and is slow in bfloat16 (results/speed_notes.md). On CUDA, a narrower key needs a multiple
-        of 8 dimensions (cuda/sdp_utils.cpp, ``check_head_dim_size_mem_efficient``); what it falls back to converts
-        everything to float32.
+        On a CPU the fused kernel takes no dropout and no narrower keys (aten/src/ATen/native/transformers/
+        sdp_utils_cpp.cpp), and is slow in bfloat16 (results/speed/notes.md). On CUDA, narrower keys need a multiple of
+        8 dimensions (cuda/sdp_utils.cpp, ``check_head_dim_size_mem_efficient``); the fallback converts everything to
+        float32.
         """
         same_width = q.shape[-1] == v.shape[-1]
         if q.device.type != "cpu":
@@ -150,7 +151,7 @@ class PartitionedMultiheadAttention(MultiheadAttention):
     def _first_of_each_beam(
         self, key: Tensor, key_padding_mask: Tensor | None, bsz: int
     ) -> tuple[Tensor, Tensor | None]:
-        """With ``set_beam_size`` (BART), encoder outputs are stored once for each sentence, not for each hypothesis."""
+        """Keep one entry for each sentence, not for each hypothesis, as ``set_beam_size`` asks for (BART)."""
         if self.beam_size == 1 or bsz != key.shape[1]:
             return key, key_padding_mask
         if key_padding_mask is not None:
@@ -185,7 +186,7 @@ class PartitionedMultiheadAttention(MultiheadAttention):
 
     @staticmethod
     def _additive_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """Both masks as one, added to the scores; broadcasts to (batch, heads, target, source)."""
+        """Combine both masks into one that is added to the scores (batch, heads, target, source)."""
         mask = attn_mask
         if mask is not None and mask.dtype == torch.bool:
             mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))

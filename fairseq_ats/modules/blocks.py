@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def join(blocks: Sequence[Tensor], dim: int, groups: int = 1) -> Tensor:
-    """Lay blocks side by side along ``dim``, separately within each of ``groups`` equal groups.
+    """Join blocks along ``dim``, separately within each of ``groups`` equal groups.
 
-    With one group this is ``cat``. With one group per attention head, the core's rows of each head come first.
+    With one group this is ``cat``. With one group for each attention head, every head starts with the core's rows.
     """
     if len(blocks) == 1:
         return blocks[0]
@@ -22,7 +22,11 @@ def join(blocks: Sequence[Tensor], dim: int, groups: int = 1) -> Tensor:
 
 
 def divide(full: Tensor, sizes: Sequence[int], dim: int, groups: int = 1) -> list[Tensor]:
-    """The inverse of :func:`join`: blocks whose first n reach the n-th of the ascending ``sizes``, and the rest."""
+    """Divide a tensor into blocks, the inverse of :func:`join`: the first n blocks have ``sizes[n - 1]`` together.
+
+    Args:
+        sizes: ascending. The last block is the rest.
+    """
     grouped = full.unflatten(dim, (groups, -1))
     ends = [0, *(size // groups for size in sizes), grouped.shape[dim + 1]]
     blocks = grouped.split([end - start for start, end in pairwise(ends)], dim + 1)

@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost little on a CPU."""
+"""Dropout with random numbers that are cheap on a CPU."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import Tensor
 
-# Each element is decided by 16 random bits.
+# The number of values of 16 bits.
 _VALUES = 2**16
 
 
 class FastDropout(FairseqDropout):
-    """fairseq's dropout, which on a CPU draws 64 random bits for four elements at once.
+    """fairseq's dropout that, on a CPU, draws 64 random bits for four elements at once: 16 bits decide an element.
 
-    PyTorch's draws one random number for each element, which is a large part of an update in bfloat16
-    (results/speed_notes.md). The probability is rounded to a multiple of 2⁻¹⁶, and the scale is that of the rounded
-    one: expectations are kept, but for the rounding of the scale to the activations' precision. On other devices
-    PyTorch's own kernel runs.
+    PyTorch draws one random number for each element. In bfloat16 that is a large part of an update
+    (results/speed/notes.md). The probability is rounded to a multiple of 2⁻¹⁶, and the scale is computed from the
+    rounded probability, so expectations are kept up to the precision of the activations. On other devices PyTorch's own
+    kernel runs.
     """
 
     @classmethod

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 
 def linear_with_folded_weight(x: Tensor, fold: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
-    """``F.linear(x, fold(), bias)`` that folds the weight again for the backward pass.
+    """Compute ``F.linear(x, fold(), bias)``, and fold the weight again for the backward pass.
 
-    PyTorch would keep the weight from forward to backward: one more copy of every partitioned layer's. What is folded
-    gets its gradients from autograd: for W + VU and G = ∂/∂(W + VU) they are G, G Uᵀ and Vᵀ G. Nothing may change the
-    parameters between forward and backward; it would not be noticed.
+    PyTorch would keep the weight from forward to backward: one more copy for every partitioned layer. Autograd passes
+    the weight's gradient on to the blocks: for W + VU and G = ∂/∂(W + VU), the gradients of W, V and U are G, G Uᵀ and
+    Vᵀ G. Do not change the parameters between forward and backward: nothing would notice.
 
-    Under autocast the weight is folded in its own precision, and rounded for the product alone.
+    Under autocast the weight is folded in its own precision, and only the product is rounded.
 
     Args:
         x: (*, in).
@@ -25,7 +25,7 @@ def linear_with_folded_weight(x: Tensor, fold: Callable[[], Tensor], bias: Tenso
         bias: (out,), or None.
     """
     device, dtype = x.device.type, x.dtype
-    if torch.is_autocast_enabled(device) and dtype != torch.float64:  # which autocast leaves alone
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:  # autocast leaves float64 alone
         dtype = torch.get_autocast_dtype(device)
 
     def weight_for_product() -> Tensor:
@@ -33,13 +33,13 @@ def linear_with_folded_weight(x: Tensor, fold: Callable[[], Tensor], bias: Tenso
             return fold().to(dtype)
 
     bias = None if bias is None else bias.to(dtype)
-    # As a matrix: what a function of our own returns must not be a view, or nothing could change it in place.
+    # Flatten to 2-D: a custom Function must not return a view, because callers may modify the result in place.
     rows = _Linear.apply(x.reshape(-1, x.shape[-1]).to(dtype), weight_for_product(), bias, weight_for_product)
     return rows.view(*x.shape[:-1], rows.shape[-1])
 
 
 class _Linear(torch.autograd.Function):
-    """On matrices (rows, in) → (rows, out)."""
+    """The product for matrices: (rows, in) → (rows, out)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, fold: Callable[[], Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Levels: which network a model runs, and which parameters of it have gradients."""
+"""Set which network a model runs, and which of its parameters get gradients."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fairseq_ats.partition.tags import levels_of
 
 
 def partitioned_modules(model: nn.Module) -> list[PartitionedModule]:
-    """The partitioned layers of ``model``.
+    """Return the partitioned layers of ``model``.
 
     Raises:
-        ValueError: there are none, so that a level would silently mean nothing.
+        ValueError: there are none, so a level would mean nothing.
     """
     # modules() and not an attribute of the model: fairseq's data-parallel proxies forward reads only.
     found = [m for m in model.modules() if isinstance(m, PartitionedModule)]
@@ -39,12 +39,12 @@ def set_level(model: nn.Module, level: int) -> None:
 
 @contextmanager
 def use_level(model: nn.Module, level: int) -> Iterator[None]:
-    """Run ``model`` at ``level`` inside the context; every layer's previous level comes back on exit.
+    """Run ``model`` at ``level`` inside the context, and restore every layer's previous level on exit.
 
     Forward *and* backward belong inside: activation checkpointing runs the forward again in backward.
 
     Raises:
-        ValueError: as :func:`set_level`.
+        ValueError: see :func:`set_level`.
     """
     previous = [(module, module.level) for module in partitioned_modules(model)]
     set_level(model, level)

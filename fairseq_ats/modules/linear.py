@@ -19,14 +19,14 @@ class PartitionedLinear(PartitionedLinearModule):
     .. math:: y = \begin{pmatrix} W_{core} \\ W_{ext} \end{pmatrix} x + b
         \quad\text{or}\quad y = \begin{pmatrix} W_{core} & W_{ext} \end{pmatrix} x + b
 
-    The left form (``dim=0``) narrows the output: hidden neurons of a feed-forward module's first layer, and
-    keys and queries. The right form (``dim=1``) narrows the input: the second layer, which reads the neurons that
-    the first one has at that level. The bias of the right form is whole, and the core's.
+    The left form (``dim=0``) narrows the output: the hidden neurons of a feed-forward module, in its first layer, and
+    keys and queries. The right form (``dim=1``) narrows the input: the second layer reads the neurons that the first
+    layer has at that level. The right form does not split the bias; it belongs to the core.
 
-    With several ratios (not in the paper) each level adds one more block to those below it.
+    With several ratios (not in the paper) each level adds one block to the levels below it.
 
-    With ``groups`` a level takes the first rows *of each group*. Keys and queries use one group per head: taken
-    contiguously, the core's rows would fill the first heads and leave the others without a score. The paper does
+    With ``groups`` a level takes the first rows *of each group*. Keys and queries use one group for each head. The
+    first rows of the whole matrix would fill the first heads and leave the other heads without a score. The paper does
     not say which rows the core keeps.
 
     Shapes: the super-network maps (*, in) to (*, out). At a level below it, the partitioned side has
@@ -35,11 +35,11 @@ class PartitionedLinear(PartitionedLinearModule):
     Args:
         weight: full weight, (out, in).
         bias: full bias, (out,), or None.
-        small_ratio: r; the core has ``groups * max(1, round(r * size / groups))`` of the partitioned side. Several are
-            those of the levels below the super-network, in ascending order.
+        small_ratio: r; the core has ``groups * max(1, round(r * size / groups))`` of the partitioned side. Several
+            ratios, in ascending order, give one level each, below the super-network.
         dim: 0 partitions the output, 1 the input.
-        groups: equal groups on the partitioned side; must divide it.
-        max_level: 1 keeps the core alone; None is the super-network.
+        groups: the number of equal groups on the partitioned side; must divide its size.
+        max_level: the highest level to build: 1 is the core alone; None is the super-network.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class PartitionedLinear(PartitionedLinearModule):
         groups: int = 1,
         max_level: int | None = None,
     ) -> PartitionedLinear:
-        """Split an initialised stock layer; as the super-network the result computes what ``linear`` computed."""
+        """Split an initialised stock layer; the super-network computes what ``linear`` computed."""
         return cls(linear.weight, linear.bias, small_ratio, dim, groups, max_level)
 
     def weight_at(self, level: int) -> Tensor:
@@ -84,7 +84,7 @@ class PartitionedLinear(PartitionedLinearModule):
         return join(self.blocks("bias", level), 0, self.groups)
 
     def forward_level(self, x: Tensor) -> Tensor:
-        """(*, in) → (*, out); the core's weight is a parameter as it is."""
+        """Compute (*, in) → (*, out); the core's weight is one parameter and needs no folding."""
         if self.level == CORE_LEVEL:
             return F.linear(x, self.core_weight, self.core_bias)
         return super().forward_level(x)

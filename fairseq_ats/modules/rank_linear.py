@@ -19,20 +19,21 @@ class PartitionedRankLinear(PartitionedLinearModule):
 
     .. math:: y = (VU + W)x + b \quad\text{(super-network)}, \qquad y = V(Ux) + b \quad\text{(core)}
 
-    ``core_u`` is U (k, in), ``core_v`` is V (out, k), ``extension_weight`` is W (out, in). The bias, of which the
-    paper does not speak, is the core's: the super-network must contain everything that the core computes with.
+    ``core_u`` is U (k, in), ``core_v`` is V (out, k), ``extension_weight`` is W (out, in). The bias belongs to the
+    core, because the super-network must contain everything that the core computes with. The paper does not mention it.
 
-    With several ratios (not in the paper) each level between the two has a higher rank than the one below it, by more
-    rows of U and columns of V; the super-network adds W to the highest of them:
+    With several ratios (not in the paper) each level below the super-network has a higher rank than the level below
+    it: it adds rows to U and columns to V. The super-network adds W to the highest rank:
 
     .. math:: V_l U_l = \begin{pmatrix} V_{l-1} & V'_l \end{pmatrix} \begin{pmatrix} U_{l-1} \\ U'_l \end{pmatrix}
 
     Args:
-        u, v, weight: the three matrices; u and v have the rank of the highest level below the super-network.
-            ``weight`` may be None if ``max_level`` is below the super-network's.
+        u: U (k, in), where k is the rank of the highest level below the super-network.
+        v: V (out, k).
+        weight: W (out, in); None is allowed if ``max_level`` is below the super-network.
         bias: (out,), or None.
-        max_level: 1 keeps the core alone; None is the super-network.
-        ranks: of the levels below the super-network, ascending up to that of u and v; None if there is one.
+        max_level: the highest level to build: 1 is the core alone; None is the super-network.
+        ranks: the ranks of the levels below the super-network, ascending up to k; None stands for k alone.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class PartitionedRankLinear(PartitionedLinearModule):
         ranks: Sequence[int] | None = None,
     ) -> None:
         super().__init__(u.shape[1], v.shape[0], (u.shape[0],) if ranks is None else ranks, max_level)
-        # The last block is what is above all ranks: nothing.
+        # One block more than there are ranks: the last block, above all ranks, is empty.
         u_blocks, v_blocks = divide(u, self.sizes, OUTPUT_DIM), divide(v, self.sizes, INPUT_DIM)
         for level in range(CORE_LEVEL, self.super_level):
             self.add_block(level, "u", u_blocks[level - 1])
@@ -65,14 +66,14 @@ class PartitionedRankLinear(PartitionedLinearModule):
     ) -> PartitionedRankLinear:
         """Factorise an initialised stock layer, k = max(1, round(r · min(in, out))).
 
-        VU starts as the stock weight's best approximation of rank k, at every level, and W as the rest: the
-        super-network is the stock layer (:mod:`fairseq_ats.training.super_start` may begin with W = 0 instead). The
-        paper is silent on how U, V and W start. V is not zero as in LoRA: with VU = 0 in queries and keys alike, a
-        core's scores have no gradient of first order. results/initialisation.md compares.
+        At every level VU starts as the best approximation of rank k of the stock weight. W starts as the rest, so the
+        super-network is the stock layer (:mod:`fairseq_ats.training.super_start` can start with W = 0 instead). The
+        paper does not say how U, V and W start. V does not start at zero as in LoRA: with VU = 0 in both queries and
+        keys, a core's scores have no first-order gradient. results/initialisation/ compares.
 
         Args:
-            small_ratio: r; several are those of the levels below the super-network, in ascending order.
-            initialise: False leaves U and V at zero, for a layer whose parameters a checkpoint is about to fill.
+            small_ratio: r; several ratios, in ascending order, give one level each, below the super-network.
+            initialise: False leaves U and V at zero, for a layer that a checkpoint is about to fill.
         """
         full = linear.weight.detach()
         out_features, in_features = full.shape
@@ -89,11 +90,11 @@ class PartitionedRankLinear(PartitionedLinearModule):
 
     @property
     def rank(self) -> int:
-        """Of VU in the highest level that there is: ``u`` is (rank, in), and ``v`` (out, rank)."""
+        """The rank of VU at the highest level that this layer holds."""
         return self.sizes[min(self.max_level, len(self.sizes)) - 1]
 
     def factors_at(self, level: int) -> tuple[Tensor, Tensor]:
-        """U (k, in) and V (out, k) of ``level``; the super-network's are those of the level below it."""
+        """Return U (k, in) and V (out, k) of ``level``; the super-network has the U and V of the level below it."""
         level = min(level, self.super_level - 1)
         return join(self.blocks("u", level), OUTPUT_DIM), join(self.blocks("v", level), INPUT_DIM)
 
@@ -105,10 +106,10 @@ class PartitionedRankLinear(PartitionedLinearModule):
         return self.core_bias
 
     def forward_level(self, x: Tensor) -> Tensor:
-        """(*, in) → (*, out). No level below the super-network forms VU.
+        """Compute (*, in) → (*, out). No level below the super-network forms VU.
 
-        The super-network multiplies by W + VU, folded first, when there are enough rows to pay for the folding:
-        one GEMM, and autograd keeps x alone.
+        With enough rows to pay for folding, the super-network folds W + VU and multiplies once: one GEMM, and autograd
+        keeps only x.
         """
         has_rest = self.level == self.super_level
         if has_rest and x.numel() // self.in_features >= self.rows_to_fold:
@@ -118,7 +119,7 @@ class PartitionedRankLinear(PartitionedLinearModule):
         return thin + F.linear(x, self.extension_weight) if has_rest else thin
 
     def fold(self, level: int) -> None:
-        """The dense weight, unless two thin matrices are smaller: then those, each as one."""
+        """Store the dense weight of ``level``, or U and V if they are smaller."""
         if level == self.super_level or self.sizes[level - 1] >= self.rows_to_fold:
             super().fold(level)
         else:
@@ -134,9 +135,9 @@ class PartitionedRankLinear(PartitionedLinearModule):
 
     @property
     def rows_to_fold(self) -> int:
-        """Folding costs k·in·out, the two thin products cost k·(in + out) a row; a decoding step has few rows.
+        """The number of rows from which folding is cheaper: it costs k·in·out, two thin products k·(in + out) a row.
 
-        It is also the rank from which on a dense matrix is no larger than the two thin ones.
+        A decoding step has few rows. From this rank on, a dense matrix is also no larger than two thin ones.
         """
         size = self.in_features * self.out_features
         return -(-size // (self.in_features + self.out_features))

@@ -1,4 +1,4 @@
-"""Adam of which every coordinate has a step count of its own."""
+"""Adam with a step count for each coordinate."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def step_selected(p: nn.Parameter, state: dict[str, Any], group: dict[str, Any],
     .. math:: x \leftarrow x - \eta\lambda x - \eta \frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}
         \cdot \frac{m}{\sqrt{v} + \epsilon}
 
-    Here t counts the steps of the coordinate itself. The tensor's count would be wrong: the first step of a coordinate
-    that is selected late would be :math:`(1-\beta_1) / \sqrt{1-\beta_2}` times as long.
+    Here t counts the updates that selected the coordinate. With one count for the whole tensor, the first step of a
+    coordinate that is first selected late would be :math:`(1-\beta_1) / \sqrt{1-\beta_2}` times as long.
 
-    The count is saved under ``step`` as fairseq's. It is a float32 tensor of the mask's shape, exact up to 2²⁴, and an
-    int again once all coordinates agree.
+    The count is kept under ``step``, where fairseq keeps its own. It is a float32 tensor of the mask's shape, exact up
+    to 2²⁴, and an int again once all coordinates agree.
 
     Args:
         p: has a gradient.
@@ -32,7 +32,7 @@ def step_selected(p: nn.Parameter, state: dict[str, Any], group: dict[str, Any],
     gradient = p.grad.to(m.dtype)
     # torch's load_state_dict leaves the count on the device on which it was saved.
     counts = torch.as_tensor(state["step"], dtype=torch.float32, device=p.device) + selected
-    t = counts.double().clamp(min=1)  # 0 where nothing was ever selected, and nothing is now
+    t = counts.double().clamp(min=1)  # 0 only where no update has selected anything so far
     step_size = (group["lr"] * (1 - beta2**t).sqrt() / (1 - beta1**t)).to(m.dtype)
 
     m.copy_(torch.where(selected, beta1 * m + (1 - beta1) * gradient, m))

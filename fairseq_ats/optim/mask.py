@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,27 +17,19 @@ from fairseq_ats.partition.tags import holds, levels_of
 Selection = bool | Tensor
 
 
-class Mask(ABC):
-    """What one update may move."""
+class Mask:
+    """What one update may move; this base class selects everything."""
 
-    @abstractmethod
     def of(self, parameter: nn.Parameter) -> Selection:
         """Return what is selected of a parameter."""
-
-    def leaves_out_super(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Return whether the update trains networks below the super-network alone.
-
-        Args:
-            parameters: all that the optimizer holds.
-        """
-        return False
-
-
-class Everything(Mask):
-    """Every parameter moves."""
-
-    def of(self, parameter: nn.Parameter) -> Selection:
         return True
+
+    def check(self, held: Collection[nn.Parameter]) -> None:
+        """Raise ValueError if this mask means nothing for the parameters that an optimizer holds."""
+
+    def leaves_out_super(self, held: Collection[nn.Parameter]) -> bool:
+        """Return whether the update trains only networks below the super-network."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -50,39 +41,45 @@ class LevelMask(Mask):
     def of(self, parameter: nn.Parameter) -> Selection:
         return any(holds(parameter, level) for level in self.levels)
 
-    def leaves_out_super(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Return whether the highest level of these parameters is not trained.
-
-        Raises:
-            ValueError: no parameter is tagged, so nothing could be masked.
-        """
-        tags = [own for p in parameters if (own := levels_of(p)) is not None]
-        if not tags:
+    def check(self, held: Collection[nn.Parameter]) -> None:
+        """Raise ValueError if no parameter is tagged: nothing could be masked."""
+        if all(levels_of(p) is None for p in held):
             raise ValueError(
                 "the optimizer holds no parameter that is tagged with its levels; were the parameters copied? "
                 "copy.deepcopy loses the tags"
             )
-        return max(frozenset().union(*tags)) not in self.levels
+
+    def leaves_out_super(self, held: Collection[nn.Parameter]) -> bool:
+        """Return whether the highest level of these parameters is not trained."""
+        return max(frozenset().union(*(levels_of(p) or () for p in held))) not in self.levels
 
 
 @dataclass(frozen=True, eq=False)
 class ElementMask(Mask):
-    """Parameters move as ``selections`` says; a parameter that is not in it moves as a whole."""
+    """Each parameter moves as far as ``selections`` says; a parameter that is not in it moves as a whole."""
 
     selections: Mapping[nn.Parameter, Selection]
 
     def of(self, parameter: nn.Parameter) -> Selection:
         return self.selections.get(parameter, True)
 
+    def check(self, held: Collection[nn.Parameter]) -> None:
+        """Raise ValueError for a selection in a parameter that the optimizer does not hold: it would mask nothing."""
+        if not self.selections.keys() <= set(held):
+            raise ValueError(
+                "the mask selects elements of parameters that the optimizer does not hold; --fp16 and --bf16 give it "
+                "float32 copies instead"
+            )
 
-EVERYTHING = Everything()
+
+EVERYTHING = Mask()
 
 
 class MaskedStep(torch.optim.Optimizer):
     """Mixin before a ``torch.optim`` optimizer: a step leaves everything outside the mask bit for bit as it was.
 
-    That is weight, moments (momentum), step count and weight decay: each coordinate runs the optimizer on the
-    subsequence of updates that select it. Outside :meth:`masked` every parameter moves.
+    Weight, moments (momentum) and step count stay, and weight decay does nothing: each coordinate runs the optimizer
+    on the subsequence of updates that select it. Outside :meth:`masked` every parameter moves.
 
     *Whole parameters.* "No gradient, so nothing happens" is not a mask: legacy_ddp and FP16Optimizer fill missing
     gradients with zeros (fairseq/distributed/legacy_distributed_data_parallel.py:137,
@@ -95,9 +92,8 @@ class MaskedStep(torch.optim.Optimizer):
     """
 
     mask: Mask = EVERYTHING
-    lr_scale = 1.0
-    # --alternate-lr-coef.
-    alternate_lr_coef = 1.0
+    lr_scale: float = 1.0
+    alternate_lr_coef: float = 1.0  # --alternate-lr-coef
 
     @property
     def supports_flat_params(self) -> bool:
@@ -112,8 +108,9 @@ class MaskedStep(torch.optim.Optimizer):
         does not say which updates the coefficient scales.
 
         Raises:
-            ValueError: the mask goes by levels, and no parameter is tagged.
+            ValueError: the mask means nothing for the parameters of this optimizer.
         """
+        mask.check(self._held())
         if mask.leaves_out_super(self._held()):
             lr_scale *= self.alternate_lr_coef
         previous = self.mask, self.lr_scale
@@ -124,6 +121,7 @@ class MaskedStep(torch.optim.Optimizer):
             self.mask, self.lr_scale = previous
 
     def step(self, closure: Any = None) -> Any:
+        """Move what the mask selects."""
         loss = None if closure is None else closure()
         hidden: list[nn.Parameter] = []
         elements: dict[nn.Parameter, Tensor] = {}
@@ -142,10 +140,13 @@ class MaskedStep(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step_elements(self, selected: Mapping[nn.Parameter, Tensor]) -> None:
-        """Move the selected elements of these parameters: step, then put back what is not selected.
+        """Move the selected elements of these parameters: make a whole step, then put back what is not selected.
 
-        This is exact for an optimizer whose state is nothing but tensors of the parameter's shape that start at zero,
-        as for SGD with momentum and without dampening.
+        This is exact if the optimizer's state is nothing but tensors of the parameter's shape that start at zero: so
+        for SGD with momentum and without dampening.
+
+        Args:
+            selected: bool tensors that broadcast to the parameters, which have gradients.
 
         Raises:
             TypeError: the optimizer counts steps; then a coordinate needs a count of its own.

@@ -4,7 +4,7 @@ By default (:meth:`PartitionedRankLinear.from_linear`) the super-network compute
 what VU leaves of the stock weight. That is nearly all of it, since the rank is small, and it is random: an update of
 one network is noise to the other until W has been trained. With W = 0 both networks start as one function. There x̃ = x,
 and c_sim and c_align of the paper's Theorem 1 are 1. The paper does not say where its networks start;
-results/initialisation.md compares.
+results/initialisation/ compares.
 """
 
 from __future__ import annotations

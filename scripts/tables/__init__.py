@@ -1,1 +1,1 @@
-"""The paper's BLEU tables: described in ``tables.yaml``, run, scored and drawn by the modules here."""
+"""Train, score and draw the BLEU tables that ``tables.yaml`` describes."""

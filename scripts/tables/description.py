@@ -1,4 +1,4 @@
-"""What a table holds: read from ``tables.yaml``."""
+"""Read from ``tables.yaml`` what a table holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from fairseq_ats.cli.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = Path(__file__).with_name("tables.yaml")
@@ -18,7 +18,7 @@ COLUMNS = {"core": "Sub-Network", "level2": "Level 2", "super": "Full Network"}
 
 @dataclass(frozen=True)
 class SearchChoices:
-    """Beam search; more than one value of either is a choice to make on the validation set."""
+    """Beam search; if there are several values, the validation set decides."""
 
     beams: tuple[int, ...]
     length_penalties: tuple[float, ...]
@@ -52,7 +52,7 @@ class Recipe:
 
     @property
     def is_strong(self) -> bool:
-        """Not the paper's hyper-parameters."""
+        """Return whether the recipe is ours and not the paper's."""
         return self.name.endswith("_strong")
 
     def config(self, row: str) -> Path:
@@ -61,7 +61,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Published:
-    """A number that somebody published: mean over runs, and its standard deviation where there is one."""
+    """A published number: mean over runs, and standard deviation if it was published."""
 
     mean: float
     std: float | None = None
@@ -94,18 +94,18 @@ class Table:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Those of :data:`COLUMNS` that a row has."""
+        """Return the :data:`COLUMNS` that some row has."""
         there = {network for row in self.rows for network in row.networks}
         return {network: heading for network, heading in COLUMNS.items() if network in there}
 
 
 def read_tables(path: Path = DESCRIPTION, configs: Path = ROOT / "configs") -> dict[str, Table]:
-    """Every table by name.
+    """Return every table by name.
 
     Args:
         configs: has a folder for each recipe.
     """
-    description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    description = read_yaml(path)
     recipes = {name: _recipe(name, entry, configs / name) for name, entry in description["recipes"].items()}
     return {
         name: Table(
@@ -133,7 +133,7 @@ def _recipe(name: str, entry: dict[str, Any], configs: Path) -> Recipe:
 
 
 def shown(path: Path) -> Path:
-    """From the repository's root, if it is in there."""
+    """Return a path as seen from the repository's root, if it is inside."""
     path = path.absolute()
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 

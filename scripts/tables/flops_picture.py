@@ -1,23 +1,22 @@
-"""What each network scores against what its training cost, as a picture: who gets most for a FLOP."""
+"""Draw what each network scores against what its training cost: who gets most for a FLOP."""
 
 from __future__ import annotations
 
 import statistics
 from pathlib import Path
 
-from charts import new_figure, write_png
-
-from tables.description import Table
-from tables.layout import recorded
-from tables.records import Record, RunKey
+from scripts.figures.png import new_figure, write_png
+from scripts.tables.description import Table
+from scripts.tables.layout import recorded
+from scripts.tables.records import Record, RunKey, scores_of
 
 MARKERS = "osD^vP*X<>hd"
 
 
 def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
-    """BLEU, mean and standard deviation over seeds, against the FLOPs of the whole run; a panel for each network.
+    """Draw BLEU, mean and standard deviation over seeds, against the FLOPs of the whole run; a panel for each network.
 
-    A run that trains several networks stands in several panels, each time with the FLOPs of all of them.
+    A run that trains several networks stands in several panels, each time with the FLOPs of the whole run.
     """
     panels = len(table.columns)
     figure = new_figure(4.2 * panels, 4.2 + 0.22 * len(table.rows))
@@ -28,7 +27,7 @@ def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
             records = recorded(row.name, runs)
             if network not in row.networks or not records:
                 continue
-            scores = [record["networks"][network]["bleu"] for record in records]
+            scores = [scores_of(record, network)["bleu"] for record in records]
             entries[row.label] = axes.errorbar(
                 statistics.mean(record["flops"] for record in records) / 1e15,
                 statistics.mean(scores),

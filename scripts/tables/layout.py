@@ -1,14 +1,16 @@
-"""A table's contents: cells of text from records, the same for Markdown and for the picture."""
+"""Arrange records as the cells of tables."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
-from tables.comparison import digests_of, pairs
-from tables.description import COLUMNS, Published, Row, Table
-from tables.records import Record, Records, RunKey
+from scripts.tables.comparison import pairs
+from scripts.tables.description import COLUMNS, Published, Row, Table
+from scripts.tables.records import Record, RunKey, scores_of
+
+Runs = Mapping[RunKey, Record]
+Grid = tuple[list[str], list[list[str]]]  # header, rows
 
 NOT_RUN = "not run"
 NONE = "-"
@@ -16,33 +18,30 @@ NONE = "-"
 QUIET = 1.2
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Cells; the first column is text, the others are numbers."""
-
-    header: list[str]
-    rows: list[list[str]]
-
-
 def mean_std(values: Sequence[float]) -> str:
-    """As the paper writes it; the standard deviation is that of a sample (n - 1), and one value has none."""
+    """Return mean and standard deviation as the paper writes them; the deviation is that of a sample (n - 1)."""
     mean = f"{statistics.mean(values):.2f}"
     return mean if len(values) < 2 else f"{mean} ({statistics.stdev(values):.2f})"
 
 
 def pflop(flops: float) -> str:
-    """In 10^15, with three digits or, where there are more, all before the point."""
+    """Return FLOPs in 10^15, with three digits or, where there are more, all before the point."""
     peta = flops / 1e15
     return f"{peta:,.0f}" if peta >= 100 else f"{peta:.3g}"
 
 
-def scores(table: Table, runs: Mapping[RunKey, Record], seeds: Sequence[int]) -> Grid:
-    """The paper's own layout: a row a model, published and ours side by side for each network, over all seeds recorded.
+def recorded(row: str, runs: Runs) -> list[Record]:
+    """Return the runs of a row, by seed."""
+    return [record for (name, _), record in sorted(runs.items()) if name == row]
+
+
+def scores(table: Table, runs: Runs, seeds: Sequence[int]) -> Grid:
+    """Lay out BLEU as the paper does: a row for each model, published and ours side by side for each network.
 
     Args:
-        seeds: that are wanted; a row with fewer says so.
+        seeds: seeds that are wanted; a row with fewer says so. Ours is over all that are recorded.
     """
-    names = ([f"{table.published_by}"] if table.published_by else []) + ["ours", "ours, tokenised"]
+    names = ([table.published_by] if table.published_by else []) + ["ours"]
     header = ["Model", *(f"{column}: {name}" for column in table.columns.values() for name in names), "seeds"]
     rows = []
     for row in table.rows:
@@ -51,16 +50,10 @@ def scores(table: Table, runs: Mapping[RunKey, Record], seeds: Sequence[int]) ->
         for network in table.columns:
             if table.published_by:
                 cells.append(_published(row.published.get(network)))
-            for score in ("bleu", "tokenised_bleu"):
-                cells.append(_ours(network, score, row, records))
+            cells.append(_ours(network, row, records))
         done = len(records)
         rows.append([*cells, str(done) if done >= len(seeds) else f"{done} of {len(seeds)}"])
-    return Grid(header, rows)
-
-
-def recorded(row: str, runs: Mapping[RunKey, Record]) -> list[Record]:
-    """The runs of a row, by seed."""
-    return [record for (name, _), record in sorted(runs.items()) if name == row]
+    return header, rows
 
 
 def _published(value: Published | None) -> str:
@@ -69,71 +62,61 @@ def _published(value: Published | None) -> str:
     return f"{value.mean:.2f}" if value.std is None else f"{value.mean:.2f} ({value.std:.2f})"
 
 
-def _ours(network: str, score: str, row: Row, records: Sequence[Record]) -> str:
+def _ours(network: str, row: Row, records: Sequence[Record]) -> str:
     if network not in row.networks:
         return NONE
-    return mean_std([record["networks"][network][score] for record in records]) if records else NOT_RUN
+    return mean_std([scores_of(record, network)["bleu"] for record in records]) if records else NOT_RUN
 
 
-def comparisons(table: Table, records: Records, seeds: Sequence[int]) -> Grid:
-    """Trained jointly against alone: the difference in BLEU and the paired bootstrap's p-value, for each seed.
+def comparisons(table: Table, runs: Runs, seeds: Sequence[int]) -> Grid:
+    """Lay out joint training against training alone: the difference in BLEU and the p-value, for each seed.
 
     Args:
-        seeds: that are wanted; others that are recorded stand beside them.
+        seeds: seeds that are wanted; others that are recorded stand beside them.
     """
-    runs, compared = records.runs(), records.comparisons()
     seeds = tuple(sorted({*seeds, *(seed for _, seed in runs)}))
     labels = {row.name: row.label for row in table.rows}
     lines: dict[tuple[str, str, str], list[str]] = {}
     for pair in pairs(table, seeds):
-        key = (labels[pair.ats[0]], COLUMNS[pair.network], labels[pair.alone[0]])
-        found = compared.get((pair.ats[0], pair.network, pair.ats[1]))
-        if pair.ats not in runs or pair.alone not in runs:
+        found = pair.comparison(runs)
+        if pair.scores(runs) is None:
             cell = NOT_RUN
-        elif found is None or found["hypotheses_sha256"] != digests_of(pair, runs):
+        elif found is None:
             cell = "not compared"
         else:
             cell = f"{found['difference']:+.2f} (p = {found['p_value']:.3f})"
+        key = (labels[pair.ats[0]], COLUMNS[pair.network], labels[pair.alone[0]])
         lines.setdefault(key, []).append(cell)
     header = ["Model", "network", "against", *(f"seed {seed}" for seed in seeds)]
-    return Grid(header, [[*key, *cells] for key, cells in lines.items()])
+    return header, [[*key, *cells] for key, cells in lines.items()]
 
 
-def ledger(table: Table, runs: Mapping[RunKey, Record]) -> Grid:
-    """What one joint training costs, and the trainings that it stands for: means over seeds."""
+def ledger(table: Table, runs: Runs) -> Grid:
+    """Lay out what one joint training costs, and the trainings that it stands for: means over seeds."""
     header = ["Model", "PFLOP: joint", "separate", "ratio", "seconds: joint", "separate", "ratio"]
     rows = []
     for row in table.rows:
         if not row.against:
             continue
-        joint = recorded(row.name, runs)
-        separate = [recorded(name, runs) for name in row.against.values()]
-        if not joint or not all(separate):
+        groups = [recorded(name, runs) for name in (row.name, *row.against.values())]
+        if not all(groups):
             rows.append([row.label, *[NOT_RUN] * (len(header) - 1)])
             continue
-        flops = [_mean(record["flops"] for record in group) for group in (joint, *separate)]
-        cells = _ratio(flops[0], sum(flops[1:]), pflop)
-        if len({record["hardware"] for group in (joint, *separate) for record in group}) > 1:
+        flops = [statistics.mean(record["flops"] for record in group) for group in groups]
+        cells = _ratio(flops, pflop)
+        if len({record["starts"][0]["hardware"] for group in groups for record in group}) > 1:
             cells += ["not on the same hardware", NONE, NONE]
         else:
-            seconds = [_mean(r["timing"]["train_seconds"] for r in group) for group in (joint, *separate)]
-            cells += _ratio(seconds[0], sum(seconds[1:]), "{:,.0f}".format)
-            if not all(_was_quiet(group) for group in (joint, *separate)):
+            seconds = [[record["timing"]["train_seconds"] for record in group] for group in groups]
+            cells += _ratio([statistics.mean(group) for group in seconds], "{:,.0f}".format)
+            if not all(max(group) <= QUIET * min(group) for group in seconds):
                 cells[-1] = NONE
         rows.append([row.label, *cells])
-    return Grid(header, rows)
+    return header, rows
 
 
-def _was_quiet(group: Sequence[Record]) -> bool:
-    """No other program slowed some of the runs of a row."""
-    seconds = [record["timing"]["train_seconds"] for record in group]
-    return max(seconds) <= QUIET * min(seconds)
-
-
-def _mean(values: Iterable[float]) -> float:
-    return statistics.mean(list(values))
-
-
-def _ratio(joint: float, separate: float, style: Callable[[float], str]) -> list[str]:
+def _ratio(costs: Sequence[float], style: Callable[[float], str]) -> list[str]:
+    """Return the first cost, the sum of the others, and their ratio."""
+    joint, separate = costs[0], sum(costs[1:])
     ratio = f"{joint / separate:.2f}" if separate > 0 else NONE  # fairseq logs whole seconds
     return [style(joint), style(separate), ratio]

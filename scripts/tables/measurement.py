@@ -1,4 +1,4 @@
-"""Everything about a finished run that its line in the results says."""
+"""Measure a finished run: everything that its record says."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from training_log import TrainingLog
 
 import fairseq_ats
-from tables.description import Row
-from tables.records import Record
-from tables.runs import Run, commit
-from tables.scoring import Decoding, References, score_networks
-from tables.training_cost import cost_of_run
+from fairseq_ats.cost.training import cost_of_run
+from scripts.tables.description import Row
+from scripts.tables.records import Record
+from scripts.tables.runs import Run, commit
+from scripts.tables.scoring import Decoding, References, score_networks
 
 PACKAGES = ("torch", "fairseq-fixed", "sacrebleu", "sacremoses", "sentencepiece")
 
@@ -23,32 +23,27 @@ PACKAGES = ("torch", "fairseq-fixed", "sacrebleu", "sacremoses", "sentencepiece"
 def measure(
     run: Run, row: Row, data: Path, references: References, decoding: Decoding, hardware: str
 ) -> tuple[Record, dict[str, list[str]]]:
-    """The line of a run, and the hypotheses of each of its networks.
+    """Return the record of a finished run, and the hypotheses of each of its networks.
 
-    All that depends on how fast the machine was, or on whether the run was interrupted, is under "timing".
+    All that depends on how fast the machine was is under "timing".
 
     Args:
         hardware: of a run that does not say itself where it was trained.
 
     Raises:
-        ValueError: the run cannot be decoded, or its log is of no use.
+        ValueError: the run cannot be decoded, or its log has no numbers.
     """
-    log, started = TrainingLog.read(run.log), run.started()
+    log = TrainingLog.read(run.log)
     networks, hypotheses = score_networks(run.folder, run.recipe, data, row.networks, references, decoding)
-    best = run.folder / "checkpoint_best.pt"
-    cost = cost_of_run(best, log.tokens_per_update, log.sentences_per_update)
+    cost = cost_of_run(run.folder / "checkpoint_best.pt", log.tokens_per_update, log.sentences_per_update)
     record = {
         "recipe": run.recipe.name,
         "row": run.row,
         "seed": run.seed,
-        "commit": started.get("commit"),
-        "command": started.get("command"),
-        "options": started.get("options", []),
+        "starts": run.starts() or [{"commit": None, "command": None, "options": [], "hardware": hardware}],
         "scored_at": commit(),
         "versions": _versions(),
-        "hardware": started.get("hardware", hardware),
         "data": _stamp(data),
-        "references_sha256": references.digest,
         "updates": log.updates,
         "tokens_per_update": log.tokens_per_update,
         "sentences_per_update": log.sentences_per_update,
@@ -56,11 +51,7 @@ def measure(
         "flops_of_an_update": {str(level): cost.costs[level].flops for level in sorted(cost.trained(log.updates))},
         "batch_size": decoding.batch_size,
         "networks": networks,
-        "timing": {
-            "train_seconds": log.train_seconds,
-            "wall_seconds": log.wall_seconds,
-            "resumed": started.get("resumed", []),
-        },
+        "timing": {"train_seconds": log.train_seconds, "wall_seconds": log.wall_seconds},
     }
     return record, hypotheses
 
@@ -71,6 +62,6 @@ def _versions() -> dict[str, str]:
 
 
 def _stamp(data: Path) -> dict[str, Any] | None:
-    """How the data were made, with a digest of the raw text; None if ``scripts/binarise.py`` did not make them."""
+    """Return how ``scripts/binarise.py`` made the data, with a digest of the raw text; None if it did not."""
     path = data / "binarised.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

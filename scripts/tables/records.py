@@ -1,18 +1,19 @@
-"""What was measured, on disk: ``RESULTS/RECIPE.jsonl``, one line per run, and the hypotheses beside it.
+"""Keep what was measured: a JSON file for each run, and the hypotheses of its networks.
 
-A line is the whole of what a table needs to know of a run, so that a table can be drawn, and filled further, where the
-run's checkpoints are not.
+RESULTS/RECIPE/ROW.seedN.json                            all that a table needs to know of a run
+RESULTS/hypotheses/RECIPE/ROW.seedN.NETWORK.SET.txt.gz   a network's translations of a test set
+
+A record stands alone: a table can be drawn, and the records of several machines can be put together, without the
+checkpoints. Scores stand under the network and the test set that they belong to.
 """
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,103 +21,86 @@ from fairseq_ats.files import written_whole
 
 Record = dict[str, Any]
 RunKey = tuple[str, int]  # row, seed
+TEST = "test"  # the set that tables show
 
 
+@dataclass(frozen=True)
 class Records:
-    """The lines of one recipe.
+    """The records of one recipe.
 
     Args:
-        results: folder of all recipes' results.
+        results: folder of the results of all recipes.
     """
 
-    def __init__(self, results: Path, recipe: str) -> None:
-        self.path = results / f"{recipe}.jsonl"
-        self.comparisons_path = results / f"{recipe}.comparisons.jsonl"
-        self.hypotheses_folder = results / recipe
+    results: Path
+    recipe: str
 
-    def runs(self) -> dict[RunKey, Record]:
-        """Every recorded run.
+    @property
+    def folder(self) -> Path:
+        return self.results / self.recipe
+
+    def read(self) -> dict[RunKey, Record]:
+        """Return every record, in the order of rows and seeds.
 
         Raises:
-            ValueError: a line that is no JSON object with a row and a seed.
+            ValueError: a file is no record, or has the name of another one.
         """
-        return _read(self.path, _key_of_run)
+        found = (_read(path) for path in self.folder.glob("*.json"))
+        return dict(sorted(((record["row"], record["seed"]), record) for record in found))
 
-    def comparisons(self) -> dict[tuple, Record]:
-        """Every comparison of two networks, by row, network and seed."""
-        return _read(self.comparisons_path, key_of_comparison)
+    def write(self, record: Record, hypotheses: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Write a run's record, after the hypotheses of its networks.
 
-    def add_run(self, record: Record, hypotheses: dict[str, list[str]]) -> None:
-        """The hypotheses of each network, then the line, which replaces one of the same run."""
-        self.hypotheses_folder.mkdir(parents=True, exist_ok=True)
-        for network, lines in hypotheses.items():
-            with written_whole(self._hypotheses_path(_key_of_run(record), network)) as path:
-                path.write_bytes(_compressed(lines))
-        _add(self.path, record, _key_of_run)
+        Args:
+            hypotheses: network → translations of the test set; networks that are not named keep theirs.
+        """
+        for network, lines in (hypotheses or {}).items():
+            path = self._hypotheses_file(record, network)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as temporary:
+                # Without name and time: the same lines are the same bytes.
+                temporary.write_bytes(gzip.compress(_text(lines), mtime=0))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.folder / _file_name(record)) as temporary:
+            temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def add_comparison(self, record: Record) -> None:
-        _add(self.comparisons_path, record, key_of_comparison)
-
-    def hypotheses(self, run: RunKey, network: str) -> list[str] | None:
-        """None if the file is not there, or is not that of the line."""
-        path = self._hypotheses_path(run, network)
+    def hypotheses(self, record: Record, network: str) -> list[str] | None:
+        """Return a network's translations of the test set; None if the file is missing or belongs to another record."""
+        path = self._hypotheses_file(record, network)
         if not path.is_file():
             return None
-        text = gzip.decompress(path.read_bytes()).decode("utf-8")
-        lines = text.removesuffix("\n").split("\n")
-        return lines if digest(lines) == self.runs()[run]["networks"][network]["hypotheses_sha256"] else None
+        lines = gzip.decompress(path.read_bytes()).decode("utf-8").removesuffix("\n").split("\n")
+        return lines if digest(lines) == scores_of(record, network)["hypotheses_sha256"] else None
 
-    def _hypotheses_path(self, run: RunKey, network: str) -> Path:
-        row, seed = run
-        return self.hypotheses_folder / f"{row}.seed{seed}.{network}.txt.gz"
+    def _hypotheses_file(self, record: Record, network: str) -> Path:
+        name = _file_name(record).removesuffix(".json")
+        return self.results / "hypotheses" / self.recipe / f"{name}.{network}.{TEST}.txt.gz"
+
+
+def scores_of(record: Record, network: str) -> dict[str, Any]:
+    """Return what a network of a run scores on the test set."""
+    return record["networks"][network]["tests"][TEST]
 
 
 def digest(lines: Sequence[str]) -> str:
-    return hashlib.sha256("".join(line + "\n" for line in lines).encode("utf-8")).hexdigest()
+    """Return the SHA-256 of a text."""
+    return hashlib.sha256(_text(lines)).hexdigest()
 
 
-def key_of_comparison(record: Record) -> tuple:
-    return record["row"], record["network"], int(record["seed"])
+def _text(lines: Sequence[str]) -> bytes:
+    return "".join(line + "\n" for line in lines).encode("utf-8")
 
 
-def _key_of_run(record: Record) -> RunKey:
-    return record["row"], int(record["seed"])
+def _file_name(record: Record) -> str:
+    return f"{record['row']}.seed{record['seed']}.json"
 
 
-def _compressed(lines: Sequence[str]) -> bytes:
-    """The same bytes for the same lines: no name and no time in the header."""
-    return gzip.compress("".join(line + "\n" for line in lines).encode("utf-8"), mtime=0)
-
-
-def _read(path: Path, key: Callable[[Record], tuple]) -> dict[tuple, Record]:
-    if not path.is_file():
-        return {}
-    result = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            result[key(record)] = record
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is no record: {error!r}") from error
-    return result
-
-
-def _add(path: Path, record: Record, key: Callable[[Record], tuple]) -> None:
-    """A new line, or another one in the place of that with the same key; the file is old or new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _only_writer(path.parent):
-        lines = _read(path, key)
-        lines[key(record)] = record
-        with written_whole(path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines.values()), encoding="utf-8")
-
-
-@contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Other processes that add to the folder's files wait."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _read(path: Path) -> Record:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        name = _file_name(record)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no record of a run: {error!r}") from error
+    if name != path.name:
+        raise ValueError(f"{path} is the record of another run; its name must be {name}")
+    return record

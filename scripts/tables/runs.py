@@ -1,8 +1,8 @@
-"""The folder of one run, and its training: ``RUNS/RECIPE/ROW/seedN`` with fairseq's checkpoints, and beside them
+"""Train one run, in the folder ``RUNS/RECIPE/ROW/seedN``: fairseq's checkpoints, and beside them
 
-``train.log``     fairseq's ``--log-file``: whether the training came to its end is read off it
-``started.json``  where the run comes from: commit, command, options and hardware, also of each time that it was resumed
-``console.log``   all that the training printed
+``train.log``      fairseq's ``--log-file``, which tells whether the training is finished
+``starts.jsonl``   a line for each start or resumption: commit, command, options and hardware
+``console.log``    all that the training printed
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from typing import Any
 
 from training_log import TrainingLog
 
-from fairseq_ats.files import written_whole
-from tables.description import ROOT, Recipe, shown
+from scripts.tables.description import ROOT, Recipe, shown
 
-# What can be known of a run's folder.
+# The states of a run.
 NEW, INTERRUPTED, FINISHED = "not started", "interrupted", "finished"
 
 
@@ -57,37 +56,32 @@ class Run:
         return FINISHED if TrainingLog.read(self.log).is_finished else INTERRUPTED
 
     def command(self, data: Path, threads: int, options: Sequence[str]) -> list[str]:
-        """As a user would type it in the repository's root; fairseq resumes from ``checkpoint_last.pt`` by itself."""
+        """Return the command, as typed in the repository's root; fairseq resumes from ``checkpoint_last.pt``."""
         config, data, folder = (str(shown(path)) for path in (self.recipe.config(self.row), data, self.folder))
         command = ["python", "scripts/train.py", config, data, "--save-dir", folder]
         return [*command, "--threads", str(threads), "--seed", str(self.seed), *options]
 
-    def started(self) -> dict[str, Any]:
-        """What is known of the start; nothing if another program started the run and left no note."""
-        path = self.folder / "started.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    def starts(self) -> list[dict[str, Any]]:
+        """Return the notes of all starts; none if another program trained the run."""
+        path = self.folder / "starts.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
     def note_start(self, command: str, options: Sequence[str], hardware: str) -> None:
-        """The first start, or one more at which the run went on.
+        """Note a start, or a resumption.
 
         Args:
-            options: beside those of the row.
+            options: options of fairseq beside those of the row.
         """
-        start = {"commit": commit(), "options": list(options), "hardware": hardware}
-        if self.state() == NEW:
-            note = start | {"command": command, "resumed": []}
-        else:
-            note = self.started()
-            note["resumed"] = [*note.get("resumed", []), start]
-        with written_whole(self.folder / "started.json") as path:
-            path.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        start = {"commit": commit(), "command": command, "options": list(options), "hardware": hardware}
+        with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(start) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """A file descriptor to hand to the training: the lock is held until both processes have ended.
+        """Lock the run; yield a descriptor for the training, so that the lock holds until both processes end.
 
         Raises:
-            BusyError: somebody has it.
+            BusyError: another process holds the lock.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder, os.O_RDONLY)
@@ -102,13 +96,13 @@ class Run:
             os.close(descriptor)
 
 
-def train(command: Sequence[str], console: Path, lock: int, environment: dict[str, str]) -> int:
-    """Run a training to its end; the exit status."""
+def train(command: Sequence[str], console: Path, lock: int) -> int:
+    """Run a training to its end, and return its exit status."""
     with console.open("ab") as output:
         return subprocess.run(
             [sys.executable, *command[1:]],
             cwd=ROOT,
-            env=os.environ | environment,
+            env=os.environ | _one_gpu(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -116,10 +110,15 @@ def train(command: Sequence[str], console: Path, lock: int, environment: dict[st
         ).returncode
 
 
-def commit() -> str | None:
-    """Of the checkout, with "-dirty" after it if files differ from it; None where there is no checkout.
+def _one_gpu() -> dict[str, str]:
+    """Return the variable that hides all GPUs but the first: fairseq would take all, and a run of the paper has one."""
+    return {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
 
-    But for files under results/, which a table fills while it is made.
+
+def commit() -> str | None:
+    """Return the checkout's commit, with "-dirty" after it if files differ from it; None if there is no checkout.
+
+    Files under results/ do not count: a table fills them while it is made.
     """
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""From a finished run to what its networks score."""
+"""Decode and score the networks of a finished run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fairseq_ats.checkpoints.average import average_checkpoints
 from fairseq_ats.checkpoints.choice import last_epochs
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.files import written_whole
-from tables.description import Recipe
-from tables.records import digest
+from scripts.tables.description import Recipe
+from scripts.tables.records import TEST, digest
 
 # Enough to tell searches apart, and of large validation sets few enough to decode a dozen times.
 TUNING_SENTENCES = 2000
@@ -34,7 +34,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class References:
-    """The test set's lines in the target language, and what belongs to scoring against them.
+    """The test set in the target language, and how to score against it.
 
     Args:
         lowercase: the data are lower-cased, and BLEU is of lower-cased text.
@@ -49,11 +49,11 @@ class References:
         return digest(self.lines)
 
     def metric(self) -> sacrebleu.BLEU:
-        """BLEU of detokenised text; the signature says how."""
+        """Return the metric: BLEU of detokenised text."""
         return sacrebleu.BLEU(lowercase=self.lowercase)
 
     def tokenised_bleu(self, hypotheses: list[str]) -> tuple[float, str]:
-        """BLEU as the older literature has it (multi-bleu.perl): Moses tokens on both sides, no smoothing."""
+        """Return BLEU of Moses tokens without smoothing, as multi-bleu.perl computes it, and how it was computed."""
         tokenize = partial(MosesTokenizer(self.language).tokenize, return_str=True, escape=False)
         metric = sacrebleu.BLEU(lowercase=self.lowercase, tokenize="none", smooth_method="none", force=True)
         tokenised = ([tokenize(line) for line in lines] for lines in (hypotheses, self.lines))
@@ -64,7 +64,7 @@ class References:
 def score_networks(
     run: Path, recipe: Recipe, data: Path, wanted: tuple[str, ...], references: References, decoding: Decoding
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
-    """What each wanted network of a finished run scores, and its hypotheses.
+    """Return what each wanted network of a finished run scores, and its hypotheses.
 
     Raises:
         ValueError: the run has no such network, or not the checkpoints that the recipe decodes.
@@ -74,25 +74,34 @@ def score_networks(
     for network in networks:
         loaded = load(network, data)
         search, validation_bleu = _search(network, loaded, recipe, decoding)
-        decode([network], [loaded], search, batches_of(loaded[1], "test", decoding.batch_size), decoding.device)
+        decode([network], [loaded], search, batches_of(loaded[1], TEST, decoding.batch_size), decoding.device)
         lines = [network.hypotheses[i] for i in range(len(references.lines))]
-        metric = references.metric()
-        tokenised, tokenised_signature = references.tokenised_bleu(lines)
         scores[network.name] = {
-            "bleu": metric.corpus_score(lines, [references.lines]).score,
-            "signature": str(metric.get_signature()),
-            "tokenised_bleu": tokenised,
-            "tokenised_signature": tokenised_signature,
             "parameters": network.parameters,
             "checkpoint": Path(network.checkpoint).name,
             "updates": network.updates,
             "beam": search.beam,
             "length_penalty": search.length_penalty,
             "validation_bleu_of_search": validation_bleu,
-            "hypotheses_sha256": digest(lines),
+            "tests": {TEST: scores_on(references, lines)},
         }
         hypotheses[network.name] = lines
     return scores, hypotheses
+
+
+def scores_on(references: References, lines: list[str]) -> dict[str, Any]:
+    """Return the scores of a test set's translations, their signatures, and digests of both texts."""
+    metric = references.metric()
+    bleu = metric.corpus_score(lines, [references.lines]).score
+    tokenised, tokenised_signature = references.tokenised_bleu(lines)
+    return {
+        "bleu": bleu,
+        "signature": str(metric.get_signature()),
+        "tokenised_bleu": tokenised,
+        "tokenised_signature": tokenised_signature,
+        "references_sha256": references.digest,
+        "hypotheses_sha256": digest(lines),
+    }
 
 
 def _networks(run: Path, recipe: Recipe, wanted: tuple[str, ...]) -> list[Network]:
@@ -115,7 +124,7 @@ def _networks(run: Path, recipe: Recipe, wanted: tuple[str, ...]) -> list[Networ
 def _search(
     network: Network, loaded: tuple[Any, Any], recipe: Recipe, decoding: Decoding
 ) -> tuple[Search, float | None]:
-    """The recipe's search; of several, the one with the best BLEU on the validation set, which comes second."""
+    """Return the recipe's search; of several, the best on the validation set, and its BLEU there."""
     choices = [Search(*choice) for choice in product(recipe.search.beams, recipe.search.length_penalties)]
     if not recipe.search.is_tuned:
         return choices[0], None
@@ -142,10 +151,10 @@ def _search(
 
 
 def read_references(data: Path) -> References:
-    """Of a folder that ``scripts/binarise.py`` made.
+    """Read the references of a folder that ``scripts/binarise.py`` made.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the folder has none.
     """
     folder = DataFolder.find(data, {})
     path = data / f"test.{folder.target_language}"

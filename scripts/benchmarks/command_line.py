@@ -1,0 +1,55 @@
+"""Read what all benchmarks share: which models are measured, and at what sizes."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from cpu_environment import restart_in_cpu_environment
+
+from fairseq_ats.cli.hardware import hardware
+
+STOCK = "stock fairseq"
+PARTITIONED = "--optimizer adam_for_partitioned_model --task translation_with_partitioned_model"
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the shared options; :func:`start` parses them."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="transformer_iwslt_de_en", help="a stock fairseq arch")
+    parser.add_argument("--arch-options", default="", help="fairseq options that change the arch, in one string")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--length", type=int, default=25, help="tokens of each sentence, on both sides (default: 25)")
+    parser.add_argument("--vocabulary", type=int, default=10000)
+    parser.add_argument("--ratio", type=float, default=0.03125, help="--small-ratio of the partitioned models")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    return parser
+
+
+def start(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line, in a process with the allocator and threads of a training."""
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: cuda is not there")
+    restart_in_cpu_environment(args.threads)
+    torch.set_num_threads(args.threads)
+    return args
+
+
+def low_rank(args: argparse.Namespace) -> str:
+    """Return fairseq's options for a low-rank partition."""
+    return f"{PARTITIONED} --partitioned-linear-module-name PartitionedRankLinear --small-ratio {args.ratio}"
+
+
+def small_width(args: argparse.Namespace) -> str:
+    """Return fairseq's options for a small-width partition."""
+    return f"{PARTITIONED} --partitioned-linear-module-name PartitionedLinear --small-ratio {args.ratio}"
+
+
+def conditions(args: argparse.Namespace) -> str:
+    """Return how a table was measured, for the line above it."""
+    return (
+        f"vocabulary {args.vocabulary:,}, r = {args.ratio}; {args.rounds} rounds; {hardware(args.device, args.threads)}"
+    )

@@ -1,0 +1,279 @@
+#!/usr/bin/env python3
+"""What each way to deploy a run's networks costs: words/s, CPU time, latency, size, memory, BLEU.
+
+    python -m scripts.benchmarks.deployment DATA RUN [--cores 1] [--sentences 1000] [--rounds 5]
+
+RUN holds a super-network and a small-width core. Both are converted by ``fairseq-ats-convert`` into a temporary folder.
+Every contestant translates the raw test set, text in and text out, through ``fairseq_ats.translate``. All have the same
+cores: for each of ``--cores`` a process with one thread, which is bound to that core and translates its share of the
+sentences. The contestants take turns; a speed is stock fairseq's time of the same round over the contestant's. CPU time
+is that of all threads of the processes; on a busy machine it says more than wall time. Latency is that of one sentence
+at a time, on one core. Memory is what a process grew by since before its model was read; sizes are without optimizer
+state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import ctranslate2  # noqa: F401  here, so that it does not count as memory of the models that it runs
+import sacrebleu
+import torch
+from cpu_environment import restart_in_cpu_environment
+from evaluate import raw_lines, raw_references
+
+from fairseq_ats.checkpoints.reading import read_header
+from fairseq_ats.cli.arguments import positive
+from fairseq_ats.cli.hardware import hardware
+from fairseq_ats.convert.conversion import convert, size_on_disk
+from fairseq_ats.convert.formats.core import CoreCheckpoint
+from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
+from fairseq_ats.convert.formats.fairseq import StockCheckpoint
+from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.translate import Translator
+from scripts.benchmarks.timing import ratio_column, rotated
+
+BATCH_SIZE = 32
+BEAM = 5
+STOCK = "stock fairseq, super"
+
+FORMS: dict[str, OutputFormat | None] = {
+    STOCK: StockCheckpoint(),
+    "partitioned, super": None,  # the run's own checkpoint
+    "partitioned, core": CoreCheckpoint(),
+} | {
+    f"CTranslate2 {quantization}, {level}": CTranslate2Model(quantization=quantization)
+    for level in ("super", "core")
+    for quantization in ("float32", "int8")
+}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One network in one form."""
+
+    name: str
+    path: Path
+    level: str | None
+    data: Path | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a contestant needed to translate the lines once, in seconds."""
+
+    wall: float
+    cpu: float
+
+
+def main() -> None:
+    args = parse_args()
+    restart_in_cpu_environment(1)
+    source = raw_lines(args.data, args.source)[: args.sentences]
+    try:
+        references = raw_references(args.data, args.target)[: args.sentences]
+    except ValueError as error:
+        sys.exit(f"benchmark_deployment: {error}")
+    with tempfile.TemporaryDirectory() as folder:
+        contestants = converted(args, Path(folder))
+        sizes = {c.name: size_on_disk(c.path) for c in contestants}
+        with workers_of(contestants, args.cores) as workers:
+            turns, translations = translate_in_turns(workers, source, args.rounds, BATCH_SIZE)
+            first = {name: connections[:1] for name, connections in workers.items()}
+            short = source[: args.latency_sentences]
+            latencies = {
+                name: statistics.median(turn.wall for turn in own) / len(short)
+                for name, own in translate_in_turns(first, short, args.rounds, 1)[0].items()
+            }
+            memory = {name: ask(worker, "memory") for name, (worker,) in first.items()}
+    search = f"{len(source):,} sentences, batch {BATCH_SIZE}, beam {BEAM}; {args.rounds} rounds"
+    machine = hardware("cpu", 1).replace("1 thread(s)", f"{args.cores} core(s) for each")
+    print(f"{args.run.name}: {search}; {machine}\n")
+    print(report(contestants, sizes, turns, latencies, memory, translations, references))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of binarised data, with the raw test set in it")
+    parser.add_argument("run", type=Path, help="folder of a run with a small-width core")
+    parser.add_argument("--source", default="en")
+    parser.add_argument("--target", default="de")
+    parser.add_argument("--sentences", type=positive, default=1000)
+    parser.add_argument("--latency-sentences", type=positive, default=50, help="for the latency at batch 1")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), metavar="FORM")
+    parser.add_argument("--cores", type=positive, default=1, help="CPU cores that every contestant has (default: 1)")
+    args = parser.parse_args()
+    args.forms = list(dict.fromkeys([STOCK, *args.forms]))
+    there = len(os.sched_getaffinity(0))
+    if args.cores > there:
+        parser.error(
+            f"argument --cores: {args.cores} is not allowed; allowed: at most {there}, the cores that are here"
+        )
+    for name in ("checkpoint_best.pt", "checkpoint_best_core.pt"):
+        if not (args.run / name).is_file():
+            parser.error(f"argument run: {args.run} has no {name}")
+    for language in (args.source, args.target):
+        if not (args.data / f"test.{language}").is_file():
+            parser.error(f"argument data: {args.data} has no raw test.{language} (scripts/binarise.py puts it there)")
+    return args
+
+
+def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
+    """Every form of both networks that is asked for."""
+    best = {"super": args.run / "checkpoint_best.pt", "core": args.run / "checkpoint_best_core.pt"}
+    contestants = []
+    for name in args.forms:
+        path = folder / name
+        form, level = name.rsplit(", ", 1)
+        if name == "partitioned, super":
+            both = read_header(str(best[level]))
+            torch.save({key: value for key, value in both.items() if key != "last_optimizer_state"}, path)
+        else:
+            convert(best[level], level, FORMS[name], path, data=args.data)
+        if form.startswith("CTranslate2"):
+            contestants.append(Contestant(name, path, None, None))
+        else:
+            contestants.append(Contestant(name, path, None if name == STOCK else level, args.data))
+    return contestants
+
+
+Workers = dict[str, list[Connection]]
+
+
+@contextmanager
+def workers_of(contestants: list[Contestant], cores: int) -> Iterator[Workers]:
+    """The processes of each contestant by its name, one for each core."""
+    context = multiprocessing.get_context("spawn")
+    workers: Workers = {contestant.name: [] for contestant in contestants}
+    processes = []
+    try:
+        for contestant in contestants:
+            for core in sorted(os.sched_getaffinity(0))[:cores]:
+                ours, theirs = context.Pipe()
+                process = context.Process(target=serve, args=(theirs, contestant, core), daemon=True)
+                process.start()
+                workers[contestant.name].append(ours)
+                processes.append((process, ours))
+        for _, worker in processes:
+            ask(worker, "load")
+        yield workers
+    finally:
+        for process, worker in processes:
+            if process.is_alive():
+                worker.send("stop")
+            process.join()
+
+
+def serve(connection: Connection, contestant: Contestant, core: int) -> None:
+    """The worker: answers ``ask``."""
+    os.sched_setaffinity(0, {core})
+    logging.disable(logging.WARNING)
+    before = resident_bytes()
+    translator = None
+    while (request := connection.recv()) != "stop":
+        if request == "load":
+            translator = Translator(
+                contestant.path,
+                contestant.level,
+                data=contestant.data,
+                beam=BEAM,
+                batch_size=BATCH_SIZE,
+                threads=1,
+                device="cpu",
+            )
+            connection.send(True)
+        elif request == "memory":
+            connection.send(resident_bytes() - before)
+        else:
+            batch_size, lines = request
+            start = time.process_time()
+            translated = [translator(line) for line in lines] if batch_size == 1 else translator(lines)
+            connection.send((time.process_time() - start, translated))
+
+
+def resident_bytes() -> int:
+    """Memory of this process, which after work is near its peak: nothing that was freed is given back meanwhile."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def ask(worker: Connection, request: object) -> object:
+    worker.send(request)
+    return worker.recv()
+
+
+def translate_in_turns(
+    workers: Workers, lines: list[str], rounds: int, batch_size: int
+) -> tuple[dict[str, list[Turn]], dict[str, list[str]]]:
+    """Each contestant's turns, and its translations; one short round first that does not count."""
+    turns: dict[str, list[Turn]] = {name: [] for name in workers}
+    translations: dict[str, list[str]] = {}
+    for connections in workers.values():
+        translate(connections, lines[: 2 * batch_size * len(connections)], batch_size)
+    for number in range(rounds):
+        for name in rotated(list(workers), number):
+            turn, translations[name] = translate(workers[name], lines, batch_size)
+            turns[name].append(turn)
+        print(f"batch {batch_size}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    return turns, translations
+
+
+def translate(connections: list[Connection], lines: list[str], batch_size: int) -> tuple[Turn, list[str]]:
+    """Have a contestant's processes share the lines; the time that it took, and the translations in order."""
+    count = len(connections)
+    start = time.perf_counter()
+    for number, connection in enumerate(connections):
+        connection.send((batch_size, lines[number::count]))
+    answers = [connection.recv() for connection in connections]
+    wall = time.perf_counter() - start
+    translations = [""] * len(lines)
+    for number, (_, translated) in enumerate(answers):
+        translations[number::count] = translated
+    return Turn(wall, sum(cpu for cpu, _ in answers)), translations
+
+
+def report(
+    contestants: list[Contestant],
+    sizes: dict[str, int],
+    turns: dict[str, list[Turn]],
+    latencies: dict[str, float],
+    memory: dict[str, int],
+    translations: dict[str, list[str]],
+    references: list[str],
+) -> str:
+    """Markdown; speeds are stock fairseq's time over the contestant's, in the same round."""
+    metric = sacrebleu.BLEU()
+    lines = [
+        "| deployed as | BLEU | same as stock | words/s | speed (quartiles) | by CPU time (quartiles) | latency ms "
+        "| size MB | memory MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in (contestant.name for contestant in contestants):
+        words = sum(len(line.split()) for line in translations[name])
+        wall = statistics.median(turn.wall for turn in turns[name])
+        speed = ratio_column([t.wall for t in turns[STOCK]], [t.wall for t in turns[name]])
+        cpu_speed = ratio_column([t.cpu for t in turns[STOCK]], [t.cpu for t in turns[name]])
+        same = sum(a == b for a, b in zip(translations[name], translations[STOCK], strict=True))
+        bleu = metric.corpus_score(translations[name], [references]).score
+        lines.append(
+            f"| {name} | {bleu:.2f} | {same} | {words / wall:,.0f} | {speed} | {cpu_speed} "
+            f"| {latencies[name] * 1e3:.1f} | {sizes[name] / 1e6:.1f} | {memory[name] / 1e6:.0f} |"
+        )
+    return "\n".join([*lines, "", f"sacreBLEU {metric.get_signature()}"])
+
+
+if __name__ == "__main__":
+    main()

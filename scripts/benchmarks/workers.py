@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Measure how much faster two workers on a CPU are than one.
+
+    python -m scripts.benchmarks.workers configs/multi30k_low_rank.yaml runs/multi30k/data
+
+Three ways to spend cores on the same updates take turns: one worker with one thread and with two, which take two
+batches for each update, and two workers with one thread and one batch. Words per second are those that fairseq logs
+for all workers together, without the first interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fairseq_ats.cli.hardware import hardware
+from scripts.benchmarks.timing import ratio_column, rotated
+
+ROOT = Path(__file__).resolve().parents[2]
+LOG_INTERVAL = 10
+# name → (workers, threads of each, batches of each in an update)
+WAYS = {
+    "1 worker, 1 thread": (1, 1, 2),
+    "1 worker, 2 threads": (1, 2, 2),
+    "2 workers, 1 thread each": (2, 1, 1),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("config", type=Path, help="configuration file, one of configs/")
+    parser.add_argument("data", type=Path, help="folder of binarised data")
+    parser.add_argument("--updates", type=int, default=40, help="of each way and round (default: 40)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way (default: 5)")
+    args = parser.parse_args()
+    if args.updates < 2 * LOG_INTERVAL:
+        parser.error(f"argument --updates: {args.updates} is not allowed; allowed: {2 * LOG_INTERVAL} or more")
+    speeds: dict[str, list[float]] = {name: [] for name in WAYS}
+    for number in range(args.rounds):
+        for name in rotated(list(WAYS), number):
+            speeds[name].append(words_per_second(args, *WAYS[name]))
+            print(f"round {number + 1}: {name}: {speeds[name][-1]:,.0f} words/s", file=sys.stderr, flush=True)
+    print(f"{hardware('cpu', 1)}; {args.config.name}, {args.rounds} rounds of {args.updates} updates\n")
+    print("| way | words/s | speed (quartiles) |\n|---|---:|---:|")
+    first = next(iter(WAYS))
+    for name, values in speeds.items():
+        print(f"| {name} | {statistics.median(values):,.0f} | {ratio_column(values, speeds[first])} |")
+
+
+def words_per_second(args: argparse.Namespace, workers: int, threads: int, batches: int) -> float:
+    """Return the median over the log intervals of one training."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "scripts/launch.py"), "--workers", str(workers)]
+        command += ["--threads", str(threads), sys.executable, str(ROOT / "scripts/train.py"), str(args.config)]
+        command += [str(args.data), "--save-dir", folder, "--threads", str(threads), "--update-freq", str(batches)]
+        command += ["--max-update", str(args.updates), "--no-save", "--disable-validation", "--log-format", "json"]
+        command += ["--log-interval", str(LOG_INTERVAL)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"workers: {' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}")
+    logged = [line.split("| train_inner | ")[1] for line in done.stdout.splitlines() if "| train_inner | " in line]
+    return statistics.median(float(json.loads(line)["wps"]) for line in logged[1:])
+
+
+if __name__ == "__main__":
+    main()

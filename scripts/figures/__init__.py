@@ -1,0 +1,1 @@
+"""Draw pictures from the logs of trainings."""

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Draw Figure 4 of the paper from the logs of real trainings, one curve for each.
+
+    python -m scripts.figures.criteria OUTPUT standard=RUN/train.log ATS=RUN/train.log
+
+The trainings ran with ``--criteria-interval``, ``--log-format json`` and ``--log-file``. Writes OUTPUT.png, whose
+panels are those of the paper: gradient overlap c_norm², norm similarity c_sim and gradient alignment c_align over
+updates; and OUTPUT.jsonl with the numbers, one line for each line of a log: means over the updates measured in the
+interval that ends at ``num_updates``, null where one is infinite. Thin lines are the numbers, thick ones their moving
+average.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from quiet import silence_libraries
+from tabulate import tabulate
+
+from fairseq_ats.files import written_whole
+from fairseq_ats.partition.names import CRITERIA
+from scripts.figures.png import new_figure, write_png
+
+Record = dict[str, float]
+
+# Title, axis, value.
+PANELS: tuple[tuple[str, str, Callable[[Record], float]], ...] = (
+    ("(a) gradient overlap", "‖∇f(x)‖² / ‖p⊙∇f(x)‖²", lambda record: record["c_norm"] ** 2),
+    ("(b) norm similarity", "‖p⊙∇f(x)‖ / ‖p⊙∇f(x̃)‖", lambda record: record["c_sim"]),
+    ("(c) gradient alignment", "‖p⊙∇f(x)‖ ‖p⊙∇f(x̃)‖ / ⟨p⊙∇f(x), p⊙∇f(x̃)⟩", lambda record: record["c_align"]),
+)
+AVERAGED = 9  # records in the moving average
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="path of the two files, without their endings")
+    parser.add_argument("logs", nargs="+", metavar="NAME=LOG", help="name of a curve and its training's log")
+    args = parser.parse_args()
+    silence_libraries()
+    if not args.output.parent.is_dir():
+        parser.error(f"argument output: {args.output.parent} is not a folder")
+    runs = {}
+    for argument in args.logs:
+        name, equals, path = argument.partition("=")
+        if not (name and equals and Path(path).is_file()):
+            parser.error(f"argument logs: {argument} is not allowed; allowed: NAME=LOG, where LOG is a file")
+        runs[name] = read_criteria(Path(path))
+        if not runs[name]:
+            parser.error(f"argument logs: {path} has no criteria; train with --criteria-interval and --log-format json")
+    with written_whole(f"{args.output}.jsonl") as path, path.open("w", encoding="utf-8") as file:
+        for name, records in runs.items():
+            for record in records:
+                # JSON has no infinity.
+                numbers = {key: value if math.isfinite(value) else None for key, value in record.items()}
+                file.write(json.dumps({"run": name} | numbers) + "\n")
+    draw(runs, Path(f"{args.output}.png"))
+    print(summary(runs))
+
+
+def read_criteria(log: Path) -> list[Record]:
+    """Read the criteria of a log's lines, in order.
+
+    fairseq writes a line once for each epoch that the process has begun (fairseq/logging/progress_bar.py:45).
+    """
+    by_update = {}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line.startswith("{"):
+            continue
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the options, at the head; or a line that is being written
+        if CRITERIA[0] in values and "num_updates" in values:
+            update = int(values["num_updates"])
+            by_update[update] = {"num_updates": update} | {name: float(values[name]) for name in CRITERIA}
+    return [by_update[update] for update in sorted(by_update)]
+
+
+def draw(runs: dict[str, list[Record]], path: Path) -> None:
+    """Draw the picture, without the points that are infinite because the gradients are not aligned."""
+    figure = new_figure(12, 3.6)
+    axes = figure.subplots(1, len(PANELS))
+    for axis, (title, label, value) in zip(axes, PANELS, strict=True):
+        for number, (name, records) in enumerate(runs.items()):
+            points = [(record["num_updates"], value(record)) for record in records]
+            points = [(x, y) for x, y in points if math.isfinite(y)]
+            x, y = [x for x, _ in points], [y for _, y in points]
+            axis.plot(x, y, color=f"C{number}", linewidth=0.6, alpha=0.4)
+            axis.plot(x, moving_average(y), color=f"C{number}", label=name)
+        axis.set(title=title, xlabel="update")
+        axis.set_ylabel(label, fontsize=8)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.set_dpi(150)
+    write_png(figure, path)
+
+
+def moving_average(values: list[float]) -> list[float]:
+    """Average over a window around each value; the window is shorter at both ends."""
+    half = AVERAGED // 2
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
+
+
+def summary(runs: dict[str, list[Record]]) -> str:
+    """Return means over all records, and over the last quarter, and how often there was no alignment, as Markdown.
+
+    The means of c_align, alpha_t and q_t, which are infinite or negative without alignment, are over the others.
+    """
+    header = ["run", "records", "c_norm²", "c_sim", "c_align", "alpha_t", "q_t", "without alignment"]
+    rows = []
+    for name, records in runs.items():
+        for part, chosen in (("all", records), ("last quarter", records[-max(1, len(records) // 4) :])):
+            aligned = [record for record in chosen if math.isfinite(record["c_align"])]
+            columns = [sum(r["c_norm"] ** 2 for r in chosen) / len(chosen)]
+            columns += [sum(r["c_sim"] for r in chosen) / len(chosen)]
+            columns += [sum(r[c] for r in aligned) / max(1, len(aligned)) for c in ("c_align", "alpha_t", "q_t")]
+            numbers = [f"{column:.3f}" for column in columns]
+            rows.append([name, f"{part} ({len(chosen)})", *numbers, str(len(chosen) - len(aligned))])
+    sides = ["left"] * 2 + ["right"] * 6
+    return tabulate(rows, header, tablefmt="github", disable_numparse=True, colalign=sides)
+
+
+if __name__ == "__main__":
+    main()

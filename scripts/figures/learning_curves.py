@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Draw validation BLEU and loss of every network of one or more runs, against updates and against training FLOPs.
+
+    python -m scripts.figures.learning_curves RUN... --output curves.png
+
+The curves are read off RUN/train.log (``--log-file``, which scripts/train.py gives); BLEU is there if the run was
+trained with --eval-bleu. FLOPs are counted for a model built from RUN's last or best checkpoint, which also tells which
+networks were trained; a run without one is drawn against updates only, with every network that was validated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from quiet import silence_libraries
+from training_log import TrainingLog
+
+from fairseq_ats.cost.training import TrainingCost, cost_of_run
+from scripts.figures.png import new_figure, write_png
+
+LABELS = {"bleu": "validation BLEU", "loss": "validation loss, bits a token"}
+# The highest network reports under fairseq's own names, another one under the same with its name before them.
+_METRIC = re.compile(r"(?:(core|level\d+)_)?(bleu|loss)")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one network of a run: (updates, value) in order.
+
+    Args:
+        network: None is the highest.
+    """
+
+    metric: str
+    network: str | None
+    label: str
+    points: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a run.
+
+    Args:
+        flops: updates → FLOPs until then; None if they cannot be counted.
+    """
+
+    curves: list[Curve]
+    flops: Callable[[int], int] | None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG")
+    args = parser.parse_args(arguments)
+    silence_libraries()
+    torch.set_num_threads(1)
+    try:
+        runs = read_runs(args.runs)
+        metrics = [metric for metric in LABELS if any(curve.metric == metric for run in runs for curve in run.curves)]
+        if "bleu" not in metrics:
+            print("learning_curves: no run has BLEU in its log, which --eval-bleu puts there")
+        draw(runs, metrics, args.output)
+    except (ValueError, OSError) as error:
+        sys.exit(f"learning_curves: {error}")
+
+
+def read_runs(folders: Sequence[Path]) -> list[Curves]:
+    """Return the curves of all runs that have any, and print why another one is left out.
+
+    Raises:
+        ValueError: no run has curves.
+    """
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except ValueError as error:
+            print(f"learning_curves: left out: {error}")
+    if not runs:
+        raise ValueError("there is nothing to draw")
+    return runs
+
+
+def read_run(run: Path) -> Curves:
+    """Return the curves of a run.
+
+    Raises:
+        ValueError: it has no log, or no validation in it.
+    """
+    path = run / "train.log"
+    if not path.is_file():
+        raise ValueError(f"{run} has no train.log; scripts/train.py writes one, fairseq-train with --log-file")
+    log = TrainingLog.read(path)
+    curves = curves_of(log, "/".join(run.absolute().parts[-2:]))
+    if not curves:
+        raise ValueError(f"{path} has no validation yet")
+    cost = _cost(run, log)
+    if cost is None:
+        return Curves(curves, None)
+    if len(cost.trained(log.updates)) == 1:
+        # Validation covers all networks, also those that were not trained.
+        curves = [curve for curve in curves if curve.network is None]
+    return Curves(curves, cost.flops)
+
+
+def curves_of(log: TrainingLog, name: str) -> list[Curve]:
+    """Return one curve for each metric of each network."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for updates, point in log.validations.items():
+        for metric, value in point.items():
+            if _METRIC.fullmatch(metric):
+                found.setdefault(metric, []).append((updates, value))
+    networks = {_METRIC.fullmatch(metric).group(1) for metric in found}
+    curves = []
+    for metric, points in found.items():
+        network, kind = _METRIC.fullmatch(metric).groups()
+        label = name if networks == {None} else f"{name} {network or 'super'}"
+        curves.append(Curve(kind, network, label, points))
+    return curves
+
+
+def _cost(run: Path, log: TrainingLog) -> TrainingCost | None:
+    checkpoint = next((run / n for n in ("checkpoint_last.pt", "checkpoint_best.pt") if (run / n).is_file()), None)
+    try:
+        if checkpoint is None:
+            raise ValueError(f"{run} has no checkpoint_last.pt or checkpoint_best.pt")
+        return cost_of_run(checkpoint, log.tokens_per_update, log.sentences_per_update)
+    except ValueError as error:
+        print(f"learning_curves: {run} is drawn against updates only: {error}")
+        return None
+
+
+def draw(runs: Sequence[Curves], metrics: Sequence[str], path: Path) -> None:
+    """Draw a row of panels for each metric: updates on the left, FLOPs on the right."""
+    figure = new_figure(11, 3.8 * len(metrics))
+    panels = figure.subplots(len(metrics), 2, squeeze=False)
+    for metric, (by_updates, by_flops) in zip(metrics, panels, strict=True):
+        _panel(by_updates, runs, metric, lambda run: lambda updates: updates, "updates")
+        _panel(by_flops, runs, metric, lambda run: run.flops, "training FLOPs")
+    panels[0][0].legend(fontsize="small")
+    write_png(figure, path)
+
+
+def _panel(
+    axes: Any,
+    runs: Sequence[Curves],
+    metric: str,
+    position: Callable[[Curves], Callable[[int], int] | None],
+    name: str,
+) -> None:
+    for number, run in enumerate(runs):
+        at = position(run)
+        # Networks of a run share a colour; the highest has the full line.
+        styles = iter(("-", "--", ":", "-."))
+        for curve in (curve for curve in run.curves if curve.metric == metric):
+            style = next(styles)
+            if at is not None:
+                x = [at(updates) for updates, _ in curve.points]
+                y = [value for _, value in curve.points]
+                axes.plot(x, y, style, color=f"C{number % 10}", marker=".", label=curve.label)
+    axes.set_xlabel(name)
+    axes.set_ylabel(LABELS[metric])
+    axes.grid(alpha=0.3)
+
+
+if __name__ == "__main__":
+    main()
