@@ -1,4 +1,4 @@
-"""The options of every task of this plugin, each declared once."""
+"""Declare the options of every task of this plugin, each once."""
 
 # No "from __future__ import annotations" here: fairseq makes options from the field types and needs them as types
 # (fairseq/dataclass/utils.py:39).

@@ -1,4 +1,4 @@
-"""Options that make a run what it is. A resumed run takes those that it is not given from its checkpoint.
+"""Remember the options that make a run what it is. A resumed run takes what it is not given from its checkpoint.
 
 fairseq saves the options of one start of the process. The task's state has what they came to, over all starts: a run
 that was resumed without ``--alternate`` still alternates, and does so when it is resumed again.

@@ -64,7 +64,7 @@ class StartOptions:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """fairseq's options of what is loaded and saved, under fairseq's names."""
+    """fairseq's options for loading and saving, under fairseq's names."""
 
     save_dir: str
     restore_file: str
@@ -105,13 +105,13 @@ class CheckpointOptions:
 
     @property
     def saves_after_each_validation(self) -> bool:
-        """Whether fairseq writes a file after every validation of which a best checkpoint could be kept."""
+        """Whether fairseq writes a file after every validation that could find a best checkpoint."""
         return not self.no_last_checkpoints or self.no_save or self.disable_validation
 
 
 @dataclass(frozen=True)
 class HostOptions:
-    """fairseq's options of where and in which precision it computes, under fairseq's names.
+    """fairseq's options for where and in which precision it computes, under fairseq's names.
 
     Args:
         optimizer_name: None while decoding, where fairseq has no optimizer.
@@ -208,7 +208,7 @@ class Options:
         """Return the fields of the partition that were given, by name.
 
         Args:
-            trains: whether the scheme counts, too. A network that is only decoded has none.
+            trains: whether the scheme counts. A network that is only decoded has none.
 
         Raises:
             ValueError: as :func:`parse_small_ratio`.

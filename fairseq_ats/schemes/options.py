@@ -1,4 +1,4 @@
-"""The options that choose a scheme, and what they may be together."""
+"""Choose a scheme by its options, and say which of them do not go together."""
 
 from __future__ import annotations
 
@@ -65,7 +65,11 @@ class SchemeOptions:
         return self.name.trains_several and max_level == CORE_LEVEL
 
     def two_networks_needed(self, who_has: str) -> str:
-        """Return what to say when the scheme lacks networks; ``who_has`` is "CHECKPOINT holds", for example."""
+        """Return the problem of a scheme that lacks networks.
+
+        Args:
+            who_has: as in "CHECKPOINT holds".
+        """
         return f"{self.as_given} needs two networks and {who_has} the core alone"
 
     def needed_by(self, option: str) -> list[str]:

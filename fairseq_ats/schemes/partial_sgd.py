@@ -1,4 +1,4 @@
-"""Partial SGD, Algorithm 1 of the paper, and what one of its updates is."""
+"""Describe partial SGD, Algorithm 1 of the paper, and one update of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pair of x̃ and p, of which the monitor measures the paper's criteria.
+    """A pair of x̃ and p. The monitor measures the paper's criteria for it.
 
     Args:
         level: the network that the criteria are about.
@@ -48,7 +48,7 @@ class Comparison:
 
 
 class Scheme(ABC):
-    """x ← x − γ_t p_t ⊙ g_t, where g_t is a stochastic gradient at x + δx_t.
+    """Partial SGD: x ← x − γ_t p_t ⊙ g_t, where g_t is a stochastic gradient at x + δx_t.
 
     A scheme is a pure function of the update's number, so that gradient accumulation, overflow retries, skipped
     batches, workers and resumed runs all agree.

@@ -1,4 +1,4 @@
-"""Points of a model: where an update, or the monitor, takes a gradient."""
+"""Put a model at a point: where an update, or the monitor, takes a gradient."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fairseq_ats.optim.mask import Mask
 
 
 class Point(ABC):
-    """x + δx_t, for x the parameters as they are."""
+    """A point x + δx_t, where x are the parameters as they are."""
 
     # The network that runs.
     level: int
 
     @abstractmethod
     def of(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Put ``model`` at this point inside the context; it is as before on exit, whatever happens.
+        """Put ``model`` at this point inside the context, and restore it on exit, whatever happens.
 
         Forward *and* backward belong inside.
         """
@@ -30,7 +30,7 @@ class Point(ABC):
 
 @dataclass(frozen=True)
 class NetworkPoint(Point):
-    """The network of ``level``, as it is: δx_t = −(1 − p) ⊙ x without computing with the zeros."""
+    """The network of ``level`` as it is: δx_t = −(1 − p) ⊙ x, without computing with the zeros."""
 
     level: int
 
@@ -40,7 +40,7 @@ class NetworkPoint(Point):
 
 @dataclass(frozen=True)
 class MaskedPoint(Point):
-    """p ⊙ x: the network of ``level`` with zeros outside the mask."""
+    """p ⊙ x: the network of ``level``, with zeros outside the mask."""
 
     level: int
     mask: Mask

@@ -1,4 +1,4 @@
-"""Schemes that train networks of a partition in some order, as a function of the update's number alone.
+"""Schedule the networks of a partition: which of them an update trains depends on the update's number alone.
 
 ============  ===================================================================================
 scheme        an update
@@ -45,7 +45,7 @@ SCHEMES_OF_SEVERAL_NETWORKS = (SchemeName.ALTERNATE, SchemeName.SLIMMABLE)
 
 @dataclass(frozen=True)
 class Schedule(Scheme):
-    """Which networks each update trains.
+    """A scheme that trains one network after the other, or all of them.
 
     Args:
         name: the scheme.

@@ -1,4 +1,4 @@
-"""Translation with a super-network and the core, or several networks, inside it: the data of the task."""
+"""Translate with a super-network and the core, or several networks, inside it: data, dictionaries, padding."""
 
 # No "from __future__ import annotations" here: fairseq makes options from the field types and needs them as types
 # (fairseq/dataclass/utils.py:39).

@@ -1,4 +1,4 @@
-"""``--criteria-interval``: measure the paper's criteria during a training, and leave the training as it is.
+"""Measure the paper's criteria during a training (``--criteria-interval``), without changing the training.
 
 In a measured update the task calls three hooks: :meth:`CriteriaMonitor.remembering` around the passes of each
 micro-batch; :meth:`CriteriaMonitor.measure` before the optimizer moves anything; :meth:`CriteriaMonitor.log` when
@@ -65,7 +65,7 @@ class CriteriaOptions:
 
 @dataclass(frozen=True)
 class _MicroBatch:
-    """One part of an update's mini-batch, as the update's own forward pass met it."""
+    """One part of an update's mini-batch, and the random state with which the update ran it."""
 
     criterion: Callable[..., Any]
     sample: dict[str, Any]
@@ -81,8 +81,8 @@ class CriteriaMonitor:
     Args:
         interval: measure in updates 0, ``interval``, 2 · ``interval``, ...; 0 never measures.
         layer_type: the function from a parameter's name to its layer type.
-        dropout: ``same`` masks at x and x̃, those of the update: the paper's definition needs this, since its f is one
-            function; ``different`` masks; or ``off``.
+        dropout: ``same``: the masks of the update at both points, as the paper's definition needs, since its f is one
+            function; ``different``: other masks at x̃; or ``off``.
         by_layer_type: report each layer type as well.
     """
 
@@ -145,7 +145,7 @@ class CriteriaMonitor:
 
         Args:
             model: in fairseq's data-parallel wrapper or not.
-            optimizer: fairseq's, whose loss scale keeps gradients in float16 from underflowing.
+            optimizer: fairseq's. Its loss scale keeps gradients in float16 from underflowing.
             whole: x.
         """
         self._updated = True
@@ -268,7 +268,10 @@ def _is_power_of_two(count: int) -> bool:
 
 
 def _loss_scale(optimizer: Any) -> float:
-    """The factor that keeps gradients in float16 from underflowing; 1 in other precisions. No criterion changes."""
+    """Return the factor that keeps gradients in float16 from underflowing; 1 in other precisions.
+
+    No criterion depends on it.
+    """
     scaler = getattr(optimizer, "scaler", None)
     if scaler is None:
         return 1.0
@@ -277,7 +280,7 @@ def _loss_scale(optimizer: Any) -> float:
 
 @contextmanager
 def _left_as_found(network: nn.Module) -> Iterator[None]:
-    """Random state, modes, buffers, and which parameters need gradients come back on exit, whatever happens."""
+    """Restore random state, modes, buffers, and which parameters need gradients on exit, whatever happens."""
     rng_state = utils.get_rng_state()
     modes = [(module, module.training) for module in network.modules()]
     needed = [(p, p.requires_grad) for p in network.parameters()]

@@ -1,4 +1,4 @@
-r"""In-place distillation: smaller networks learn from the super-network's soft targets while both are trained.
+r"""Distil in place: smaller networks learn from the super-network's soft targets while both are trained.
 
 .. math:: L_\text{level} = (1 - \lambda)\, C + \lambda\, T^2 \sum_\text{tokens} \mathrm{KL}(p \,\|\, q), \qquad
     p = \mathrm{softmax}(z_\text{super} / T), \quad q = \mathrm{softmax}(z_\text{level} / T)

@@ -40,7 +40,7 @@ class OutOfMemoryGuard:
         Gradients that the worker accumulated in the same update (``--update-freq``) are lost with it, as in fairseq.
 
         Args:
-            update: the networks that it runs are those under whose names ``step`` logs.
+            update: ``step`` logs under the names of its networks.
 
         Raises:
             RuntimeError: the others cannot go on because of the backend, or because no batch of these networks has told
@@ -64,7 +64,7 @@ class OutOfMemoryGuard:
             logged = {name: value * 0 for name, value in logging_output.items()}
             self._empty[update.levels] = (loss.detach() * 0, sample_size * 0, logged)
             return result
-        # Past the except clause, whose traceback holds the tensors of the failed pass.
+        # Outside the except clause: its traceback holds the tensors of the failed pass.
         optimizer.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -103,7 +103,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         """Check the options before anything is read.
 
         Args:
-            from_checkpoint: the options are those of a finished training, and a network of it is to be decoded.
+            from_checkpoint: the options come from a finished training, and one of its networks is to be decoded.
 
         Raises:
             ValueError: every problem of the options, in one message.
@@ -175,9 +175,9 @@ class PartitionedTask(BatchesOfTheirOwn):
         logger.info(f"{swaps} linear layers replaced: {self.partition}")
 
     def _prepare_decoding(self, cfg: Any) -> None:
-        """Read the partition from the checkpoint's state. Its scheme does not matter: nothing is trained."""
+        """Take the partition from the checkpoint's state. Its scheme does not matter, since nothing is trained."""
         given = self.options.given_partition(trains=False)
-        # --model-overrides reaches the options of the model; those of the task it changes in the checkpoint only.
+        # --model-overrides changes the options of the model, but the task's options only in the checkpoint.
         given.setdefault("max_level", getattr(cfg, "max_level", None))
         source = "the checkpoint"
         self.check_same_data(self.state_dict(), source)

@@ -43,7 +43,7 @@ def start_from_stock_(
     by_importance = start.init_order == InitOrder.IMPORTANCE
     if by_importance and partition.module_name != "PartitionedLinear":
         raise ValueError(
-            f"--init-order is importance and --partitioned-linear-module-name is {partition.module_name}, whose core "
+            f"--init-order is importance and --partitioned-linear-module-name is {partition.module_name}, which "
             "does not depend on an order; allowed: unchanged, or PartitionedLinear"
         )
     load_stock_weights_(model, start.init_from, dictionaries)
@@ -90,7 +90,7 @@ def load_stock_weights_(model: nn.Module, path: str, dictionaries: Mapping[str, 
 
 
 def _check_dictionaries(task_options: Mapping[str, Any], path: str, dictionaries: Mapping[str, Dictionary]) -> None:
-    """Compare the dictionaries with those of the checkpoint's training, if they are still in their place."""
+    """Compare the dictionaries with the ones of the checkpoint's training, if these are still in their place."""
     folders = split_paths(task_options.get("data") or "")
     for language, dictionary in dictionaries.items():
         file = os.path.join(folders[0], f"dict.{language}.txt") if folders else ""

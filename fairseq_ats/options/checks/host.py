@@ -1,4 +1,4 @@
-"""Rules about fairseq's own options: optimizer, workers, precision, saving."""
+"""Check fairseq's own options: optimizer, workers, precision, saving."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _precision_problems(host: HostOptions, autocast: str | None) -> list[str]:
     flattens = host.fp16 and not (host.memory_efficient_fp16 or host.fp16_no_flatten_grads)
     if flattens and host.optimizer_name == OPTIMIZER_NAME:
         problems.append(
-            f"--fp16 puts all parameters into one tensor, of which {OPTIMIZER_NAME} can mask no part; add "
+            f"--fp16 puts all parameters into one tensor, and {OPTIMIZER_NAME} cannot mask a part of it; add "
             "--fp16-no-flatten-grads, or use --memory-efficient-fp16 or --amp"
         )
     if trains_on_cpu(host):

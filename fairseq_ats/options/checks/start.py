@@ -1,4 +1,4 @@
-"""Rules about what a command starts from: checkpoints, and the metric by which the best one is chosen."""
+"""Check what a command starts from: checkpoints, and the metric by which the best one is chosen."""
 
 from __future__ import annotations
 
