@@ -72,7 +72,7 @@ def test_a_core_update_draws_the_dropout_of_one_without_distillation(build: Buil
     distilled = step(built, batch, 1)
     assert gradients_of(built)
     assert not [name for name in gradients_of(built) if "extension_" in name]
-    built.task.cfg.distillation_weight = 0.0
+    built.task.distillation = None
     plain = step(built, batch, 1)
     assert "core:distillation" not in plain
     assert torch.equal(plain["core:loss"], distilled["core:loss"])
@@ -82,7 +82,7 @@ def test_the_teacher_gets_no_gradient_in_a_slimmable_update(build: Build, batch:
     built = build("--scheme", "slimmable", *DISTILLED)
     step(built, batch, 0)
     distilled = gradients_of(built)
-    built.task.cfg.distillation_weight = 0.0
+    built.task.distillation = None
     step(built, batch, 0)
     plain = gradients_of(built)
     assert not torch.equal(plain["encoder.layers.0.fc1.core_u"], distilled["encoder.layers.0.fc1.core_u"])
@@ -95,7 +95,7 @@ def test_autocast(build: Build, batch: Any, scheme: str) -> None:
     """A pass without gradient must not leave its bfloat16 weights to the pass with one."""
     built = build("--scheme", scheme, "--dropout", "0", *DISTILLED)
     expected, plain = step(built, batch, 1), gradients_of(built)
-    built.task.cfg.autocast = "bfloat16"
+    built = build("--scheme", scheme, "--dropout", "0", "--autocast", "bfloat16", *DISTILLED)
     actual, lower = step(built, batch, 1), gradients_of(built)
     assert actual["core:distillation"].dtype == torch.float32
     assert actual["core:loss"] != expected["core:loss"]

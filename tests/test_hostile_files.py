@@ -241,7 +241,7 @@ def test_another_dictionary_of_the_same_size(checkpoint: Path, toy_data: Path, t
         lines = (data / f"dict.{language}.txt").read_text("utf-8").splitlines(keepends=True)
         (data / f"dict.{language}.txt").write_text("".join(reversed(lines)), "utf-8")
     for command in ("generate", "validate", "interactive", "resume"):
-        with pytest.raises(ValueError, match=r"checkpoint.* was trained with other dictionaries than those in"):
+        with pytest.raises(ValueError, match=r"checkpoint.* was trained with different dictionaries from those in"):
             COMMANDS[command](checkpoint, data, tmp_path / "out")
     with pytest.raises(SystemExit):
         COMMANDS["translate"](checkpoint, data, tmp_path / "out")

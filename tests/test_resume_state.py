@@ -10,7 +10,8 @@ import pytest
 from fairseq.logging import metrics
 from omegaconf import OmegaConf
 
-from fairseq_ats.training.resume import patience_state, restore_metrics, restore_patience, why_finished
+from fairseq_ats.host.patience import patience_state, restore_patience
+from fairseq_ats.training.resume import restore_metrics, why_finished
 
 
 def header(updates: int = 5, iterations: int = 5, **extra: Any) -> dict[str, Any]:

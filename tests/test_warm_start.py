@@ -249,7 +249,7 @@ def test_warm_start_and_resume_from_the_command_line(toy_data: Path, tmp_path: P
 
     shutil.rmtree(stock)
     log = train(toy_data, save_dir, 2, *options, *still)
-    assert "is left alone: training goes on from" in log
+    assert "ignoring --init-from" in log
     assert load(save_dir / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] == 2
     checkpoint_utils.load_model_ensemble_and_task([str(save_dir / "checkpoint_last.pt")])
 

@@ -30,14 +30,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_ats.checkpoints.reading import PARTITION_KEY
+from fairseq_ats.checkpoints.keys import PARTITION_KEY
 from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
 from fairseq_ats.inference.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.levels import use_level
+from fairseq_ats.options.run_options import recall_
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition
 from fairseq_ats.partition.tags import holds
-from fairseq_ats.schemes.schedule import ALTERNATE, SLIMMABLE, STANDARD, Schedule
+from fairseq_ats.schemes.schedule import Schedule, SchemeName
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.tasks.translation_with_partitioned_model import (
     PartitionedTranslationConfig,
@@ -134,7 +135,7 @@ def update_flops(costs: dict[int, Cost], levels: tuple[int, ...], distils: bool 
 
     Args:
         costs: of every level of the model.
-        levels: those that the update runs (:meth:`~fairseq_ats.schemes.schedule.Schedule.levels_of_update`).
+        levels: the networks that the update runs (:attr:`~fairseq_ats.schemes.partial_sgd.Update.levels`).
         distils: networks below the highest learn from its soft targets (--distillation-weight): where it does not run
             in the update itself, that is one more forward pass of it. Softmaxes are not counted, here as elsewhere.
     """
@@ -145,7 +146,7 @@ def update_flops(costs: dict[int, Cost], levels: tuple[int, ...], distils: bool 
 
 def training_flops(costs: dict[int, Cost], schedule: Schedule, updates: range, distils: bool = False) -> int:
     """FLOPs of the updates of these numbers, all on mini-batches of one size."""
-    return sum(update_flops(costs, schedule.levels_of_update(number), distils) for number in updates)
+    return sum(update_flops(costs, schedule.update(number).levels, distils) for number in updates)
 
 
 def average_update_flops(costs: dict[int, Cost], schedule: Schedule, distils: bool = False) -> float:
@@ -165,13 +166,13 @@ def scheme_flops(costs: dict[int, Cost], pattern: tuple[int, ...] = ()) -> dict[
     core = {"core only": float(costs[CORE_LEVEL].flops)}
     if highest == CORE_LEVEL:
         return core
-    alternate = Schedule(ALTERNATE, highest)
+    alternate = Schedule(SchemeName.ALTERNATE, highest)
     result = {
-        "standard (super-network only)": average_update_flops(costs, Schedule(STANDARD, highest)),
+        "standard (super-network only)": average_update_flops(costs, Schedule(SchemeName.STANDARD, highest)),
         **core,
         "ATS (alternate)": average_update_flops(costs, alternate),
         "ATS with distillation": average_update_flops(costs, alternate, distils=True),
-        "slimmable (all in one update)": average_update_flops(costs, Schedule(SLIMMABLE, highest)),
+        "slimmable (all in one update)": average_update_flops(costs, Schedule(SchemeName.SLIMMABLE, highest)),
     }
     if pattern:
         name = f"ATS (alternate {':'.join(map(str, pattern))})"
@@ -237,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = sentences * args.length
     costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
-    print(table(costs, tokens, task.partition, task.schedule.pattern))
+    print(table(costs, tokens, task.partition, task.scheme.pattern))
 
 
 def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
@@ -257,6 +258,7 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     dictionaries = {size: numbered_dictionary(size) for size in sizes}
     # As fairseq does with a checkpoint's options: one of before an option existed has its default.
     options = merge_with_parent(PartitionedTranslationConfig(), cfg.task, remove_missing=True)
+    recall_(options, header["task_state"])
     task = TranslationWithPartitionedModelTask(options, *(dictionaries[size] for size in sizes))
     task.load_state_dict({PARTITION_KEY: header["task_state"][PARTITION_KEY]})  # the dictionaries are made up
     return task, task.build_model(cfg.model, from_checkpoint=True)

@@ -32,6 +32,14 @@ def folder_of(data: str, split: str, epoch: int, train_subset: str) -> str:
     return folders[(epoch - 1) % len(folders)] if split == train_subset else folders[0]
 
 
+def folder_problems(data: str) -> list[str]:
+    """Return the problem of ``DATA`` if its first folder has no dictionary."""
+    folder = Path(split_paths(data)[0])
+    if any(folder.glob("dict.*.txt")):
+        return []
+    return [f"{folder} is not a folder of binarised data: it has no dict.LANGUAGE.txt (see fairseq-preprocess)"]
+
+
 def dictionary_sum(dictionary: Dictionary) -> str:
     """SHA-256 of the symbols in their order: two dictionaries of one size give a network's numbers other meanings."""
     return hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()
