@@ -11,7 +11,7 @@ knowledge in a neural network", 2015).
 Where the super-network runs in the same update (slimmable), p comes from that very pass, dropout included, as Yu and
 Huang have it: it costs no forward pass. In a core update of an alternating training it comes from one more forward pass
 without gradient. There dropout is off, as where a trained teacher predicts (Xie et al., "Self-training with noisy
-student", CVPR 2020: the student is noised, the teacher is not), and the core's own pass draws the random numbers that it
+student", CVPR 2020: the student is noised, the teacher is not). The core's own pass draws the random numbers that it
 draws without distillation. Both keep p in memory until the lower networks have run: a float32 for each target position
 and entry of the vocabulary.
 """

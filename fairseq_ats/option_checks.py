@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairseq_ats.checkpoints import check_sums, read_header
 from fairseq_ats.criteria_monitor import is_criterion
+from fairseq_ats.data_checks import buckets_problem
 from fairseq_ats.distillation import METRIC as DISTILLATION
 from fairseq_ats.launch_checks import independent_trainings_problem
 from fairseq_ats.metrics import split_metric
@@ -61,6 +62,7 @@ def training_problems(cfg: PartitionedTranslationConfig) -> list[str]:
     # None while decoding, where fairseq has no optimizer; networks are decoded in any precision.
     if cfg.optimizer_name is not None:
         problems += _worker_problems(cfg) + _precision_problems(cfg) + _saving_problems(cfg)
+        problems += filter(None, [buckets_problem(cfg.num_batch_buckets)])
     problems += _metric_problems(cfg) + _warm_start_problems(cfg) + _super_start_problems(cfg)
     return problems + _criteria_problems(cfg) + _range_problems(cfg)
 
@@ -134,6 +136,12 @@ def _distillation_problems(cfg: PartitionedTranslationConfig) -> list[str]:
         problems.append(f"--distillation-weight is {weight}; allowed: 0 to 1")
     if weight != 0.0:
         problems += _needs_scheme(cfg, f"--distillation-weight is {weight}", SCHEMES_OF_SEVERAL_NETWORKS)
+        alpha = _option_of(cfg, "criterion", "rdrop_alpha")
+        if alpha:
+            problems.append(
+                f"--distillation-weight is {weight} and --rdrop-alpha is {alpha}, which has every sentence twice in a "
+                "pass; leave one of them out"
+            )
     elif temperature != 1.0:
         problems.append(f"--distillation-temperature is {temperature}, which needs --distillation-weight above 0")
     if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:

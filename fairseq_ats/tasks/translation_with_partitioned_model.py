@@ -19,12 +19,13 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.utils import split_paths
 from omegaconf import II
 
 from fairseq_ats.best_checkpoints import BestOfNetwork, as_saved, best_of_other_networks, states_of
 from fairseq_ats.checkpoints import DICTIONARIES_KEY, PARTITION_KEY, check_sums, partition_of, read_header
 from fairseq_ats.criteria_monitor import DROPOUTS, CriteriaMonitor, check_monitored
-from fairseq_ats.data_checks import check_split, dictionary_sum, folder_of
+from fairseq_ats.data_checks import buckets_problem, check_split, check_upsampling, dictionary_sum, folder_of
 from fairseq_ats.distillation import Distillation, Teacher, check_distilled, log_distillation
 from fairseq_ats.importance import order_by_importance_
 from fairseq_ats.levels import freeze_above, set_level, use_level
@@ -260,11 +261,14 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         source = cls._checkpoint_to_load(cfg)
         if source is None or cls._takes_weights_only(cfg, source):
             return []
+        is_given = cfg.scheme is not None or cfg.alternate
         try:
             for difference in recall_(cfg, read_header(source).get("task_state") or {}):
                 logger.warning(f"{source} was trained with {difference}")
         except ValueError as error:
             return [str(error)]
+        if cfg.scheme is not None and not is_given:
+            logger.info(f"{source} was trained with --scheme {cfg.scheme}, and so it goes on")
         return []
 
     def __init__(self, cfg: PartitionedTranslationConfig, src_dict: Any, tgt_dict: Any) -> None:
@@ -377,6 +381,11 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         header = read_header(source)
         self._check_dictionaries(header.get("task_state") or {}, source)
         saved = partition_of(header.get("task_state"))
+        if saved is None:
+            raise ValueError(
+                f"{source} was not written by --task {TASK_NAME}; to begin a new run with the weights of a stock "
+                f"Transformer, give --init-from {source} instead, and a --save-dir of its own"
+            )
         partition = reconciled(given, saved, source)
         if scheme_of(self.cfg) in SCHEMES_OF_SEVERAL_NETWORKS and partition.max_level == CORE_LEVEL:
             raise ValueError(f"{name_of_scheme(self.cfg)} needs two networks and {source} holds the core alone")
@@ -441,9 +450,17 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         """fairseq's, of files that were looked at before.
 
         Raises:
-            ValueError: binarised data are damaged, or do not fit the dictionaries.
+            ValueError: binarised data are damaged, do not fit the dictionaries, or cannot be put together.
         """
-        dictionaries = [(self.cfg.source_lang, self.src_dict), (self.cfg.target_lang, self.tgt_dict)]
+        languages = self.cfg.source_lang, self.cfg.target_lang
+        if combine:
+            folders = split_paths(self.cfg.data)
+            folders = folders if split == self.cfg.train_subset else folders[:1]  # as fairseq reads them
+            check_upsampling(folders, split, *languages, self.cfg.upsample_primary)
+        problem = buckets_problem(self.cfg.num_batch_buckets)  # that of a checkpoint's options, with fairseq-validate
+        if problem is not None:
+            raise ValueError(problem)
+        dictionaries = list(zip(languages, (self.src_dict, self.tgt_dict), strict=True))
         check_split(folder_of(self.cfg.data, split, epoch, self.cfg.train_subset), split, dictionaries)
         super().load_dataset(split, epoch, combine, **kwargs)
 
@@ -567,7 +584,10 @@ class TranslationWithPartitionedModelTask(TranslationTask):
     def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Validate every level that the model holds; loss and sample size returned are the highest level's."""
         merged: dict[str, Any] = {}
+        prints_samples = self.cfg.eval_bleu and self.cfg.eval_bleu_print_samples and len(self.partition.levels) > 1
         for level in self.partition.levels:
+            if prints_samples:  # which fairseq does without a name (fairseq/tasks/translation.py:493)
+                logger.info(f"example of network {self.partition.network_name(level)}:")
             with use_level(model, level):
                 loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
             merged.update(self._under_own_name(logging_output, level))
