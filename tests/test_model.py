@@ -245,3 +245,13 @@ def compare_beams(left: list[list[dict]], right: list[list[dict]]) -> None:
         torch.testing.assert_close(
             torch.stack([h["score"] for h in a]), torch.stack([h["score"] for h in b]), rtol=1e-5, atol=1e-6
         )
+
+
+def test_examples_of_a_validation_are_named(build: Build, batch: Batch, caplog: pytest.LogCaptureFixture) -> None:
+    """--eval-bleu-print-samples prints one hypothesis of each network."""
+    arguments = ["--eval-bleu", "--eval-bleu-args", '{"beam": 1, "max_len_b": 3}', "--eval-bleu-print-samples"]
+    built = build(*arguments, "--small-ratio", "0.25")
+    built.task.valid_step(batch, built.model, built.criterion)
+    printed = [record.message.split(":")[0] for record in caplog.records if record.message.startswith("example ")]
+    examples = ["example hypothesis", "example reference"]
+    assert printed == ["example of network core", *examples, "example of network super", *examples]

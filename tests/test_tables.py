@@ -17,12 +17,12 @@ import sacrebleu
 import torch
 from evaluate import text_of
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
-from fairseq_ats.cost.cost.training import TrainingCost, cost_of_options
 from matplotlib.axes import Axes
 from training_log import TrainingLog
 
 from fairseq_ats.checkpoints.average import average_checkpoints
 from fairseq_ats.cli.config_file import options_of, read_config
+from fairseq_ats.cost.training import TrainingCost, cost_of_options
 from scripts.figures import learning_curves
 from scripts.tables import flops_picture, layout, markdown, scoring
 from scripts.tables import reproduce as command

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq_ats.cost.cost.cost.cost.training import TrainingCost, cost_of_run
 from quiet import silence_libraries
 from training_log import TrainingLog
 
 from fairseq_ats.checkpoints.names import best_checkpoint, last_checkpoint
+from fairseq_ats.cost.training import TrainingCost, cost_of_run
 from scripts.figures.png import new_figure, write_png
 
 LABELS = {"bleu": "validation BLEU", "loss": "validation loss, bits a token"}

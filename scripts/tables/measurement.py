@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fairseq_ats.cost.cost.training import cost_of_run
 from training_log import TrainingLog
 
 import fairseq_ats
+from fairseq_ats.cost.training import cost_of_run
 from scripts.tables.description import Row
 from scripts.tables.records import Record
 from scripts.tables.runs import Run, commit
