@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ import torch
 from fairseq_ats.checkpoints.reading import read_header, read_partition
 from fairseq_ats.partition.partition import Partition
 from fairseq_ats.training.best_checkpoints import BestOfNetwork, best_of_other_networks
+
+Build = Callable[..., SimpleNamespace]
 
 
 class Code:
@@ -73,9 +77,9 @@ def test_a_damaged_checkpoint_is_said_as_such(tmp_path: Path, kept: int) -> None
         read_partition(str(path))
 
 
-def best_of_other(metric: str, maximize: bool, keeps_last: bool = True) -> BestOfNetwork:
+def best_of_other(metric: str, maximize: bool) -> BestOfNetwork:
     """In a run of two networks."""
-    (best,) = best_of_other_networks(Partition(), metric, maximize, keeps_last)
+    (best,) = best_of_other_networks(Partition(), metric, maximize)
     return best
 
 
@@ -110,15 +114,22 @@ def test_a_validation_without_a_save_does_not_count(tmp_path: Path) -> None:
     assert best.state_to_save()["best"] == 2.0
 
 
-def test_a_checkpoint_that_fairseq_pruned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for keeps_last in (True, False):
-        best = best_of_other("loss", maximize=False, keeps_last=keeps_last)
-        best.validated({"core_loss": 1.0})
-        best.state_to_save()
-        (tmp_path / "checkpoint_last.pt").write_text(f"last {keeps_last}")
-        best.saved(str(tmp_path / "checkpoint_1_5.pt"))
-        assert (tmp_path / best.file_name).read_text() == "last True"
-    assert "kept no checkpoint of it" in caplog.text
+def test_a_checkpoint_that_fairseq_pruned(tmp_path: Path) -> None:
+    best = best_of_other("loss", maximize=False)
+    best.validated({"core_loss": 1.0})
+    best.state_to_save()
+    (tmp_path / "checkpoint_last.pt").write_text("last")
+    best.saved(str(tmp_path / "checkpoint_1_5.pt"))
+    assert (tmp_path / best.file_name).read_text() == "last"
+
+
+def test_without_a_file_at_each_save_no_best_is_promised(build: Build) -> None:
+    """fairseq writes none after some validations; nothing is lost where there is no other network to keep."""
+    for options in (["--alternate"], ["--best-checkpoint-metric", "core_loss", "--keep-interval-updates", "1"]):
+        with pytest.raises(ValueError, match=r"--no-last-checkpoints is given: .* checkpoint_best_(core|super)\.pt"):
+            build("--no-last-checkpoints", *options)
+    for allowed in (["--max-level", "1"], ["--no-save"], ["--disable-validation"]):
+        build("--no-last-checkpoints", *allowed)
 
 
 def test_a_metric_that_was_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

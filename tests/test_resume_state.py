@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from fairseq.logging import metrics
 from omegaconf import OmegaConf
 
+from fairseq_ats.checkpoints.keys import TASK_CLASSES, states_of
 from fairseq_ats.host.patience import patience_state, restore_patience
 from fairseq_ats.training.resume import restore_metrics, why_finished
 
@@ -86,3 +88,21 @@ def test_a_checkpoint_without_metrics() -> None:
     bare = header()
     bare["extra_state"]["metrics"] = {}
     restore_metrics(bare)
+
+
+@pytest.mark.parametrize("options", [["--scheme", "core"], ["--alternate"]])
+def test_every_run_is_told_of_its_resume(build: Callable[..., SimpleNamespace], options: list[str]) -> None:
+    """fairseq calls set_checkpoint_dict, which brings metrics back, only if the task had saved something."""
+    task = build(*options).task
+    saved = task.get_checkpoint_dict()[type(task).__name__]
+    assert saved
+    for best in task.best_of_other_networks:
+        best.load_state(saved)
+
+
+def test_fairseq_finds_our_state_under_the_class(build: Callable[..., SimpleNamespace]) -> None:
+    """The name of the task's class is a key in checkpoints, old and new."""
+    task = build("--alternate").task
+    assert type(task).__name__ in TASK_CLASSES
+    (state,) = states_of(task.get_checkpoint_dict())
+    assert state["metric"] == "core_loss"
