@@ -6,7 +6,7 @@
 Each network is decoded from its own best checkpoint: ``checkpoint_best_core.pt``, ``checkpoint_best_level2.pt``, ...,
 or ``checkpoint_best.pt`` where there is no such file. The networks take turns batch by batch in one process, so that
 their speeds can be compared on a busy machine. Writes ``RUN/evaluation.json`` and, for each network,
-``RUN/test.NETWORK.txt``.
+``RUN/test.NETWORK.txt``. The names of all these files have the training's ``--checkpoint-suffix`` before the last dot.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fairseq import utils
 from parallel_text import count_lines
 from quiet import silence_libraries
 
+from fairseq_ats.checkpoints.names import best_checkpoint
 from fairseq_ats.checkpoints.reading import read_partition
 from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.cli.arguments import positive
@@ -72,7 +73,10 @@ def main() -> None:
     restart_in_cpu_environment(args.threads)
     silence_libraries()
     torch.set_num_threads(args.threads)
-    networks = networks_of(args.run)
+    try:
+        networks = networks_of(args.run, args.checkpoint_suffix)
+    except ValueError as error:
+        raise SystemExit(f"evaluate: {error}") from None
     loaded = [load(network, args.data) for network in networks]
     task = loaded[0][1]
     try:
@@ -82,7 +86,8 @@ def main() -> None:
     decode(networks, loaded, Search(args.beam), batches_of(task, "test", args.batch_size))
     for network in networks:
         hypotheses = [network.hypotheses[i] for i in range(len(references))]
-        (args.run / f"test.{network.name}.txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
+        output = args.run / f"test.{network.name}{args.checkpoint_suffix}.txt"
+        output.write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
         metric = sacrebleu.BLEU()
         network.bleu = metric.corpus_score(hypotheses, [references]).score
         network.signature = str(metric.get_signature())
@@ -99,7 +104,7 @@ def main() -> None:
             for n in networks
         ],
     }
-    (args.run / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.run / f"evaluation{args.checkpoint_suffix}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(table(networks))
 
 
@@ -110,9 +115,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--beam", type=positive, default=5)
     parser.add_argument("--batch-size", type=positive, default=32, help="sentences a batch")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
+    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="that of the training")
     args = parser.parse_args()
-    if not (args.run / "checkpoint_best.pt").is_file():
-        parser.error(f"argument run: {args.run} has no checkpoint_best.pt")
+    best = best_checkpoint(args.checkpoint_suffix)
+    if not (args.run / best).is_file():
+        parser.error(f"argument run: {args.run} has no {best}; if the training had a --checkpoint-suffix, give it")
     if not any(args.data.glob("test.??")):
         parser.error(
             f"argument data: {args.data} has no raw references test.LANGUAGE (scripts/binarise.py puts them there)"
@@ -120,14 +127,22 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def networks_of(run: Path) -> list[Network]:
-    """What a run trained: every network from the highest down, or a stock model."""
-    best = run / "checkpoint_best.pt"
+def networks_of(run: Path, suffix: str = "") -> list[Network]:
+    """What a run trained: every network from the highest down, or a stock model.
+
+    Raises:
+        ValueError: the checkpoints in the folder are those of different runs.
+    """
+    best = run / best_checkpoint(suffix)
     partition = read_partition(str(best))
     if partition is None:
         return [Network("standard", str(best), None)]
     names = {level: partition.network_name(level) for level in reversed(partition.levels)}
-    best_of = {level: run / f"checkpoint_best_{name}.pt" for level, name in names.items()}
+    best_of = {level: run / best_checkpoint(suffix, name) for level, name in names.items()}
+    for path in filter(Path.is_file, best_of.values()):
+        own = read_partition(str(path))
+        if own != partition:
+            raise ValueError(f"{best} and {path.name} are not of one run; they have {partition} and {own}")
     return [Network(names[level], str(path if path.is_file() else best), level) for level, path in best_of.items()]
 
 

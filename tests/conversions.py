@@ -24,6 +24,7 @@ VARIANTS = {
     "post-norm": [],
     "pre-norm": ["--encoder-normalize-before", "--decoder-normalize-before", "--activation-fn", "gelu"],
     "unequal": ["--encoder-layers", "1", "--decoder-attention-heads", "2", "--decoder-normalize-before"],
+    "no encoder layers": ["--encoder-layers", "0"],
     "embeddings": ["--decoder-learned-pos", "--layernorm-embedding", "--no-scale-embedding"],
 }
 

@@ -28,10 +28,12 @@ def checkpoint(path: Path, updates: int, weights: dict[str, Any] | None = None, 
     ours = {"metric": "core_loss", "best": 0.0, "value": changes.pop("core", None)}
     state = {
         "cfg": {
-            "model": Namespace(encoder_attention_heads=changes.pop("heads", 4)),
+            "model": changes.pop("options", Namespace(encoder_attention_heads=4)),
+            "task": changes.pop("task", {"source_lang": "en", "target_lang": "de"}),
             "checkpoint": {
                 "best_checkpoint_metric": changes.pop("metric", "loss"),
                 "maximize_best_checkpoint_metric": changes.pop("maximize", False),
+                "checkpoint_suffix": changes.pop("suffix", ""),
             },
         },
         "model": weights or {"encoder.embed": table, "decoder.embed": table},
@@ -142,7 +144,7 @@ def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "different partitions: Partition" in refusal(capsys, a, other, *output)
     checkpoint(other, 2, weights={"encoder.embed": torch.zeros(2, 3), "decoder.embed": torch.zeros(2, 2)})
     assert "hold different models: decoder.embed is not the same" in refusal(capsys, a, other, *output)
-    checkpoint(other, 2, heads=2)
+    checkpoint(other, 2, options=Namespace(encoder_attention_heads=2))
     assert "different options: --encoder-attention-heads is 4 there and 2" in refusal(capsys, a, other, *output)
     checkpoint(other, 2, code=Code(tmp_path / "ran"))
     assert "holds more than weights and options" in refusal(capsys, a, other, *output)
@@ -150,6 +152,62 @@ def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": {}}, other)
     assert "was not written by fairseq-train" in refusal(capsys, a, other, *output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.pt", "run"], "something was left behind"
+
+
+EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+
+
+def of_embeddings(*numbers: float) -> dict[str, torch.Tensor]:
+    return {name: torch.full((3, 2), number) for name, number in zip(EMBEDDINGS, numbers, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (
+            {"task_state": {"partition": PARTITION, "dictionaries": {"source": "1", "target": "2"}}},
+            {"task_state": {"partition": PARTITION, "dictionaries": {"source": "1", "target": "3"}}},
+            "were trained with different dictionaries",
+        ),
+        (
+            {},
+            {"task": {"source_lang": "de", "target_lang": "en"}},
+            "translate different languages: --source-lang is en and de",
+        ),
+        (
+            {"weights": of_embeddings(1.0, 1.0, 1.0)},
+            {"weights": of_embeddings(1.0, 2.0, 2.0)},
+            "hold different models: decoder.embed_tokens.weight and encoder.embed_tokens.weight are one tensor in one",
+        ),
+        (
+            {"weights": of_embeddings(1.0, 2.0, 2.0)},
+            {"weights": of_embeddings(1.0, 2.0, 3.0)},
+            "decoder.embed_tokens.weight and decoder.output_projection.weight are one tensor in one of them only",
+        ),
+        (  # what fairseq-hydra-train saves: the options that were given
+            {"options": {"_name": "transformer", "encoder_ffn_embed_dim": 4096}},
+            {"options": {"_name": "transformer_wmt_en_de_big_t2t", "encoder": {"attention_heads": 8}}},
+            "different options: --decoder-attention-heads is 8 there and 16 here; --encoder-normalize-before is False",
+        ),
+    ],
+)
+def test_checkpoints_of_different_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one: dict[str, Any], other: dict[str, Any], message: str
+) -> None:
+    """All of the same shapes."""
+    paths = [checkpoint(tmp_path / f"{n}.pt", n, **changes) for n, changes in enumerate((one, other))]
+    assert message in refusal(capsys, *paths, "--output", tmp_path / "mean.pt")
+
+
+def test_what_one_run_may_save_in_two_ways(tmp_path: Path) -> None:
+    """By an older version, without languages, and on a GPU, where each name of a tensor has a copy of its own."""
+    one = torch.ones(3, 2)
+    dictionaries = {"source": "1", "target": "2"}
+    task_state = {"partition": PARTITION, "dictionaries": dictionaries}
+    checkpoint(tmp_path / "1.pt", 1, dict.fromkeys(EMBEDDINGS, one), task_state=task_state)
+    checkpoint(tmp_path / "2.pt", 2, of_embeddings(3.0, 3.0, 3.0), task={"source_lang": None, "target_lang": None})
+    state = averaged(tmp_path / "1.pt", tmp_path / "2.pt", tmp_path / "mean.pt")
+    assert all(torch.equal(state["model"][name], torch.full((3, 2), 2.0)) for name in EMBEDDINGS)
 
 
 def test_networks_taken_out_do_not_count(tmp_path: Path) -> None:

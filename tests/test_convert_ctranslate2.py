@@ -167,6 +167,7 @@ def test_rounding_hides_no_wrong_network(
         (["--activation-fn", "tanh"], "--activation-fn is tanh; allowed: gelu, "),
         (["--no-token-positional-embeddings"], "--no-token-positional-embeddings is given"),
         (["--no-cross-attention"], "--no-cross-attention is given"),
+        (["--encoder-layers", "0"], "--encoder-layers is 0; allowed: 1 or more"),
         (["--cross-self-attention"], "--cross-self-attention is given"),
         (["--decoder-output-dim", "16"], "--decoder-output-dim is 16; allowed: that of --decoder-embed-dim"),
     ],

@@ -35,6 +35,7 @@ def source(build: Callable[..., SimpleNamespace], tmp_path: Path, module_name: s
         ("PartitionedLinear", "post-norm"),
         ("PartitionedLinear", "pre-norm"),
         ("PartitionedLinear", "unequal"),
+        ("PartitionedLinear", "no encoder layers"),
         ("PartitionedRankLinear", "post-norm"),
         ("PartitionedRankLinear", "pre-norm"),
         ("PartitionedRankLinear", "embeddings"),

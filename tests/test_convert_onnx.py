@@ -120,6 +120,9 @@ def test_what_the_graphs_do_not_know_is_refused_before_work(
     monkeypatch.delattr(onnx_model.OnnxModel, "write")
     with pytest.raises(SystemExit, match="--to onnx does not know this model: --no-cross-attention is given"):
         to_onnx(source, "core", tmp_path / "folder")
+    empty = save_checkpoint(build("--decoder-layers", "0"), tmp_path / "empty.pt")
+    with pytest.raises(SystemExit, match="--to onnx does not know this model: --decoder-layers is 0"):
+        to_onnx(empty, "core", tmp_path / "folder")
     with pytest.raises(SystemExit, match="--quantization has no meaning with --to onnx"):
         to_onnx(source, "core", tmp_path / "folder", "--quantization", "int8")
 

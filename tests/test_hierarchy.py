@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from fairseq_ats import FairseqAdamForPartitionedModel, PartitionedLinear, PartitionedRankLinear
 from fairseq_ats.checkpoints.reading import read_partition
 from fairseq_ats.checkpoints.saved_options import saved_options
-from fairseq_ats.cost import cost
+from fairseq_ats.cost.cost import cost
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.inference.loading import load_network
@@ -159,7 +159,7 @@ def test_gradients_of_a_level_between(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prepared_for_decoding_at_a_level_between(kind: str) -> None:
-    """The level computes the same, the core too; nothing else is held."""
+    """The level computes the same, the core too; the parameters are the level's, and nothing else is held."""
     for ratios in (RATIOS, (0.25, 0.9)):
         layer = layer_of(kind, ratios)
         set_level(layer, 2)
@@ -171,7 +171,8 @@ def test_prepared_for_decoding_at_a_level_between(kind: str) -> None:
         torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(layer.weight, weight, rtol=1e-12, atol=1e-12)
         assert not [name for name, _ in layer.named_parameters() if name.startswith("extension")]
-        held = sum(buffer.numel() for buffer in layer.buffers() if buffer is not layer.folded_bias)
+        held = sum(parameter.numel() for name, parameter in layer.named_parameters() if name != "bias")
+        assert {name for name, _ in layer.named_parameters()} == set(layer.state_dict())
         # Two thin matrices where they are smaller: rank 4, and not 7, of 12 → 8.
         assert held == (thin - layer.core_bias.numel() if (kind, ratios) == ("low rank", RATIOS) else dense)
         with use_level(layer, 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.modules.levels import set_level, use_level
 from fairseq_ats.partition.partition import Partition
 from tests.conftest import with_our_attention
+from tests.conversions import load, save_checkpoint
 
 Build = Callable[..., SimpleNamespace]
 Batch = dict[str, Any]
@@ -101,6 +103,22 @@ def test_core_alone_computes_what_the_core_computes(build: Build, batch: Batch, 
         assert torch.equal(logits(alone, batch), logits(full, batch))
 
 
+def test_layers_are_left_out_of_either_network(build: Build, toy_data: Path, tmp_path: Path, module_name: str) -> None:
+    """--model-overrides of a run with LayerDrop: fairseq numbers the layers anew after our layers have been asked."""
+    layers = ["--encoder-layers", "3", "--decoder-layers", "3"]
+    built = build("--partitioned-linear-module-name", module_name, "--small-ratio", "0.25", *layers)
+    path = save_checkpoint(built, tmp_path / "checkpoint.pt")
+    trained = built.model.state_dict()
+    kept = {"encoder_layers_to_keep": "0,2", "decoder_layers_to_keep": "1,2"}
+    for level in (1, 2):
+        model = load(path, toy_data, max_level=level, **kept)
+        assert [len(side.layers) for side in (model.encoder, model.decoder)] == [2, 2]
+        for side, numbers in (("encoder", "02"), ("decoder", "12")):
+            for new, old in enumerate(numbers):
+                for name, parameter in getattr(model, side).layers[new].named_parameters():
+                    assert torch.equal(parameter, trained[f"{side}.layers.{old}.{name}"])
+
+
 def test_prepared_for_inference(build: Build, batch: Batch, module_name: str) -> None:
     """fairseq-generate's preparation changes no result, keeps the core runnable, and follows the model's precision."""
     options = ["--partitioned-linear-module-name", module_name, "--small-ratio", "0.25"]
@@ -127,6 +145,18 @@ def test_a_prepared_super_network_holds_one_dense_weight(build: Build, module_na
     model.prepare_for_inference_(built.cfg)
     held = sum(t.numel() for t in [*model.parameters(), *model.buffers()])
     assert held == sum(t.numel() for t in [*stock.parameters(), *stock.buffers()]) + sum(core_parts)
+
+
+def test_a_prepared_super_network_saves_and_counts_itself(build: Build, batch: Batch, module_name: str) -> None:
+    """Its state dict is that of a stock model which computes the same, and not that of the core."""
+    built = build("--partitioned-linear-module-name", module_name, "--small-ratio", "0.25")
+    stock = build(task="translation", optimizer="adam").model
+    model = with_biases(built.model)
+    expected = logits(model, batch)
+    model.prepare_for_inference_(built.cfg)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in stock.parameters())
+    stock.load_state_dict(model.state_dict(), strict=True)
+    torch.testing.assert_close(logits(stock, batch), expected, rtol=1e-5, atol=1e-5)
 
 
 def flops(model: torch.nn.Module, batch: Batch) -> int:
@@ -215,3 +245,13 @@ def compare_beams(left: list[list[dict]], right: list[list[dict]]) -> None:
         torch.testing.assert_close(
             torch.stack([h["score"] for h in a]), torch.stack([h["score"] for h in b]), rtol=1e-5, atol=1e-6
         )
+
+
+def test_examples_of_a_validation_are_named(build: Build, batch: Batch, caplog: pytest.LogCaptureFixture) -> None:
+    """--eval-bleu-print-samples prints one hypothesis of each network."""
+    arguments = ["--eval-bleu", "--eval-bleu-args", '{"beam": 1, "max_len_b": 3}', "--eval-bleu-print-samples"]
+    built = build(*arguments, "--small-ratio", "0.25")
+    built.task.valid_step(batch, built.model, built.criterion)
+    printed = [record.message.split(":")[0] for record in caplog.records if record.message.startswith("example ")]
+    examples = ["example hypothesis", "example reference"]
+    assert printed == ["example of network core", *examples, "example of network super", *examples]

@@ -81,6 +81,7 @@ Build = Callable[..., SimpleNamespace]
             ["--distributed-world-size", "2", "--ddp-backend", "pytorch_ddp", "--find-unused-parameters"],
             "--ddp-backend is pytorch_ddp, which fairseq has for GPUs only; on a CPU: legacy_ddp",
         ),
+        (["--num-batch-buckets", "3"], "--num-batch-buckets is 3, for which fairseq calls numpy .*; leave it out"),
         (["--write-checkpoints-asynchronously"], "--write-checkpoints-asynchronously writes checkpoints in place"),
     ],
 )

@@ -188,6 +188,11 @@ def test_a_checkpoint_in_half_precision(build: Build, batch: dict[str, Any], tmp
         (["--init-from", "{untied}"], r"untied\.pt, in which .*embed_tokens\.weight has weights of its own"),
         (["--init-from", "{stock}", "--init-order", "importance"], "--init-order is importance and .*RankLinear"),
         (["--init-order", "importance"], "--init-order is importance, which needs --init-from"),
+        (["--restore-file", "{stock}"], r"was not written by --task .*; .* give --init-from .*stock\.pt instead"),
+        (
+            ["--finetune-from-model", "{stock}"],
+            r"was not written by --task .*; .* give --init-from .*stock\.pt instead",
+        ),
         (["--init-from", "a.pt", "--finetune-from-model", "b.pt"], r"--init-from is a\.pt and --finetune-from-model"),
         (["--init-from", "a.pt", "--restore-file", "b.pt"], r"--init-from is a\.pt and --restore-file is b\.pt"),
         (["--init-from", "a.pt", "--continue-once", "b.pt"], r"--init-from is a\.pt and --continue-once is b\.pt"),

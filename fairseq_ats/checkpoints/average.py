@@ -19,6 +19,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from torch import Tensor
 
 from fairseq_ats.checkpoints import choice as checkpoint_choice
 from fairseq_ats.checkpoints.choice import read_training_checkpoint
+from fairseq_ats.checkpoints.keys import DICTIONARIES_KEY
 from fairseq_ats.checkpoints.reading import check_sums, partition_of
-from fairseq_ats.checkpoints.saved_options import differing_options, saved_options
+from fairseq_ats.checkpoints.saved_options import differing_options, model_options, saved_options
 from fairseq_ats.cli.arguments import positive
 from fairseq_ats.files import written_whole
 
@@ -42,7 +44,7 @@ def average_checkpoints(paths: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: a file that is missing, damaged, cannot be read or carries code, or belongs to a model with another
-            partition, other parameters or other options.
+            partition, other dictionaries or languages, other parameters, other shared embeddings or other options.
     """
     checkpoints = [read_training_checkpoint(path) for path in paths]
     for path in paths:
@@ -64,13 +66,33 @@ def _check_same_model(one: Mapping[str, Any], other: Mapping[str, Any], names: s
     partitions = [partition_of(checkpoint.get("task_state")) for checkpoint in (one, other)]
     if partitions[0] != partitions[1]:
         raise ValueError(f"{names} have different partitions: {partitions[0]} and {partitions[1]}")
+    dictionaries = [(checkpoint.get("task_state") or {}).get(DICTIONARIES_KEY) for checkpoint in (one, other)]
+    if None not in dictionaries and dictionaries[0] != dictionaries[1]:  # an older checkpoint does not say
+        raise ValueError(f"{names} were trained with different dictionaries: their numbers stand for different words")
+    tasks = [saved_options(checkpoint, "task") for checkpoint in (one, other)]
+    for option in ("source_lang", "target_lang"):
+        languages = [task.get(option) for task in tasks]
+        if None not in languages and languages[0] != languages[1]:  # None: it was read off the data
+            raise ValueError(
+                f"{names} translate different languages: --{option.replace('_', '-')} is {' and '.join(languages)}"
+            )
     shapes = [{name: value.shape for name, value in checkpoint["model"].items()} for checkpoint in (one, other)]
     different = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
     if different:
         raise ValueError(f"{names} hold different models: {different[0]} is not the same in both")
-    differences = differing_options(*(saved_options(checkpoint, "model") for checkpoint in (one, other)))
+    shared = sorted(_shared_embeddings(one["model"]) ^ _shared_embeddings(other["model"]))
+    if shared:
+        raise ValueError(f"{names} hold different models: {' and '.join(shared[0])} are one tensor in one of them only")
+    differences = differing_options(*(model_options(checkpoint) for checkpoint in (one, other)))
     if differences:
         raise ValueError(f"{names} hold models with different options: {'; '.join(differences)}")
+
+
+def _shared_embeddings(model: Mapping[str, Tensor]) -> set[tuple[str, str]]:
+    """Pairs of names of equal embeddings; a training on a GPU saves a shared tensor once for each of its names."""
+    kinds = {"embed_tokens", "output_projection", "adaptive_softmax"}
+    names = sorted(name for name in model if kinds & set(name.split(".")))
+    return {(a, b) for a, b in combinations(names, 2) if torch.equal(model[a], model[b])}
 
 
 def _average(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -124,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         help="with --best: whose validation, by the run's --best-checkpoint-metric: core, super, or one between the "
         "two, as level2 (default: the highest network)",
     )
+    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="of a run: fairseq-train's option")
     return parser
 
 
@@ -141,10 +164,10 @@ def _chosen(args: argparse.Namespace) -> list[str]:
         given = " ".join(map(str, args.inputs))
         raise ValueError(f"--last-epochs, --last-updates and --best choose from the folder of one run; given: {given}")
     if args.last_epochs is not None:
-        return checkpoint_choice.last_epochs(run, args.last_epochs)
+        return checkpoint_choice.last_epochs(run, args.last_epochs, args.checkpoint_suffix)
     if args.last_updates is not None:
-        return checkpoint_choice.last_updates(run, args.last_updates)
-    found = checkpoint_choice.best(run, args.best, args.network)
+        return checkpoint_choice.last_updates(run, args.last_updates, args.checkpoint_suffix)
+    found = checkpoint_choice.best(run, args.best, args.network, args.checkpoint_suffix)
     for one in found:
         print(f"{os.path.basename(one.path)}: {one.metric} {one.value:g} after {one.updates:,} updates")
     return [one.path for one in sorted(found, key=lambda one: one.updates)]

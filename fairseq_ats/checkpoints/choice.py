@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairseq_ats.checkpoints import names as checkpoint_names
 from fairseq_ats.checkpoints.keys import states_of
 from fairseq_ats.checkpoints.reading import partition_of, read_header
 from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import Partition
-
-# fairseq's names (fairseq/checkpoint_utils.py, save_checkpoint); the number counts epochs, or updates.
-_OF_EPOCH = re.compile(r"checkpoint(\d+)\.pt")
-_OF_UPDATE = re.compile(r"checkpoint_\d+_(\d+)\.pt")
 
 
 @dataclass(frozen=True)
@@ -31,8 +28,11 @@ class Validated:
     maximize: bool
 
 
-def last_epochs(run: Path, count: int) -> list[str]:
+def last_epochs(run: Path, count: int, suffix: str = "") -> list[str]:
     """The last ``count`` checkpoints that were written at the end of an epoch, oldest first.
+
+    Args:
+        suffix: the run's ``--checkpoint-suffix``.
 
     Raises:
         ValueError: there are fewer.
@@ -40,14 +40,17 @@ def last_epochs(run: Path, count: int) -> list[str]:
     return _last(
         run,
         count,
-        _OF_EPOCH,
+        checkpoint_names.of_epochs(suffix),
         f"--last-epochs is {count}",
         "of an epoch; fairseq-train keeps them without --no-epoch-checkpoints",
     )
 
 
-def last_updates(run: Path, count: int) -> list[str]:
+def last_updates(run: Path, count: int, suffix: str = "") -> list[str]:
     """The last ``count`` checkpoints that were written between epochs, oldest first.
+
+    Args:
+        suffix: the run's ``--checkpoint-suffix``.
 
     Raises:
         ValueError: there are fewer.
@@ -55,7 +58,7 @@ def last_updates(run: Path, count: int) -> list[str]:
     return _last(
         run,
         count,
-        _OF_UPDATE,
+        checkpoint_names.of_updates(suffix),
         f"--last-updates is {count}",
         "within an epoch; fairseq-train keeps them with --save-interval-updates",
     )
@@ -70,18 +73,20 @@ def _last(run: Path, count: int, pattern: re.Pattern[str], asked: str, kind: str
     return found[-count:]
 
 
-def best(run: Path, count: int, network: str | None = None) -> list[Validated]:
+def best(run: Path, count: int, network: str | None = None, suffix: str = "") -> list[Validated]:
     """The ``count`` best checkpoints of one network among all of a run, the best first; files of one update count once.
 
     Best by the run's ``--best-checkpoint-metric``, or by the same metric of another network.
 
     Args:
         network: "core", "super", "level2", ...; None is the highest that the run trained.
+        suffix: the run's ``--checkpoint-suffix``; other runs may have theirs in the same folder.
 
     Raises:
         ValueError: fewer were validated, or the run has no such network.
     """
-    checkpoints = {str(path): read_training_checkpoint(str(path)) for path in sorted(run.glob("checkpoint*.pt"))}
+    read = {str(path): read_training_checkpoint(str(path)) for path in sorted(run.glob("checkpoint*.pt"))}
+    checkpoints = {path: checkpoint for path, checkpoint in read.items() if _suffix_of(checkpoint) == suffix}
     partitions = {path: partition_of(checkpoint.get("task_state")) for path, checkpoint in checkpoints.items()}
     # A network that was taken out of the run may lie beside its checkpoints; it has fewer levels.
     of_run = max(partitions.values(), key=lambda partition: partition.max_level if partition else 0, default=None)
@@ -106,6 +111,10 @@ def best(run: Path, count: int, network: str | None = None) -> list[Validated]:
             * bool(older)
         )
     return sorted(comparable, key=lambda found: -found.value if found.maximize else found.value)[:count]
+
+
+def _suffix_of(checkpoint: Mapping[str, Any]) -> str:
+    return saved_options(checkpoint, "checkpoint").get("checkpoint_suffix") or ""
 
 
 def read_training_checkpoint(path: str) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
+from fairseq.models import ARCH_CONFIG_REGISTRY
+
 # They change what a Transformer computes, and leave no trace in the names and shapes of its parameters.
 UNSEEN_IN_WEIGHTS = (
     "encoder_attention_heads",
@@ -32,10 +34,27 @@ def saved_options(checkpoint: Mapping[str, Any], group: str) -> dict[str, Any]:
     return dict(options or {})
 
 
+def model_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of the model, under the names that the command line has for them.
+
+    ``fairseq-hydra-train`` saves those that were given, perhaps with one group for each side; the others are what
+    ``--arch`` makes them.
+    """
+    options = saved_options(checkpoint, "model")
+    for side in ("encoder", "decoder"):
+        if isinstance(options.get(side), Mapping):
+            options |= {f"{side}_{name}": value for name, value in options[side].items()}
+    complete = Namespace(**options)
+    arch = options.get("arch") or options.get("_name")
+    if arch in ARCH_CONFIG_REGISTRY:
+        ARCH_CONFIG_REGISTRY[arch](complete)
+    return vars(complete)
+
+
 def differing_options(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """One sentence for each option of ``UNSEEN_IN_WEIGHTS`` that has two values.
 
-    An option that either does not name is not compared: hydra saves those that were given only.
+    An option that either does not name is not compared: fairseq of another time may not know it.
     """
     return [
         f"--{name.replace('_', '-')} is {theirs[name]} there and {ours[name]} here"

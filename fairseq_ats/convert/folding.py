@@ -48,8 +48,9 @@ def _fill_up(rows: Tensor, size: int, groups: int) -> Tensor:
 
 
 def feed_forward_sizes(parameters: dict[str, Tensor]) -> dict[str, int]:
-    """``{"encoder": ..., "decoder": ...}``: hidden neurons of the first layer's feed-forward module."""
-    return {side: parameters[f"{side}.layers.0.fc1.weight"].shape[0] for side in ("encoder", "decoder")}
+    """``{"encoder": ..., "decoder": ...}``: hidden neurons of a feed-forward module; of a side without layers none."""
+    first = {side: parameters.get(f"{side}.layers.0.fc1.weight") for side in ("encoder", "decoder")}
+    return {side: weight.shape[0] for side, weight in first.items() if weight is not None}
 
 
 def check_dense(source: SourceNetwork, dense: bool, output_format: str) -> None:

@@ -5,7 +5,7 @@
 
 The second form takes fairseq's options. FLOPs are PyTorch's own count (a multiplication and an addition are two) of the
 matrix products of one forward and backward pass; activation bytes are what autograd keeps between the two, in float32
-and on a CPU.
+and on a CPU. Every layer is counted, of those, too, that LayerDrop leaves out of some updates.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import merge_with_parent
+from fairseq.modules import LayerDropModuleList
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -90,7 +91,11 @@ def network_cost(
         sentences: pairs in the mini-batch.
         length: tokens of each sentence, on both sides.
         level: None for a model that is not partitioned.
+
+    Raises:
+        ValueError: the network does not take sentences of that length, or its cost depends on which words are in them.
     """
+    _check_countable(model, length)
     few = max([2, *(-(-m.rows_to_fold // length) for m in model.modules() if isinstance(m, PartitionedRankLinear))])
     sizes = (sentences,) if sentences <= 2 * few else (few, 2 * few)
     first, *second = (_count(model, random_batch(task, size, length), level) for size in sizes)
@@ -110,6 +115,20 @@ def network_cost(
     )
 
 
+def _check_countable(model: nn.Module, length: int) -> None:
+    cutoff = model.cfg.adaptive_softmax_cutoff
+    if cutoff is not None:
+        raise ValueError(
+            f"--adaptive-softmax-cutoff is {cutoff}, with which the cost depends on how rare the words of a text are; "
+            "leave it out to count the rest of the network"
+        )
+    for side in (model.encoder, model.decoder):
+        if side.embed_positions is not None and length > side.embed_positions.max_positions:
+            raise ValueError(
+                f"--length is {length}; allowed: up to {side.embed_positions.max_positions}, with this model"
+            )
+
+
 def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[int, int, int]:
     """FLOPs forward, FLOPs backward, and bytes of activations."""
     # All that the criterion asks of a task is the padding symbol, which every dictionary numbers alike.
@@ -117,6 +136,8 @@ def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[
     criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
     was_training = model.training
     model.train()
+    for layers in [module for module in model.modules() if isinstance(module, LayerDropModuleList)]:
+        layers.training = False  # it alone, which then leaves no layer out
     with nullcontext() if level is None else use_level(model, level):
         with _saved_bytes(model) as saved:
             criterion(model, batch)
@@ -232,11 +253,11 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             task, model = model_of_checkpoint(checkpoint)
             name = checkpoint
+        sentences = args.tokens // args.length
+        costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     except ValueError as error:
         sys.exit(f"cost: {error}")
-    sentences = args.tokens // args.length
     tokens = sentences * args.length
-    costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
     print(table(costs, tokens, task.partition, task.scheme.pattern))
 

@@ -99,7 +99,7 @@ def load_network(
 
 
 def prepare_to_decode(model: TransformerModelBase) -> None:
-    """fairseq's own preparation; the model cannot be trained or saved afterwards."""
+    """Do fairseq's own preparation; the model cannot be trained afterwards, and its parameters are of its level."""
     model.make_generation_fast_(need_attn=False)
 
 

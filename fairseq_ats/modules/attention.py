@@ -120,8 +120,8 @@ class PartitionedMultiheadAttention(MultiheadAttention):
     def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, heads, target, source), in float32 at least, as the stock module, whatever the model's precision.
 
-        A query whose keys are all masked, as of a target that is padded on the left, has weights 0. So PyTorch's kernels
-        have it, through which the stock module trains; the softmax of its row would be 0 / 0.
+        A query whose keys are all masked, as of a target that is padded on the left, has weights 0. So it has in
+        PyTorch's kernels, through which the stock module trains; the softmax of its row would be 0 / 0.
         """
         dtype = torch.promote_types(q.dtype, torch.float32)
         if mask is None:

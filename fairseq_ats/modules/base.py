@@ -63,8 +63,8 @@ class PartitionedModule(nn.Module):
         return f"extension_{kind}" if level == self.super_level else f"extension_{level}_{kind}"
 
     def _level_of_name(self, name: str) -> int:
-        """Return the level that owns a parameter or buffer, a block (``extension_2_u``) or a child's."""
-        match = re.match(r"extension(_(\d+))?[_.]", name)
+        """Return the level that owns a parameter or buffer: a block (``fc1.extension_2_u``) or a child's."""
+        match = re.search(r"(?:^|\.)extension(_(\d+))?[_.]", name)
         if match is None:
             return CORE_LEVEL
         return int(match.group(2)) if match.group(2) else self.super_level
@@ -83,13 +83,15 @@ class PartitionedModule(nn.Module):
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Check this layer's part of a checkpoint before fairseq loads it, and drop the levels above this layer's.
 
-        fairseq calls this for every layer, with the layer's dotted name.
+        fairseq calls this for every layer, with the layer's dotted name. The levels above are dropped in every layer of
+        the checkpoint, because fairseq renumbers layers afterwards (``--encoder-layers-to-keep``,
+        fairseq/checkpoint_utils.py, ``prune_state_dict``).
 
         Raises:
             ValueError: the layer in the checkpoint has another partition.
         """
-        for key in [k for k in state_dict if k.startswith(f"{name}.extension")]:
-            if self._level_of_name(key.removeprefix(f"{name}.")) > self.max_level:
+        for key in list(state_dict):
+            if self._level_of_name(key) > self.max_level:
                 del state_dict[key]
         for own_name, own in self.state_dict().items():
             saved = state_dict.get(f"{name}.{own_name}")

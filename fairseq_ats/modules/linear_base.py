@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairseq_ats.modules.base import PartitionedModule
@@ -32,10 +32,8 @@ class PartitionedLinearModule(PartitionedModule, ABC):
         self.in_features = in_features
         self.out_features = out_features
         self.sizes = tuple(sizes)
-        # The level that make_generation_fast_ folded, and the result.
+        # The level that make_generation_fast_ folded.
         self.folded_level: int | None = None
-        self.register_buffer("folded_weight", None, persistent=False)
-        self.register_buffer("folded_bias", None, persistent=False)
 
     @abstractmethod
     def weight_at(self, level: int) -> Tensor:
@@ -77,28 +75,37 @@ class PartitionedLinearModule(PartitionedModule, ABC):
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Return the dense weight and the bias of the folded level."""
-        return self.folded_weight, self.folded_bias
+        return self._parameters["weight"], self._parameters["bias"]
 
     def fold(self, level: int) -> None:
         """Store the dense weight and the bias of ``level``; a subclass may store something smaller."""
-        bias = self.bias_at(level)
-        self.folded_weight = self.weight_at(level).detach().clone()
-        self.folded_bias = None if bias is None else bias.detach().clone()
+        self.hold("weight", self.weight_at(level))
+        self.hold("bias", self.bias_at(level))
+
+    def hold(self, name: str, value: Tensor | None) -> None:
+        """Store a copy of a folded tensor as a parameter."""
+        # The names of a stock layer are properties here, and register_parameter refuses those.
+        self._parameters[name] = None if value is None else nn.Parameter(value.detach().clone())
 
     def make_generation_fast_(self, **_options_of_other_modules: object) -> None:
         """Fold the active level's weight once, before decoding, and not in every step.
 
-        Free all extension blocks. Only the folded weight and the core's blocks remain, so the core can still run. Do
-        nothing at the core's level. The layer cannot be trained or saved afterwards
-        (fairseq/models/fairseq_model.py, ``make_generation_fast_``).
+        What is folded becomes the layer's parameters, under a stock layer's names where the weight is dense: the state
+        dict and the count of parameters are those of the network that runs. All extension blocks are freed. The core's
+        blocks stay as buffers that are not saved, so the core can still run. Do nothing at the core's level. The layer
+        cannot be trained afterwards (fairseq/models/fairseq_model.py, ``make_generation_fast_``).
         """
         if self.level == CORE_LEVEL or self.folded_level is not None:
             return
+        blocks = dict(self.named_parameters(recurse=False))
         self.fold(self.level)
         self.folded_level = self.level
-        for name in [name for name, _ in self.named_parameters(recurse=False) if name.startswith("extension_")]:
+        for name, block in blocks.items():
             delattr(self, name)
-            setattr(self, name, None)
+            if self._level_of_name(name) == CORE_LEVEL:
+                self.register_buffer(name, block.detach(), persistent=False)
+            else:
+                setattr(self, name, None)
 
     @property
     def held_levels(self) -> tuple[int, ...]:

@@ -53,8 +53,6 @@ class PartitionedRankLinear(PartitionedLinearModule):
             self.add_block(level, "v", v_blocks[level - 1])
         self.add_block(self.super_level, "weight", weight)
         self.add_block(CORE_LEVEL, "bias", bias)
-        self.register_buffer("folded_u", None, persistent=False)
-        self.register_buffer("folded_v", None, persistent=False)
 
     @classmethod
     def from_linear(
@@ -123,15 +121,23 @@ class PartitionedRankLinear(PartitionedLinearModule):
         if level == self.super_level or self.sizes[level - 1] >= self.rows_to_fold:
             super().fold(level)
         else:
-            self.folded_u, self.folded_v = (factor.detach().clone() for factor in self.factors_at(level))
+            for name, value in zip(("folded_u", "folded_v"), self.factors_at(level), strict=True):
+                self.hold(name, value)
+            self.hold("bias", self.bias_at(level))
+
+    @property
+    def _is_folded_thin(self) -> bool:
+        return "folded_u" in self._parameters
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
-        return super().folded() if self.folded_u is None else (self.folded_v @ self.folded_u, self.core_bias)
+        if not self._is_folded_thin:
+            return super().folded()
+        return self.folded_v @ self.folded_u, self._parameters["bias"]
 
     def forward_folded(self, x: Tensor) -> Tensor:
-        if self.folded_u is None:
+        if not self._is_folded_thin:
             return super().forward_folded(x)
-        return F.linear(F.linear(x, self.folded_u), self.folded_v, self.core_bias)
+        return F.linear(F.linear(x, self.folded_u), self.folded_v, self._parameters["bias"])
 
     @property
     def rows_to_fold(self) -> int:

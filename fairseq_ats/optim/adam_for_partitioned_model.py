@@ -34,8 +34,8 @@ class AdamForPartitionedModelConfig(FairseqAdamConfig):
     alternate_lr_coef: Optional[float] = field(
         default=None,
         metadata={
-            "help": "learning rate of an update that does not train the super-network, relative to --lr; default: as in "
-            "the checkpoint of a resumed run, or 1"
+            "help": "learning rate of an update that does not train the super-network, relative to --lr; default: as "
+            "in the checkpoint of a resumed run, or 1"
         },
     )
 

@@ -13,7 +13,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, TypeVar
 
-from fairseq_ats.checkpoint_names import last_checkpoint, with_suffix
+from fairseq_ats.checkpoints.names import last_checkpoint, with_suffix
 from fairseq_ats.options.config import InitOrder, PartitionedConfig, SuperStart
 from fairseq_ats.partition.partition import CORE_LEVEL, parse_small_ratio
 from fairseq_ats.schemes.options import SchemeOptions
@@ -33,13 +33,22 @@ class DistillationOptions:
     weight: float
     temperature: float
 
-    def problems(self, scheme: SchemeOptions) -> list[str]:
-        """Return one message for each of the options that is outside its range, or does not go with the scheme."""
+    def problems(self, scheme: SchemeOptions, rdrop_alpha: float | None) -> list[str]:
+        """Return one message for each of the options that is outside its range, or does not go with the others.
+
+        Args:
+            rdrop_alpha: ``--rdrop-alpha`` of fairseq's criterion, if it has the option.
+        """
         found = []
         if not 0.0 <= self.weight <= 1.0:
             found.append(f"--distillation-weight is {self.weight}; allowed: 0 to 1")
         if self.weight != 0.0:
             found += scheme.needed_by(f"--distillation-weight is {self.weight}")
+            if rdrop_alpha:
+                found.append(
+                    f"--distillation-weight is {self.weight} and --rdrop-alpha is {rdrop_alpha}, which has every "
+                    "sentence twice in a pass; leave one of them out"
+                )
         elif self.temperature != 1.0:
             found.append(f"--distillation-temperature is {self.temperature}, which needs --distillation-weight above 0")
         if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:

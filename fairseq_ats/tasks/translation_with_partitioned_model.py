@@ -3,23 +3,34 @@
 # No "from __future__ import annotations" here: fairseq makes options from the field types and needs them as types
 # (fairseq/dataclass/utils.py:39).
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.utils import split_paths
 from torch import Tensor
 
 from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.architectures.transformer import check_model_options, partition_model_
 from fairseq_ats.checkpoints.keys import DICTIONARIES_KEY
-from fairseq_ats.data.checks import check_split, dictionary_sum, folder_of, folder_problems
+from fairseq_ats.data.checks import (
+    buckets_problem,
+    check_split,
+    check_upsampling,
+    dictionary_sum,
+    folder_of,
+    folder_problems,
+)
 from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.partition.names import split_metric
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.training.partitioned_task import PartitionedTask
 from fairseq_ats.training.warm_start import start_from_stock_
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -45,11 +56,13 @@ class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
         return folder_problems(cfg.data)
 
     @classmethod
-    def metric_problems(cls, cfg: PartitionedTranslationConfig) -> list[str]:
+    def training_problems(cls, cfg: PartitionedTranslationConfig) -> list[str]:
+        # None while decoding, where fairseq has no optimizer.
+        problems = [] if cfg.optimizer_name is None else list(filter(None, [buckets_problem(cfg.num_batch_buckets)]))
         metric = cfg.best_checkpoint_metric or ""
         if split_metric(metric)[1] == "bleu" and not cfg.eval_bleu:
-            return [f"--best-checkpoint-metric is {metric}, which needs --eval-bleu"]
-        return []
+            problems.append(f"--best-checkpoint-metric is {metric}, which needs --eval-bleu")
+        return problems
 
     def start_from_stock_(self, model: Any) -> None:
         dictionaries = {self.cfg.source_lang: self.source_dictionary, self.cfg.target_lang: self.target_dictionary}
@@ -73,6 +86,11 @@ class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
                 "(fairseq-preprocess --srcdict, --tgtdict)"
             )
 
+    def announce_network(self, name: str) -> None:
+        """Name the network whose example fairseq prints next (fairseq/tasks/translation.py:493)."""
+        if self.cfg.eval_bleu and self.cfg.eval_bleu_print_samples:
+            logger.info(f"example of network {name}:")
+
     def counted(self, targets: Tensor, criterion: Any) -> Tensor:
         """Return which targets are no padding, and after the prefix of ``--ignore-prefix-size``."""
         counted = targets.ne(self.tgt_dict.pad())
@@ -83,8 +101,16 @@ class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
         """Check the files of a split, then load it as fairseq does.
 
         Raises:
-            ValueError: binarised data are damaged, or do not fit the dictionaries.
+            ValueError: binarised data are damaged, do not fit the dictionaries, or cannot be put together.
         """
-        dictionaries = [(self.cfg.source_lang, self.src_dict), (self.cfg.target_lang, self.tgt_dict)]
+        languages = self.cfg.source_lang, self.cfg.target_lang
+        if combine:
+            folders = split_paths(self.cfg.data)
+            folders = folders if split == self.cfg.train_subset else folders[:1]  # as fairseq reads them
+            check_upsampling(folders, split, *languages, self.cfg.upsample_primary)
+        problem = buckets_problem(self.cfg.num_batch_buckets)  # that of a checkpoint's options, with fairseq-validate
+        if problem is not None:
+            raise ValueError(problem)
+        dictionaries = list(zip(languages, (self.src_dict, self.tgt_dict), strict=True))
         check_split(folder_of(self.cfg.data, split, epoch, self.cfg.train_subset), split, dictionaries)
         super().load_dataset(split, epoch, combine, **kwargs)

@@ -15,8 +15,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq_ats.checkpoint_names import best_checkpoint, last_checkpoint
 from fairseq_ats.checkpoints.keys import State
+from fairseq_ats.checkpoints.names import best_checkpoint, last_checkpoint
 from fairseq_ats.host.checkpoint_copies import WholeCopies
 from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import Partition

@@ -61,8 +61,8 @@ class PartitionedTask(BatchesOfTheirOwn):
         raise NotImplementedError
 
     @classmethod
-    def metric_problems(cls, cfg: Any) -> list[str]:
-        """Return the problem of a ``--best-checkpoint-metric`` that needs another option of the task."""
+    def training_problems(cls, cfg: Any) -> list[str]:
+        """Return one message for each option of the task itself that cannot be trained with."""
         raise NotImplementedError
 
     @staticmethod
@@ -92,6 +92,9 @@ class PartitionedTask(BatchesOfTheirOwn):
         """Raise ValueError if the checkpoint ``source``, with the task's state ``saved``, belongs to other data."""
         raise NotImplementedError
 
+    def announce_network(self, name: str) -> None:
+        """Tell in the log which of several networks is validated next, if the stock task prints examples."""
+
     def counted(self, targets: Tensor, criterion: Any) -> Tensor:
         """Return which targets the criterion counts in its loss, for distillation."""
         raise NotImplementedError
@@ -112,7 +115,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         if not from_checkpoint:
             problems += _recall(cfg)
             settle_(cfg)
-            problems += training_problems(cfg) + cls.metric_problems(cfg)
+            problems += training_problems(cfg) + cls.training_problems(cfg)
         if problems:
             raise ValueError("; ".join(problems))
         return super().setup_task(cfg)
@@ -319,6 +322,8 @@ class PartitionedTask(BatchesOfTheirOwn):
         """Validate every network that the model holds; return loss and sample size of the highest."""
         merged: dict[str, Any] = {}
         for level in self.partition.levels:
+            if self.networks.lower_levels:
+                self.announce_network(self.networks.name(level))
             with use_level(model, level):
                 loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
             merged.update(under_own_keys(self.networks, level, logging_output))
@@ -360,9 +365,12 @@ def _recall(cfg: PartitionedConfig) -> list[str]:
     source = checkpoints.to_load()
     if source is None or checkpoints.takes_weights_only(source):
         return []
+    is_given = cfg.scheme is not None or cfg.alternate
     try:
         for difference in recall_(cfg, read_header(source).get("task_state") or {}):
             logger.warning(f"{source} was trained with {difference}")
     except ValueError as error:
         return [str(error)]
+    if cfg.scheme is not None and not is_given:
+        logger.info(f"resuming {source} with its own --scheme {cfg.scheme}")
     return []

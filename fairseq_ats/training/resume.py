@@ -40,6 +40,11 @@ def partition_of_run(header: Mapping[str, Any], source: str, options: Options) -
         ValueError: the options contradict the checkpoint, or ask for networks whose optimizer state it does not have.
     """
     saved = partition_of(header.get("task_state"))
+    if saved is None:
+        raise ValueError(
+            f"{source} was not written by a task of this plugin; to begin a new run with the weights of a stock model, "
+            f"give --init-from {source} instead, and a --save-dir of its own"
+        )
     partition = reconciled(options.given_partition(trains=True), saved, source)
     scheme = options.scheme
     if scheme.lacks_networks(partition.max_level):

@@ -20,7 +20,7 @@ from torch import nn
 
 from fairseq_ats.architectures.importance import order_by_importance_
 from fairseq_ats.checkpoints.reading import check_sums, partition_of, read_header
-from fairseq_ats.checkpoints.saved_options import UNSEEN_IN_WEIGHTS, differing_options, saved_options
+from fairseq_ats.checkpoints.saved_options import UNSEEN_IN_WEIGHTS, differing_options, model_options, saved_options
 from fairseq_ats.options.config import InitOrder
 from fairseq_ats.options.values import StartOptions
 from fairseq_ats.partition.partition import Partition
@@ -75,7 +75,7 @@ def load_stock_weights_(model: nn.Module, path: str, dictionaries: Mapping[str, 
             "To continue the training of a partitioned one, use --finetune-from-model"
         )
     own_options = {name: getattr(model.cfg, name) for name in UNSEEN_IN_WEIGHTS}
-    differences = differing_options(saved_options(checkpoint, "model"), own_options)
+    differences = differing_options(model_options(checkpoint), own_options)
     if differences:
         raise ValueError(f"--init-from is {path}, a model with other options: {'; '.join(differences)}")
     _check_dictionaries(saved_options(checkpoint, "task"), path, dictionaries)

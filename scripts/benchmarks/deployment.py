@@ -34,6 +34,7 @@ import torch
 from cpu_environment import restart_in_cpu_environment
 from evaluate import raw_lines, raw_references
 
+from fairseq_ats.checkpoints.names import best_checkpoint
 from fairseq_ats.checkpoints.reading import read_header
 from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cli.hardware import hardware
@@ -115,6 +116,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), metavar="FORM")
     parser.add_argument("--cores", type=positive, default=1, help="CPU cores that every contestant has (default: 1)")
+    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="--checkpoint-suffix of the training")
     args = parser.parse_args()
     args.forms = list(dict.fromkeys([STOCK, *args.forms]))
     there = len(os.sched_getaffinity(0))
@@ -122,18 +124,24 @@ def parse_args() -> argparse.Namespace:
         parser.error(
             f"argument --cores: {args.cores} is not allowed; allowed: at most {there}, the cores that are here"
         )
-    for name in ("checkpoint_best.pt", "checkpoint_best_core.pt"):
-        if not (args.run / name).is_file():
-            parser.error(f"argument run: {args.run} has no {name}")
+    for path in best_of(args).values():
+        if not path.is_file():
+            parser.error(f"argument run: {args.run} has no {path.name}")
     for language in (args.source, args.target):
         if not (args.data / f"test.{language}").is_file():
             parser.error(f"argument data: {args.data} has no raw test.{language} (scripts/binarise.py puts it there)")
     return args
 
 
+def best_of(args: argparse.Namespace) -> dict[str, Path]:
+    """Return the best checkpoint of each network."""
+    suffix = args.checkpoint_suffix
+    return {"super": args.run / best_checkpoint(suffix), "core": args.run / best_checkpoint(suffix, "core")}
+
+
 def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
     """Every form of both networks that is asked for."""
-    best = {"super": args.run / "checkpoint_best.pt", "core": args.run / "checkpoint_best_core.pt"}
+    best = best_of(args)
     contestants = []
     for name in args.forms:
         path = folder / name

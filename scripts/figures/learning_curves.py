@@ -22,6 +22,7 @@ import torch
 from quiet import silence_libraries
 from training_log import TrainingLog
 
+from fairseq_ats.checkpoints.names import best_checkpoint, last_checkpoint
 from fairseq_ats.cost.training import TrainingCost, cost_of_run
 from scripts.figures.png import new_figure, write_png
 
@@ -60,11 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--output", type=Path, required=True, metavar="PNG")
+    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="that of the trainings")
     args = parser.parse_args(arguments)
     silence_libraries()
     torch.set_num_threads(1)
     try:
-        runs = read_runs(args.runs)
+        runs = read_runs(args.runs, args.checkpoint_suffix)
         metrics = [metric for metric in LABELS if any(curve.metric == metric for run in runs for curve in run.curves)]
         if "bleu" not in metrics:
             print("learning_curves: no run has BLEU in its log, which --eval-bleu puts there")
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"learning_curves: {error}")
 
 
-def read_runs(folders: Sequence[Path]) -> list[Curves]:
+def read_runs(folders: Sequence[Path], suffix: str = "") -> list[Curves]:
     """Return the curves of all runs that have any, and print why another one is left out.
 
     Raises:
@@ -82,7 +84,7 @@ def read_runs(folders: Sequence[Path]) -> list[Curves]:
     runs = []
     for folder in folders:
         try:
-            runs.append(read_run(folder))
+            runs.append(read_run(folder, suffix))
         except ValueError as error:
             print(f"learning_curves: left out: {error}")
     if not runs:
@@ -90,8 +92,11 @@ def read_runs(folders: Sequence[Path]) -> list[Curves]:
     return runs
 
 
-def read_run(run: Path) -> Curves:
+def read_run(run: Path, suffix: str = "") -> Curves:
     """Return the curves of a run.
+
+    Args:
+        suffix: the run's ``--checkpoint-suffix``.
 
     Raises:
         ValueError: it has no log, or no validation in it.
@@ -103,7 +108,7 @@ def read_run(run: Path) -> Curves:
     curves = curves_of(log, "/".join(run.absolute().parts[-2:]))
     if not curves:
         raise ValueError(f"{path} has no validation yet")
-    cost = _cost(run, log)
+    cost = _cost(run, log, suffix)
     if cost is None:
         return Curves(curves, None)
     if len(cost.trained(log.updates)) == 1:
@@ -128,11 +133,12 @@ def curves_of(log: TrainingLog, name: str) -> list[Curve]:
     return curves
 
 
-def _cost(run: Path, log: TrainingLog) -> TrainingCost | None:
-    checkpoint = next((run / n for n in ("checkpoint_last.pt", "checkpoint_best.pt") if (run / n).is_file()), None)
+def _cost(run: Path, log: TrainingLog, suffix: str) -> TrainingCost | None:
+    names = [last_checkpoint(suffix), best_checkpoint(suffix)]
+    checkpoint = next((run / name for name in names if (run / name).is_file()), None)
     try:
         if checkpoint is None:
-            raise ValueError(f"{run} has no checkpoint_last.pt or checkpoint_best.pt")
+            raise ValueError(f"{run} has no {' or '.join(names)}")
         return cost_of_run(checkpoint, log.tokens_per_update, log.sentences_per_update)
     except ValueError as error:
         print(f"learning_curves: {run} is drawn against updates only: {error}")

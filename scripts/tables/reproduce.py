@@ -48,7 +48,7 @@ from scripts.tables.scoring import Decoding, References, read_references
 
 NAME = "reproduce_table"
 # Options of fairseq-train that say which run it is, and where.
-OF_A_RUN = {"--seed", "--save-dir", "--log-file"}
+OF_A_RUN = {"--seed", "--save-dir", "--log-file", "--checkpoint-suffix"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

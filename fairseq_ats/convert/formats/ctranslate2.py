@@ -148,6 +148,9 @@ def unsupported_options(cfg: TransformerConfig) -> list[str]:
             problems.append(f"--decoder-{what.replace('_', '-')} is {size}; allowed: that of --decoder-embed-dim")
     if cfg.adaptive_softmax_cutoff is not None:
         problems.append("--adaptive-softmax-cutoff is given")
+    # Its graph asks for the first layer of both sides.
+    empty = [side for side in ("encoder", "decoder") if getattr(cfg, side).layers == 0]
+    problems += [f"--{side}-layers is 0; allowed: 1 or more" for side in empty]
     switches = (
         "no_token_positional_embeddings",
         "no_cross_attention",

@@ -35,6 +35,8 @@ class OnnxModel(OutputFormat):
             for switch in ("adaptive_softmax_cutoff", "no_cross_attention", "cross_self_attention")
             if getattr(cfg, switch)
         ]
+        if not source.model.decoder.layers:
+            problems.append("--decoder-layers is 0, and a step counts the tokens before it in a layer's cache")
         if problems:
             raise ValueError(f"--to onnx does not know this model: {'; '.join(problems)}. --to fairseq does")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from fairseq_ats.options.checks.host import host_problems, range_problems
 from fairseq_ats.options.checks.start import files_to_decode_problems, metric_problems, start_problems
 from fairseq_ats.options.config import PartitionedConfig
+from fairseq_ats.options.groups import option_of
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.partition import Partition, parse_small_ratio
 
@@ -31,7 +32,7 @@ def training_problems(cfg: PartitionedConfig) -> list[str]:
     options = Options(cfg)
     return [
         *options.scheme.problems(options.max_level),
-        *options.distillation.problems(options.scheme),
+        *options.distillation.problems(options.scheme, option_of(cfg, "criterion", "rdrop_alpha")),
         *host_problems(options),
         *metric_problems(options.checkpoints.best_checkpoint_metric),
         *start_problems(options),
