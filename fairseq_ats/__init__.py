@@ -1,7 +1,7 @@
 """fairseq plugin: train a Transformer together with its core network by alternating training (ATS).
 
 Importing the package, which ``--user-dir`` does, registers the task ``translation_with_partitioned_model`` and the
-optimizer ``adam_for_partitioned_model``, lets torch read fairseq's checkpoints, and silences known harmless warnings.
+optimizer ``adam_for_partitioned_model``, and changes fairseq and PyTorch for this process (:mod:`fairseq_ats.host`).
 """
 
 import sys

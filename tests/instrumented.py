@@ -29,7 +29,7 @@ from fairseq.trainer import Trainer
 from fairseq_cli import train as training
 
 from fairseq_ats import TranslationWithPartitionedModelTask
-from fairseq_ats.options import checks as option_checks
+from fairseq_ats.options.checks import host as option_checks
 from tests.forking import as_in_a_new_process, fork_server
 
 Change = Callable[[], None]

@@ -170,6 +170,44 @@ def test_a_boolean_mask_hides_where_it_is_true() -> None:
     assert torch.equal(output, expected)
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_query_without_keys_attends_to_nothing(
+    level: int, dtype: torch.dtype, dropout: float, need_weights: bool
+) -> None:
+    """The first positions of a target that is padded on the left: 0, as in stock training, and finite gradients."""
+    attention = partitioned_attention("self").to(dtype).train()
+    attention.dropout_module.p = dropout
+    attention.out_proj.bias.data.normal_()
+    query = inputs("self")[0].to(dtype).requires_grad_()
+    pads = torch.zeros(BATCH, TARGET, dtype=torch.bool)
+    pads[0, :2] = True
+    causal = torch.full((TARGET, TARGET), -torch.inf, dtype=dtype).triu(1)
+    with use_level(attention, level):
+        output, weights = attention(query, query, query, pads, attn_mask=causal, need_weights=need_weights)
+        output.square().sum().backward()
+    assert torch.equal(output[:2, 0], attention.out_proj.bias.expand(2, -1))
+    assert not torch.equal(output[2, 0], attention.out_proj.bias)
+    assert not need_weights or (weights[0].sum(-1) > 0.5).tolist() == [False, False, True, True, True]
+    for gradient in (query.grad, *(p.grad for p in attention.parameters() if p.grad is not None)):
+        assert gradient.isfinite().all()
+
+
+def test_a_query_without_keys_as_in_stock_training() -> None:
+    stock = stock_attention("self").train()
+    ours = PartitionedMultiheadAttention.convert_(copy.deepcopy(stock))
+    query, _ = inputs("self")
+    pads = torch.zeros(BATCH, TARGET, dtype=torch.bool)
+    pads[0, :2] = pads[1] = True
+    causal = torch.full((TARGET, TARGET), -torch.inf).double().triu(1)
+    expected, _ = stock(query, query, query, pads, attn_mask=causal, need_weights=False)
+    for need_weights in (False, True):  # through the kernel, and through the products
+        output, _ = ours(query, query, query, pads, attn_mask=causal, need_weights=need_weights)
+        torch.testing.assert_close(output, expected, rtol=1e-6, atol=1e-7)
+
+
 def test_narrow_core_is_the_super_network_masked_to_zero() -> None:
     """Algorithm 2: the core is f(p ⊙ x). Each head keeps dimensions, and the score scale stays the full one."""
     narrow = partitioned_attention("cross")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq_ats.checkpoints.reading import average
+from fairseq_ats.checkpoints import average
 from tests.command_line import PLUGIN, hypotheses, run, train
 from tests.conftest import ROOT
 from tests.test_checkpoints import Code

@@ -265,7 +265,7 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
     for language in ("en", "de"):
         (tmp_path / "data" / f"dict.{language}.txt").write_text("one 1\n")
     (tmp_path / "data" / "train.en-de.en.idx").touch()
-    refuses("was trained with other dictionaries than those in", source, SUPER, "--data", str(tmp_path / "data"))
+    refuses("was trained with different dictionaries from those in", source, SUPER, "--data", str(tmp_path / "data"))
 
     stock = save_checkpoint(build(task="translation", optimizer="adam"), tmp_path / "stock.pt")
     refuses("was not written by --task translation_with_partitioned_model", stock, SUPER)

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats import PartitionedRankLinear
-from fairseq_ats.cost.cost import cost
+from fairseq_ats.cost import cost
 from fairseq_ats.cost.synthetic import Built, build, numbered_dictionary, random_batch
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.schemes.schedule import Schedule
@@ -153,6 +153,18 @@ def test_flops_of_a_training() -> None:
     assert cost.training_flops(costs, alternate, range(7), distils=True) == 2 * 90 + (90 + 60 + 90) + 2 * 60
 
 
+def test_layers_that_layerdrop_leaves_out_are_counted(module_name: str) -> None:
+    """Whatever is drawn: the network as it is meant."""
+    options = ["--task", TASK_NAME, "--partitioned-linear-module-name", module_name, "--small-ratio", "0.25"]
+    layerdrops = ["--encoder-layerdrop", "0.5", "--decoder-layerdrop", "0.5"]
+    built = build([*ARCH, *options, *layerdrops], numbered_dictionary(VOCABULARY))
+    whole = built_of(module_name, 0.25)
+    for level in (1, 2):
+        counted = cost.network_cost(built.model, built.task, 60, 5, level)
+        assert counted == cost.network_cost(whole.model, whole.task, 60, 5, level)
+    assert built.model.encoder.layers.training
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fairseq_ats.cost", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -193,6 +205,8 @@ def test_a_checkpoint_with_two_vocabularies(tmp_path: Path, capsys: pytest.Captu
         (["--arch", "transformer", "--length", "0"], "--length is 0; allowed"),
         (["--arch", "transformer", "--vocabulary", "3"], "--vocabulary is 3; allowed: more than"),
         (["--arch", "transformer", "--small-ratio", "2"], "--small-ratio is 2.0; allowed"),
+        ([*ARCH, "--adaptive-softmax-cutoff", "20,30"], "--adaptive-softmax-cutoff is [20, 30], with which the cost"),
+        ([*ARCH, "--max-target-positions", "5", "--decoder-learned-pos"], "--length is 25; allowed: up to 5"),
     ],
 )
 def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_ats.architectures.layer_types import layer_type
-from fairseq_ats.theory.criteria import CRITERIA, GradientProducts, sums_of_products
+from fairseq_ats.partition.names import CRITERIA
+from fairseq_ats.theory.criteria import GradientProducts, sums_of_products
 
 square = st.floats(1e-6, 1e6)
 

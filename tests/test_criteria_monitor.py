@@ -19,10 +19,12 @@ from fairseq.trainer import Trainer
 
 from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.modules.levels import use_level
-from fairseq_ats.options import checks as option_checks
+from fairseq_ats.options.checks import host as option_checks
+from fairseq_ats.partition.names import CRITERIA, criterion_name
 from fairseq_ats.partition.tags import holds
-from fairseq_ats.theory.criteria import CRITERIA, GradientProducts
-from fairseq_ats.theory.monitor import CriteriaMonitor, criterion_name
+from fairseq_ats.schemes.points import NetworkPoint
+from fairseq_ats.theory.criteria import GradientProducts
+from fairseq_ats.theory.monitor import CriteriaMonitor
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard
 
 Build = Callable[..., SimpleNamespace]
@@ -211,7 +213,8 @@ def test_two_workers_are_one_batch(build: Build, in_float64: None, monkeypatch: 
         monkeypatch.setattr(f"{MONITOR}.distributed_utils.all_reduce", all_reduce)
         with built.task.criteria.remembering(built.model, built.criterion, batch, 0, ignore):
             pass
-        built.task.criteria.measure(built.model, None, 0, built.task.partition.levels)
+        scheme = built.task.scheme
+        built.task.criteria.measure(built.model, None, 0, scheme.whole, scheme.comparisons(scheme.update(0)))
         with metrics.aggregate() as logged:
             built.task.criteria.log()
         return {name: meter.val for name, meter in logged.items()}
@@ -357,8 +360,8 @@ def test_a_batch_for_which_memory_is_short_is_no_part_of_the_update(
 def test_nothing_is_repeated_in_a_training_without_it() -> None:
     """A resumed run has the meters of the run that was monitored."""
     metrics.log_scalar("c_norm", 3.0)
-    monitor = CriteriaMonitor(0)
-    monitor.measure(torch.nn.Linear(1, 1), None, 1, (1, 2))
+    monitor = CriteriaMonitor(0, layer_type)
+    monitor.measure(torch.nn.Linear(1, 1), None, 1, NetworkPoint(2), ())
     with metrics.aggregate() as logged:
         monitor.log()
     assert not dict(logged)
@@ -366,7 +369,7 @@ def test_nothing_is_repeated_in_a_training_without_it() -> None:
 
 def test_log_between_measurements() -> None:
     """The last value, and the mean of several in one interval."""
-    monitor = CriteriaMonitor(2)
+    monitor = CriteriaMonitor(2, layer_type)
 
     def update(values: dict[str, float]) -> dict[str, float]:
         monitor._measured, monitor._updated = values, True
@@ -386,7 +389,7 @@ def test_log_between_measurements() -> None:
 
 
 def test_warnings_are_rare(caplog: pytest.LogCaptureFixture) -> None:
-    monitor = CriteriaMonitor(1)
+    monitor = CriteriaMonitor(1, layer_type)
     against, broken = GradientProducts(10.0, 9.0, 4.0, -3.0), GradientProducts(10.0, math.nan, 4.0, 1.0)
     with caplog.at_level(logging.WARNING, logger=MONITOR):
         for update_num in range(100):

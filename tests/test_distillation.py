@@ -66,23 +66,80 @@ def test_the_teacher_and_its_dropout(
         assert logged[f"{network}:distillation_tokens"] == batch["ntokens"]
 
 
-def test_a_core_update_draws_the_dropout_of_one_without_distillation(build: Build, batch: Any) -> None:
-    """And moves nothing of the teacher."""
-    built = build("--alternate", *DISTILLED)
+@pytest.mark.parametrize("layerdrop", ["0", "0.5"])
+def test_a_core_update_draws_the_dropout_of_one_without_distillation(build: Build, batch: Any, layerdrop: str) -> None:
+    """And leaves out the same layers, and moves nothing of the teacher."""
+    layerdrops = ["--encoder-layerdrop", layerdrop, "--decoder-layerdrop", layerdrop]
+    built = build("--alternate", *DISTILLED, *layerdrops)
     distilled = step(built, batch, 1)
     assert gradients_of(built)
     assert not [name for name in gradients_of(built) if "extension_" in name]
-    built.task.cfg.distillation_weight = 0.0
+    built.task.distillation = None
     plain = step(built, batch, 1)
     assert "core:distillation" not in plain
     assert torch.equal(plain["core:loss"], distilled["core:loss"])
+
+
+def test_a_weight_of_nearly_nothing_changes_nothing(build: Build, batch: Any) -> None:
+    """The gradients of a training without distillation, with LayerDrop as with dropout."""
+    layerdrops = ["--encoder-layerdrop", "0.5", "--decoder-layerdrop", "0.5"]
+    built = build("--alternate", *DISTILLED, *layerdrops, "--distillation-weight", "1e-12")
+    step(built, batch, 1)
+    distilled = gradients_of(built)
+    built.task.cfg.distillation_weight = 0.0
+    step(built, batch, 1)
+    plain = gradients_of(built)
+    assert set(plain) == set(distilled)
+    for name, gradient in plain.items():
+        assert torch.equal(distilled[name], gradient), name
+
+
+@pytest.mark.parametrize("scheme", ["alternate", "slimmable"])
+def test_ignored_prefixes_are_not_distilled(build: Build, batch: Any, scheme: str) -> None:
+    """--ignore-prefix-size leaves out as many target tokens of the divergence as of the loss."""
+    start = ["--dropout", "0", "--init-super", "stock"]  # as its core the super-network would diverge from none
+    built = build("--scheme", scheme, *start, *DISTILLED, "--ignore-prefix-size", "2")
+    seen = passes_of(built.model)
+    logged = step(built, batch, 1)
+    counted = (batch["target"] != 1)[:, 2:]
+    p, q = ((logits / 2).double().softmax(-1)[:, 2:][counted] for _, _, logits in seen)
+    assert logged["core:distillation"].item() == pytest.approx((p * (p / q).log()).sum().item(), rel=1e-4)
+    assert logged["core:distillation_tokens"] == counted.sum()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "options", "message"),
+    [
+        (
+            ["--criterion", "adaptive_loss", "--ddp-backend", "legacy_ddp"],
+            ["--adaptive-softmax-cutoff", "40,80"],
+            r"--distillation-weight is 0\.5 and --adaptive-softmax-cutoff is \[40, 80\]; .* leave one of them out",
+        ),
+        (
+            ["--criterion", "label_smoothed_cross_entropy_with_rdrop", "--rdrop-alpha", "1"],
+            [],
+            r"--distillation-weight is 0\.5 and --rdrop-alpha is 1\.0, which has every sentence twice",
+        ),
+    ],
+)
+def test_losses_that_cannot_be_distilled(
+    build: Build, batch: Any, criterion: list[str], options: list[str], message: str
+) -> None:
+    """They are refused at start, and train without distillation."""
+    training = [*criterion, "--max-tokens", "400", "--cpu"]
+    small = ["--alternate", "--small-ratio", "0.25", *options]
+    with pytest.raises(ValueError, match=message):
+        build(*small, "--distillation-weight", "0.5", training=training)
+    built = build(*small, training=training)
+    assert step(built, batch, 1)["core:loss"] > 0
+    assert gradients_of(built)
 
 
 def test_the_teacher_gets_no_gradient_in_a_slimmable_update(build: Build, batch: Any) -> None:
     built = build("--scheme", "slimmable", *DISTILLED)
     step(built, batch, 0)
     distilled = gradients_of(built)
-    built.task.cfg.distillation_weight = 0.0
+    built.task.distillation = None
     step(built, batch, 0)
     plain = gradients_of(built)
     assert not torch.equal(plain["encoder.layers.0.fc1.core_u"], distilled["encoder.layers.0.fc1.core_u"])
@@ -95,7 +152,7 @@ def test_autocast(build: Build, batch: Any, scheme: str) -> None:
     """A pass without gradient must not leave its bfloat16 weights to the pass with one."""
     built = build("--scheme", scheme, "--dropout", "0", *DISTILLED)
     expected, plain = step(built, batch, 1), gradients_of(built)
-    built.task.cfg.autocast = "bfloat16"
+    built = build("--scheme", scheme, "--dropout", "0", "--autocast", "bfloat16", *DISTILLED)
     actual, lower = step(built, batch, 1), gradients_of(built)
     assert actual["core:distillation"].dtype == torch.float32
     assert actual["core:loss"] != expected["core:loss"]

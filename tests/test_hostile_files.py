@@ -23,10 +23,10 @@ from fairseq.data import Dictionary
 from fairseq_cli import generate, interactive, validate
 from fairseq_cli import train as fairseq_train
 
-from fairseq_ats.checkpoints.reading import average, check_sums, read_header
-from fairseq_ats.cli import convert as convert
-from fairseq_ats.cli import translate as translate
-from fairseq_ats.cost.cost import cost
+from fairseq_ats.checkpoints import average
+from fairseq_ats.checkpoints.reading import check_sums, read_header
+from fairseq_ats.cli import convert, translate
+from fairseq_ats.cost import cost
 from fairseq_ats.data.checks import check_split, dictionary_sum
 from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, SUMS_FILE, DeployedFolder
 from fairseq_ats.inference.deployed_folder import check_sums as check_folder
@@ -241,7 +241,7 @@ def test_another_dictionary_of_the_same_size(checkpoint: Path, toy_data: Path, t
         lines = (data / f"dict.{language}.txt").read_text("utf-8").splitlines(keepends=True)
         (data / f"dict.{language}.txt").write_text("".join(reversed(lines)), "utf-8")
     for command in ("generate", "validate", "interactive", "resume"):
-        with pytest.raises(ValueError, match=r"checkpoint.* was trained with other dictionaries than those in"):
+        with pytest.raises(ValueError, match=r"checkpoint.* was trained with different dictionaries from those in"):
             COMMANDS[command](checkpoint, data, tmp_path / "out")
     with pytest.raises(SystemExit):
         COMMANDS["translate"](checkpoint, data, tmp_path / "out")
@@ -281,6 +281,27 @@ def test_binarised_data_that_do_not_belong_together(toy_data: Path, tmp_path: Pa
     copied("train.en-de.en", "train1.en-de.en")
     with pytest.raises(ValueError, match=r"train1\.en-de has"):
         check_split(tmp_path, "train", languages)
+
+
+def test_a_split_in_parts(build: Callable[..., SimpleNamespace], toy_data: Path, tmp_path: Path) -> None:
+    """fairseq takes the first part -1 times by default; each folder of the data is looked at."""
+    whole, parts = (shutil.copytree(toy_data, tmp_path / name) for name in ("whole", "parts"))
+    for name in ("train", "valid"):
+        for file in list(parts.glob(f"{name}.en-de.*")):
+            shutil.copy(file, parts / file.name.replace(name, f"{name}1", 1))
+    task = build().task
+    task.cfg.data = f"{whole}{os.pathsep}{parts}"
+    said = r"parts has train\.en-de and train1\.en-de, and --upsample-primary is -1; allowed: .* 1 or more"
+    with pytest.raises(ValueError, match=said):
+        task.load_dataset("train", combine=True)
+    task.load_dataset("valid", combine=True)  # always of the first folder
+    task.cfg.data = str(parts)
+    with pytest.raises(ValueError, match=r"parts has valid\.en-de and valid1\.en-de"):
+        task.load_dataset("valid", combine=True)
+    task.load_dataset("valid")
+    task.cfg.upsample_primary = 2
+    task.load_dataset("train", combine=True)
+    assert len(task.dataset("train")) == 3 * 600
 
 
 def test_damaged_dictionaries(toy_data: Path, tmp_path: Path) -> None:

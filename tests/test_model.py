@@ -47,6 +47,29 @@ def test_super_network_starts_as_the_stock_model(build: Build, batch: Batch, mod
     torch.testing.assert_close(logits(ours.double(), batch), logits(stock, batch), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("dropout", ["0", "0.1"])
+def test_targets_padded_on_the_left(build: Build, module_name: str, dropout: str) -> None:
+    """Their first positions have no keys. The loss of training is stock's, gradients of both networks are finite."""
+    options = ["--left-pad-target", "--dropout", "0", "--attention-dropout", dropout]
+    built = build(*options, "--partitioned-linear-module-name", module_name, "--small-ratio", "0.25")
+    stock = build(*options, task="translation", optimizer="adam").model
+    built.task.load_dataset("valid")
+    dataset = built.task.dataset("valid")
+    batch = dataset.collater([dataset[i] for i in range(8)])
+    assert (batch["net_input"]["prev_output_tokens"][:, 0] == 1).any()
+    model = copy.deepcopy(stock)
+    partition_model_(model, built.task.partition)
+    expected = built.criterion(stock.train(), batch)[0]
+    for level in (1, 2):
+        model.zero_grad()
+        with use_level(model.train(), level):
+            loss = built.criterion(model, batch)[0]
+            loss.backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    if dropout == "0":
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+
+
 def test_core_is_the_masked_super_network(build: Build, batch: Batch, module_name: str) -> None:
     """f(p ⊙ x) of Algorithm 2, computed by zeroing the extension in the full network."""
     model = with_biases(build("--partitioned-linear-module-name", module_name, "--small-ratio", "0.25").model).double()
@@ -222,3 +245,13 @@ def compare_beams(left: list[list[dict]], right: list[list[dict]]) -> None:
         torch.testing.assert_close(
             torch.stack([h["score"] for h in a]), torch.stack([h["score"] for h in b]), rtol=1e-5, atol=1e-6
         )
+
+
+def test_examples_of_a_validation_are_named(build: Build, batch: Batch, caplog: pytest.LogCaptureFixture) -> None:
+    """--eval-bleu-print-samples prints one hypothesis of each network."""
+    arguments = ["--eval-bleu", "--eval-bleu-args", '{"beam": 1, "max_len_b": 3}', "--eval-bleu-print-samples"]
+    built = build(*arguments, "--small-ratio", "0.25")
+    built.task.valid_step(batch, built.model, built.criterion)
+    printed = [record.message.split(":")[0] for record in caplog.records if record.message.startswith("example ")]
+    examples = ["example hypothesis", "example reference"]
+    assert printed == ["example of network core", *examples, "example of network super", *examples]

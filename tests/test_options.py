@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fairseq import tasks
+from fairseq import optim, tasks
 from fairseq.dataclass.constants import DDP_BACKEND_CHOICES
 
-from fairseq_ats.options import checks as option_checks
+from fairseq_ats.options.checks import host as option_checks
 from fairseq_ats.options.checks import training_problems
-from tests.conftest import OUR_TASK
+from fairseq_ats.options.run_options import settle_
+from tests.conftest import OUR_OPTIMIZER, OUR_TASK
 
 Build = Callable[..., SimpleNamespace]
 
@@ -51,7 +52,7 @@ Build = Callable[..., SimpleNamespace]
         *(
             (
                 ["--best-checkpoint-metric", metric],
-                f"--best-checkpoint-metric is {metric}, which no validation measures",
+                f"--best-checkpoint-metric is {metric}; allowed: a metric that validation computes",
             )
             for metric in ("c_norm", "level2_q_t_encoder_fc1", "core_distillation", "super_gnorm")
         ),
@@ -80,6 +81,7 @@ Build = Callable[..., SimpleNamespace]
             ["--distributed-world-size", "2", "--ddp-backend", "pytorch_ddp", "--find-unused-parameters"],
             "--ddp-backend is pytorch_ddp, which fairseq has for GPUs only; on a CPU: legacy_ddp",
         ),
+        (["--num-batch-buckets", "3"], "--num-batch-buckets is 3, for which fairseq calls numpy .*; leave it out"),
         (["--write-checkpoints-asynchronously"], "--write-checkpoints-asynchronously writes checkpoints in place"),
     ],
 )
@@ -90,7 +92,9 @@ def test_refused(build: Build, arguments: list[str], message: str) -> None:
 
 @pytest.fixture(scope="module")
 def training_options(parse: Callable[..., Any]) -> Any:
-    return parse().task
+    options = parse().task
+    settle_(options)
+    return options
 
 
 @pytest.mark.parametrize(
@@ -275,7 +279,8 @@ def test_defaults_are_the_papers(build: Build) -> None:
     """Table 4 of the paper."""
     built = build()
     assert built.cfg.task._name == OUR_TASK
-    assert built.cfg.optimizer.alternate_lr_coef == 1.0
+    optimizer = optim.OPTIMIZER_REGISTRY[OUR_OPTIMIZER](built.cfg.optimizer, list(built.model.parameters()))
+    assert optimizer.param_groups[0]["alternate_lr_coef"] == 1.0
     assert built.cfg.optimizer.adam_betas == [0.9, 0.98]
     assert built.cfg.optimizer.adam_eps == 1e-9
     assert built.task.partition.to_dict() == {

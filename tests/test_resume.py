@@ -50,7 +50,7 @@ def test_killed_at_any_moment(uninterrupted: Path, toy_data: Path, tmp_path: Pat
             load(path)  # raises if it is not whole
     process = instrumented.start(command(toy_data, tmp_path), tmp_path / "log")
     assert instrumented.finish(process) == [0]
-    assert "is the end of a finished training: it has 17 updates" in (tmp_path / "log").read_text()
+    assert "training has already finished (it has 17 updates" in (tmp_path / "log").read_text()
     check_same(tmp_path, uninterrupted)
 
 

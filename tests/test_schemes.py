@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_ats.modules.base import PartitionedModule
-from fairseq_ats.schemes.schedule import Schedule, parsed_pattern
+from fairseq_ats.schemes.options import parsed_pattern
+from fairseq_ats.schemes.schedule import Schedule
 from tests.conftest import with_our_attention
 from tests.plain_networks import NOISE, adam_by_hand, dense_gradients, set_dense_weights
 
@@ -44,7 +45,7 @@ Build = Callable[..., SimpleNamespace]
 )
 def test_levels_of_updates(schedule: Schedule, expected: str) -> None:
     wanted = [tuple(map(int, update)) for update in expected.split()]
-    assert [schedule.levels_of_update(n) for n in range(len(wanted))] == wanted
+    assert [schedule.update(n).levels for n in range(len(wanted))] == wanted
 
 
 @given(
@@ -55,13 +56,13 @@ def test_levels_of_updates(schedule: Schedule, expected: str) -> None:
 def test_a_pattern_repeats_and_counts(pattern: list[int], super_only_updates: int, periods: int) -> None:
     """Any period holds each level as often as the pattern says, from the highest down, and is like the first."""
     schedule = Schedule("alternate", len(pattern), tuple(pattern), super_only_updates)
-    first = [schedule.levels_of_update(super_only_updates + n) for n in range(sum(pattern))]
+    first = [schedule.update(super_only_updates + n).levels for n in range(sum(pattern))]
     assert sorted(first, reverse=True) == first
     counts = collections.Counter(level for update in first for level in update)
     assert [counts[level] for level in range(len(pattern), 0, -1)] == pattern
     start = super_only_updates + periods * sum(pattern)
-    assert [schedule.levels_of_update(start + n) for n in range(sum(pattern))] == first
-    assert {schedule.levels_of_update(n) for n in range(super_only_updates)} <= {(len(pattern),)}
+    assert [schedule.update(start + n).levels for n in range(sum(pattern))] == first
+    assert {schedule.update(n).levels for n in range(super_only_updates)} <= {(len(pattern),)}
 
 
 def test_parsed_pattern() -> None:
@@ -181,26 +182,32 @@ def test_updates_against_plain_networks_in_float64(
 
 
 PHASES = (
-    "--alternate --alternate-pattern 2:1 --super-only-updates 1 --core-only-from 6 --distillation-weight 0.5".split()
+    "--alternate --alternate-pattern 2:1 --super-only-updates 1 --core-only-from 6 --distillation-weight 0.5 "
+    "--distillation-temperature 2 --alternate-lr-coef 0.5".split()
 )
 
 
-def test_resumed_within_a_pattern(build: Build, batch: Any, tmp_path: Path) -> None:
-    """Through fairseq's trainer: stopped before the core update of 2 2 2 1 2 2 1 1, the same bits as without a stop."""
+@pytest.mark.parametrize("options_again", [PHASES, []], ids=["the same command", "without its options"])
+def test_resumed_within_a_pattern(build: Build, batch: Any, tmp_path: Path, options_again: list[str]) -> None:
+    """Through fairseq's trainer: stopped before the core update of 2 2 2 1 2 2 1 1, the same bits as without a stop.
 
-    def trainer() -> Trainer:
-        built = build(*PHASES, "--small-ratio", "0.25", "--dropout", "0.1")
+    Without its options the run goes on with those that it remembers.
+    """
+
+    def trainer(options: list[str] = PHASES) -> Trainer:
+        built = build(*options, "--small-ratio", "0.25", "--dropout", "0.1")
         return Trainer(built.cfg, built.task, built.model, built.criterion)
 
     def trained(run: Trainer, until: int) -> None:
         for _ in range(run.get_num_updates(), until):
             run.train_step([batch])
 
-    whole, stopped, resumed = trainer(), trainer(), trainer()
+    whole, stopped = trainer(), trainer()
     trained(whole, 8)
     trained(stopped, 3)
     stopped.consolidate_optimizer()  # as before every save (fairseq/checkpoint_utils.py:50)
     stopped.save_checkpoint(str(tmp_path / "3.pt"), {"train_iterator": {"epoch": 1}})
+    resumed = trainer([*options_again, "--restore-file", str(tmp_path / "3.pt")])
     resumed.load_checkpoint(str(tmp_path / "3.pt"))
     assert resumed.get_num_updates() == 3
     trained(resumed, 8)

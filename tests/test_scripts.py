@@ -16,8 +16,8 @@ import torch
 from fairseq_ats.cli.config_file import options_of, read_config
 from fairseq_ats.cli.yaml_file import read_yaml
 from fairseq_ats.data import binarise
-from fairseq_ats.inference.evaluation import raw_references
-from fairseq_ats.schemes.schedule import scheme_of
+from fairseq_ats.data.lines import raw_references
+from fairseq_ats.options.values import Options
 from tests.command_line import train
 from tests.conftest import OUR_TASK, ROOT, TINY_ARCH
 from tests.markdown import cells_of
@@ -154,7 +154,9 @@ def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., 
     assert cfg.task._name == options["task"]
     if options["task"] == OUR_TASK:
         assert cfg.task.small_ratio == str(options["small_ratio"])
-        assert scheme_of(cfg.task) == options.get("scheme", "alternate" if options.get("alternate") else "standard")
+        assert Options(cfg.task).scheme.name == options.get(
+            "scheme", "alternate" if options.get("alternate") else "standard"
+        )
     assert cfg.optimization.lr == [options["lr"]]
     assert cfg.model.encoder_layers == options["encoder_layers"]
 

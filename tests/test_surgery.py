@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+from fairseq.models.transformer import TransformerModelBase
 from torch import nn
 
 from fairseq_ats import PartitionedLinear, PartitionedRankLinear
-from fairseq_ats.architectures.transformer import partition_model_
+from fairseq_ats.architectures.transformer import check_model_options, partition_model_
 from fairseq_ats.modules import PartitionedMultiheadAttention
 from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.partition.partition import Partition
@@ -59,6 +62,31 @@ def test_stock_archs(build: Build, arch: str) -> None:
 def test_an_arch_that_is_no_transformer_is_refused(build: Build) -> None:
     with pytest.raises(ValueError, match="--arch is fconv_iwslt_de_en; a partitioned model needs an encoder-decoder"):
         build(arch=["--arch", "fconv_iwslt_de_en"])
+
+
+# Those of the classes of fairseq whose forward pass is a translation model's.
+TRANSLATION_ARCHS = {
+    "TransformerModel",
+    "TransformerAlignModel",
+    "TransformerFromPretrainedXLMModel",
+    "ModelParallelTransformerModel",
+    "BARTModel",
+}
+
+
+def test_every_arch_is_a_translation_model_or_refused(parse: Callable[..., Any]) -> None:
+    """By its interface: models that predict all words at once are Transformers by class, and want the target, too."""
+    options = parse().model
+    archs = MODEL_REGISTRY | ARCH_MODEL_REGISTRY
+    assert issubclass(archs["cmlm_transformer"], TransformerModelBase)
+    for arch, model_class in archs.items():
+        options._name = options.arch = arch
+        if model_class.__name__ in TRANSLATION_ARCHS:
+            check_model_options(options)
+            continue
+        with pytest.raises(ValueError, match=f"--arch is {arch}; a partitioned model needs an encoder-decoder"):
+            check_model_options(options)
+    assert {model_class.__name__ for model_class in archs.values()} >= TRANSLATION_ARCHS
 
 
 def test_quant_noise_is_refused(build: Build) -> None:

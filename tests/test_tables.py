@@ -16,11 +16,11 @@ import pytest
 import sacrebleu
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
-from fairseq_ats.cost.cost.training import TrainingCost, cost_of_options
 from matplotlib.axes import Axes
 
 from fairseq_ats.checkpoints.average import average_checkpoints
 from fairseq_ats.cli.config_file import options_of, read_config
+from fairseq_ats.cost.training import TrainingCost, cost_of_options
 from fairseq_ats.inference.evaluation import text_of
 from fairseq_ats.training.log_file import TrainingLog
 from scripts.figures import learning_curves

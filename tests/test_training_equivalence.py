@@ -145,7 +145,7 @@ def test_ats_against_two_plain_networks_in_float64(build: Build, batch: Any, upd
         return total / sample_size
 
     for update in range(4):
-        level = built.task.level_of_update(update)
+        level = max(built.task.scheme.update(update).levels)
         assert level == (2 if update % 2 == 0 else 1)
         adam.zero_grad()
         for _ in range(update_freq):

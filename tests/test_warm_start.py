@@ -188,6 +188,11 @@ def test_a_checkpoint_in_half_precision(build: Build, batch: dict[str, Any], tmp
         (["--init-from", "{untied}"], r"untied\.pt, in which .*embed_tokens\.weight has weights of its own"),
         (["--init-from", "{stock}", "--init-order", "importance"], "--init-order is importance and .*RankLinear"),
         (["--init-order", "importance"], "--init-order is importance, which needs --init-from"),
+        (["--restore-file", "{stock}"], r"was not written by --task .*; .* give --init-from .*stock\.pt instead"),
+        (
+            ["--finetune-from-model", "{stock}"],
+            r"was not written by --task .*; .* give --init-from .*stock\.pt instead",
+        ),
         (["--init-from", "a.pt", "--finetune-from-model", "b.pt"], r"--init-from is a\.pt and --finetune-from-model"),
         (["--init-from", "a.pt", "--restore-file", "b.pt"], r"--init-from is a\.pt and --restore-file is b\.pt"),
         (["--init-from", "a.pt", "--continue-once", "b.pt"], r"--init-from is a\.pt and --continue-once is b\.pt"),
@@ -249,7 +254,7 @@ def test_warm_start_and_resume_from_the_command_line(toy_data: Path, tmp_path: P
 
     shutil.rmtree(stock)
     log = train(toy_data, save_dir, 2, *options, *still)
-    assert "is left alone: training goes on from" in log
+    assert "ignoring --init-from" in log
     assert load(save_dir / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] == 2
     checkpoint_utils.load_model_ensemble_and_task([str(save_dir / "checkpoint_last.pt")])
 

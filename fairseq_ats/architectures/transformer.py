@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -71,7 +72,7 @@ def check_model_options(cfg: Any) -> None:
     """
     name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
     model_class = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY.get(name)
-    if model_class is None or not issubclass(model_class, TransformerModelBase):
+    if model_class is None or not _translates(model_class):
         raise ValueError(f"--arch is {name}; {ALLOWED_ARCHS}")
     cutoff = getattr(cfg, "adaptive_softmax_cutoff", None)
     if isinstance(cutoff, str) and not re.fullmatch(r"[\d\s,]*", cutoff):
@@ -85,9 +86,24 @@ def check_model_options(cfg: Any) -> None:
             raise ValueError(f"--{side}-xformers-att-config is not supported in a partitioned model; leave it out")
 
 
+def _translates(model_class: type[nn.Module]) -> bool:
+    """Whether a class is a Transformer that can be called as fairseq's criteria call a translation model.
+
+    fairseq's models that do not predict from left to right are Transformers by class, and want the target, too
+    (fairseq/models/nat).
+    """
+    if not issubclass(model_class, TransformerModelBase):
+        return False
+    try:
+        inspect.signature(model_class.forward).bind("self", src_tokens=None, src_lengths=None, prev_output_tokens=None)
+    except TypeError:
+        return False
+    return True
+
+
 def refuse_unsupported(model: nn.Module) -> None:
     """Raises ValueError, with the option to change, for a model that cannot be partitioned."""
-    if not isinstance(model, TransformerModelBase) or not transformer_layers(model):
+    if not _translates(type(model)) or not transformer_layers(model):
         raise ValueError(f"the model is a {type(model).__name__}; {ALLOWED_ARCHS}")
     noise = model.cfg.quant_noise
     if noise.pq > 0 or noise.scalar > 0:

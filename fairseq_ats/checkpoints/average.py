@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fairseq_ats.checkpoints.choice import read_training_checkpoint
-from fairseq_ats.checkpoints.reading import DICTIONARIES_KEY, check_sums, partition_of
+from fairseq_ats.checkpoints.keys import DICTIONARIES_KEY
+from fairseq_ats.checkpoints.reading import check_sums, partition_of
 from fairseq_ats.checkpoints.saved_options import differing_options, model_options, saved_options
 
 

@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_ats.checkpoints import names as checkpoint_names
+from fairseq_ats.checkpoints.keys import states_of
 from fairseq_ats.checkpoints.reading import partition_of, read_header
 from fairseq_ats.checkpoints.saved_options import saved_options
-from fairseq_ats.partition.partition import SUPER, Partition
-from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
-from fairseq_ats.training.best_checkpoints import states_of
-from fairseq_ats.training.metrics import HIGHEST, metric_name, split_metric
-
-# Under which fairseq keeps what the task remembers of a run.
-_OUR_STATE = TranslationWithPartitionedModelTask.__name__
+from fairseq_ats.partition.names import Networks
+from fairseq_ats.partition.partition import Partition
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def best(run: Path, count: int, network: str | None = None, suffix: str = "") ->
     # A resumed run may have changed its metric; values of different ones do not compare.
     comparable = [found for found in latest_first if found.metric == latest_first[0].metric]
     if len(comparable) < count:
-        states = [states_of(c["extra_state"].get(_OUR_STATE, {"value": None})) for c in checkpoints.values()]
+        states = [states_of(c["extra_state"]) for c in checkpoints.values()]
         older = sum(any("value" not in state for state in of_checkpoint) for of_checkpoint in states)
         raise ValueError(
             f"--best is {count} and {run} has {len(comparable)} checkpoint(s) that were validated; fairseq-train keeps "
@@ -139,16 +135,16 @@ def _validation_of(
     extra_state = checkpoint["extra_state"]
     options = saved_options(checkpoint, "checkpoint")
     metric = options["best_checkpoint_metric"]
-    held = [SUPER] if partition is None else [partition.network_name(level) for level in partition.levels]
-    network = network or held[-1]
-    if network not in held:
-        raise ValueError(f"--network is {network} and {path} holds {', '.join(held)}")
-    followed, plain = split_metric(metric)
-    if network == (followed or held[-1]):
+    networks = Networks.of(partition)
+    network = network or networks.names[-1]
+    if network not in networks.names:
+        raise ValueError(f"--network is {network} and {path} holds {', '.join(networks.names)}")
+    followed, plain = networks.split_metric(metric)
+    if network == followed:
         value = extra_state.get("val_loss")  # fairseq's, whatever the metric is
     else:
-        wanted = metric_name(HIGHEST if network == held[-1] else network, plain)
-        states = states_of(extra_state.get(_OUR_STATE, {}))
+        wanted = networks.metric_name(networks.level(network), plain)
+        states = states_of(extra_state)
         # Of two networks there is one entry, the other's.
         ours = states[0] if len(states) == 1 else next((s for s in states if s["metric"] == wanted), {})
         metric, value = ours.get("metric"), ours.get("value")

@@ -1,63 +1,18 @@
-"""Reading checkpoints: what may be unpickled, and the partition in a checkpoint."""
+"""Read checkpoints, and the partition in a checkpoint."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import typing
 import zipfile
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from fairseq.distributed.utils import _TensorPlaceholder
-from omegaconf import DictConfig, ListConfig
-from omegaconf.base import ContainerMetadata, Metadata
-from omegaconf.nodes import AnyNode
+from omegaconf import DictConfig
 
+from fairseq_ats.checkpoints.keys import PARTITION_KEY
 from fairseq_ats.partition.partition import Partition
-
-# In the task's state.
-PARTITION_KEY = "partition"
-DICTIONARIES_KEY = "dictionaries"
-
-# fairseq stores options as a Namespace, and after a validation with --eval-bleu its BLEU counts as numpy arrays
-# (fairseq/tasks/translation.py, "_bleu_counts").
-_IN_CHECKPOINTS = (
-    argparse.Namespace,
-    np.ndarray,
-    np.dtype,
-    np._core.multiarray._reconstruct,
-    np.dtypes.Int64DType,
-    np.dtypes.Float64DType,
-)
-
-# On resume the first worker reads the checkpoint and sends it to the others, with the configuration in omegaconf's
-# containers (fairseq/distributed/utils.py, broadcast_object).
-_BETWEEN_WORKERS = (
-    DictConfig,
-    ListConfig,
-    ContainerMetadata,
-    Metadata,
-    AnyNode,
-    typing.Any,
-    defaultdict,
-    dict,
-    list,
-    int,
-    _TensorPlaceholder,
-)
-
-
-def allow_fairseq_checkpoints() -> None:
-    """Let PyTorch's weights-only loader read what fairseq writes, and nothing that could run code.
-
-    Without these names ``torch.load`` of torch >= 2.6 refuses every checkpoint of ``fairseq-train``, and the restart of
-    a training with several workers.
-    """
-    torch.serialization.add_safe_globals([*_IN_CHECKPOINTS, *_BETWEEN_WORKERS])
 
 
 def partition_of(task_state: dict | None) -> Partition | None:

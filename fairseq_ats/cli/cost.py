@@ -5,7 +5,7 @@
 
 The second form takes fairseq's options. FLOPs are PyTorch's own count of the matrix products of one forward and
 backward pass; a multiplication and an addition are two. Activation bytes are what autograd keeps between the passes, in
-float32 and on a CPU.
+float32 and on a CPU. Layers that LayerDrop leaves out of some updates are counted in full.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_
         costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     tokens = sentences * args.length
     print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
-    print(_table(costs, tokens, task.partition, task.schedule.pattern))
+    print(_table(costs, tokens, task.partition, task.scheme.pattern))
 
 
 def _parser(prog: str) -> CommandParser:

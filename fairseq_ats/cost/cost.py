@@ -1,7 +1,8 @@
 """Count what each network and each update costs.
 
 FLOPs are PyTorch's own count of the matrix products of one forward and backward pass; a multiplication and an addition
-are two. Activation bytes are what autograd keeps between the two passes, in float32 and on a CPU.
+are two. Activation bytes are what autograd keeps between the two passes, in float32 and on a CPU. Layers that LayerDrop
+leaves out of some updates are counted in full.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import merge_with_parent
+from fairseq.modules import LayerDropModuleList
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_ats.checkpoints.reading import PARTITION_KEY
+from fairseq_ats.checkpoints.keys import PARTITION_KEY
 from fairseq_ats.cost.synthetic import numbered_dictionary, random_batch
 from fairseq_ats.inference.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.levels import use_level
+from fairseq_ats.options.run_options import recall_
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.partition.tags import holds
-from fairseq_ats.schemes.schedule import ALTERNATE, SLIMMABLE, STANDARD, Schedule
+from fairseq_ats.schemes.schedule import Schedule, SchemeName
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.tasks.translation_with_partitioned_model import (
     PartitionedTranslationConfig,
@@ -83,7 +86,11 @@ def network_cost(
         sentences: pairs in the mini-batch.
         length: tokens of each sentence, on both sides.
         level: None for a model that is not partitioned.
+
+    Raises:
+        ValueError: the network does not take sentences of that length, or its cost depends on which words are in them.
     """
+    _check_countable(model, length)
     few = max([2, *(-(-m.rows_to_fold // length) for m in model.modules() if isinstance(m, PartitionedRankLinear))])
     sizes = (sentences,) if sentences <= 2 * few else (few, 2 * few)
     first, *second = (_count(model, random_batch(task, size, length), level) for size in sizes)
@@ -103,6 +110,20 @@ def network_cost(
     )
 
 
+def _check_countable(model: nn.Module, length: int) -> None:
+    cutoff = model.cfg.adaptive_softmax_cutoff
+    if cutoff is not None:
+        raise ValueError(
+            f"--adaptive-softmax-cutoff is {cutoff}, with which the cost depends on how rare the words of a text are; "
+            "leave it out to count the rest of the network"
+        )
+    for side in (model.encoder, model.decoder):
+        if side.embed_positions is not None and length > side.embed_positions.max_positions:
+            raise ValueError(
+                f"--length is {length}; allowed: up to {side.embed_positions.max_positions}, with this model"
+            )
+
+
 def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[int, int, int]:
     """FLOPs forward, FLOPs backward, and bytes of activations."""
     # All that the criterion asks of a task is the padding symbol, which every dictionary numbers alike.
@@ -110,6 +131,8 @@ def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[
     criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
     was_training = model.training
     model.train()
+    for layers in [module for module in model.modules() if isinstance(module, LayerDropModuleList)]:
+        layers.training = False  # it alone, which then leaves no layer out
     with nullcontext() if level is None else use_level(model, level):
         with _saved_bytes(model) as saved:
             criterion(model, batch)
@@ -128,7 +151,7 @@ def update_flops(costs: dict[int, Cost], levels: tuple[int, ...], distils: bool 
 
     Args:
         costs: of every level of the model.
-        levels: those that the update runs (:meth:`~fairseq_ats.schemes.schedule.Schedule.levels_of_update`).
+        levels: the networks that the update runs (:attr:`~fairseq_ats.schemes.partial_sgd.Update.levels`).
         distils: networks below the highest learn from its soft targets (--distillation-weight): where it does not run
             in the update itself, that is one more forward pass of it. Softmaxes are not counted, here as elsewhere.
     """
@@ -139,7 +162,7 @@ def update_flops(costs: dict[int, Cost], levels: tuple[int, ...], distils: bool 
 
 def training_flops(costs: dict[int, Cost], schedule: Schedule, updates: range, distils: bool = False) -> int:
     """FLOPs of the updates of these numbers, all on mini-batches of one size."""
-    return sum(update_flops(costs, schedule.levels_of_update(number), distils) for number in updates)
+    return sum(update_flops(costs, schedule.update(number).levels, distils) for number in updates)
 
 
 def average_update_flops(costs: dict[int, Cost], schedule: Schedule, distils: bool = False) -> float:
@@ -159,13 +182,13 @@ def scheme_flops(costs: dict[int, Cost], pattern: tuple[int, ...] = ()) -> dict[
     core = {"core only": float(costs[CORE_LEVEL].flops)}
     if highest == CORE_LEVEL:
         return core
-    alternate = Schedule(ALTERNATE, highest)
+    alternate = Schedule(SchemeName.ALTERNATE, highest)
     result = {
-        "standard (super-network only)": average_update_flops(costs, Schedule(STANDARD, highest)),
+        "standard (super-network only)": average_update_flops(costs, Schedule(SchemeName.STANDARD, highest)),
         **core,
         "ATS (alternate)": average_update_flops(costs, alternate),
         "ATS with distillation": average_update_flops(costs, alternate, distils=True),
-        "slimmable (all in one update)": average_update_flops(costs, Schedule(SLIMMABLE, highest)),
+        "slimmable (all in one update)": average_update_flops(costs, Schedule(SchemeName.SLIMMABLE, highest)),
     }
     if pattern:
         name = f"ATS (alternate {':'.join(map(str, pattern))})"
@@ -211,6 +234,7 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     dictionaries = {size: numbered_dictionary(size) for size in sizes}
     # As fairseq does with a checkpoint's options: one of before an option existed has its default.
     options = merge_with_parent(PartitionedTranslationConfig(), cfg.task, remove_missing=True)
+    recall_(options, header["task_state"])
     task = TranslationWithPartitionedModelTask(options, *(dictionaries[size] for size in sizes))
     task.load_state_dict({PARTITION_KEY: header["task_state"][PARTITION_KEY]})  # the dictionaries are made up
     return task, task.build_model(cfg.model, from_checkpoint=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from fairseq.tasks import TASK_REGISTRY
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
 
-# What fairseq-train cannot be called without.
+# What fairseq-train cannot be called without; and no run to go on with, as the default has in the folder "checkpoints".
 _REQUIRED = ["no-data", "--max-tokens", "1", "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
+_REQUIRED += ["--restore-file", os.devnull]
 
 
 @dataclass

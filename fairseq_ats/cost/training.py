@@ -14,7 +14,8 @@ from torch import nn
 
 from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, training_flops
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
-from fairseq_ats.schemes.schedule import SCHEMES_OF_SEVERAL_NETWORKS, Schedule, schedule_of
+from fairseq_ats.options.values import Options
+from fairseq_ats.schemes.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TrainingCost:
 
     def trained(self, updates: int) -> set[int]:
         """Return the levels that the first ``updates`` updates train."""
-        return {level for number in range(updates) for level in self.schedule.levels_of_update(number)}
+        return {level for number in range(updates) for level in self.schedule.update(number).levels}
 
 
 def cost_of_run(checkpoint: Path, tokens: float, sentences: float) -> TrainingCost:
@@ -68,9 +69,9 @@ def cost_of_options(options: list[str], vocabulary: int, tokens: float, sentence
 def _cost(task: TranslationTask, model: nn.Module, tokens: float, sentences: float) -> TrainingCost:
     length = max(1, round(tokens / sentences))
     count = max(1, round(tokens / length))
-    schedule = schedule_of(task.cfg, task.partition.max_level)
+    schedule = Options(task.cfg).scheme.schedule(task.partition.max_level)
     # Networks that no update trains are not counted.
-    several = schedule.scheme in SCHEMES_OF_SEVERAL_NETWORKS
+    several = schedule.name.trains_several
     levels = task.partition.levels if several else (task.partition.max_level,)
     costs = {level: network_cost(model, task, count, length, level) for level in levels}
     return TrainingCost(costs, schedule, task.cfg.distillation_weight > 0)

@@ -11,11 +11,12 @@ import hashlib
 import itertools
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from fairseq.data import Dictionary
+from fairseq.data.data_utils import get_buckets
 from fairseq.utils import split_paths
 
 # Formats of fairseq/data/indexed_dataset.py: MMapIndexedDataset.Index, and _code_to_dtype for the types of tokens.
@@ -30,6 +31,14 @@ def folder_of(data: str, split: str, epoch: int, train_subset: str) -> str:
     """Where fairseq reads a split from (fairseq/tasks/translation.py:329); training data may be in several folders."""
     folders = split_paths(data)
     return folders[(epoch - 1) % len(folders)] if split == train_subset else folders[0]
+
+
+def folder_problems(data: str) -> list[str]:
+    """Return the problem of ``DATA`` if its first folder has no dictionary."""
+    folder = Path(split_paths(data)[0])
+    if any(folder.glob("dict.*.txt")):
+        return []
+    return [f"{folder} is not a folder of binarised data: it has no dict.LANGUAGE.txt (see fairseq-preprocess)"]
 
 
 def dictionary_sum(dictionary: Dictionary) -> str:
@@ -53,12 +62,7 @@ def check_split(folder: str | Path, split: str, dictionaries: Sequence[tuple[str
         ValueError: a file is damaged, or does not fit the others.
     """
     (source, _), (target, _) = dictionaries
-    for number in itertools.count():
-        name = f"{split}{number or ''}"
-        pairs = [f"{name}.{source}-{target}", f"{name}.{target}-{source}"]
-        pair = next((p for p in pairs if os.path.isfile(os.path.join(folder, f"{p}.{source}.idx"))), None)
-        if pair is None:
-            return
+    for pair in _parts(folder, split, source, target):
         counts = {}
         for language, dictionary in dictionaries:
             prefix = os.path.join(folder, f"{pair}.{language}")
@@ -67,6 +71,52 @@ def check_split(folder: str | Path, split: str, dictionaries: Sequence[tuple[str
         if len(set(counts.values()) - {None}) > 1:
             said = " and ".join(f"{count:,} of {language}" for language, count in counts.items())
             raise ValueError(f"{folder}/{pair} has {said} sentences; binarise it anew")
+
+
+def _parts(folder: str | Path, split: str, source: str, target: str) -> Iterator[str]:
+    """The beginnings of the file names of ``split``, ``split1``, ``split2``, ..."""
+    for number in itertools.count():
+        name = f"{split}{number or ''}"
+        pairs = [f"{name}.{source}-{target}", f"{name}.{target}-{source}"]
+        pair = next((p for p in pairs if os.path.isfile(os.path.join(folder, f"{p}.{source}.idx"))), None)
+        if pair is None:
+            return
+        yield pair
+
+
+def check_upsampling(folders: Sequence[str], split: str, source: str, target: str, upsample_primary: int) -> None:
+    """Check that the parts of a split can be put together.
+
+    fairseq takes the first of several parts ``--upsample-primary`` times (fairseq/tasks/translation.py:119), by default
+    -1 times, and fails with "negative dimensions are not allowed".
+
+    Raises:
+        ValueError: a folder has several parts, and the option was not given.
+    """
+    if upsample_primary >= 0:
+        return
+    for folder in folders:
+        parts = list(_parts(folder, split, source, target))
+        if len(parts) > 1:
+            raise ValueError(
+                f"{folder} has {' and '.join(parts)}, and --upsample-primary is {upsample_primary}; allowed: how often "
+                f"{parts[0]} is to be taken, 1 or more"
+            )
+
+
+def buckets_problem(num_batch_buckets: int) -> str | None:
+    """Why fairseq cannot put sentences into buckets by length, as ``--num-batch-buckets`` asks; None if it can."""
+    if num_batch_buckets <= 0:
+        return None
+    try:
+        # It calls numpy.percentile with an argument that numpy 2.4 does not have (fairseq/data/data_utils.py:880).
+        get_buckets(np.arange(2), 1)
+    except TypeError as error:
+        return (
+            f"--num-batch-buckets is {num_batch_buckets}, for which fairseq calls numpy in a way that numpy "
+            f"{np.__version__} has not ({error}); leave it out"
+        )
+    return None
 
 
 def _check_file(prefix: str, dictionary: Dictionary) -> int | None:

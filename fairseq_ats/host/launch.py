@@ -1,9 +1,9 @@
-"""Launches with which fairseq would train nothing, or several models instead of one, are refused.
+"""Refuse launches with which fairseq would train nothing, or several models instead of one.
 
-fairseq starts the workers of ``fairseq-train`` itself, one for each CUDA device. Without such a device that is no
-worker at all, and the command ends with exit status 0, having trained nothing (fairseq/distributed/utils.py:379). The
-plugin is imported before, with the options, and nothing of it is called; so the function that launches is given a
-check. ``fairseq-hydra-train`` imports plugins in the workers, where it is too late for this check.
+fairseq starts the workers of ``fairseq-train`` itself, one for each CUDA device. Without a CUDA device it starts none,
+and the command ends with exit status 0 and has trained nothing (fairseq/distributed/utils.py:379). The plugin is
+imported before that, with the options, but fairseq calls nothing in it. So the function that launches is wrapped.
+``fairseq-hydra-train`` imports plugins in the workers, where it is too late for this check.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from fairseq.distributed import utils as distributed_utils
 
-_HOW_ON_A_CPU = "on a CPU start one process for each worker: scripts/launch.py (docs/several_workers.md)"
+_HOW_ON_A_CPU = "on a CPU start one process for each worker: fairseq-ats launch --workers N fairseq-train ..."
 
 
-def check_launches() -> None:
-    """Have fairseq's commands raise ValueError for a launch that would start no worker."""
+def refuse_launches_without_workers() -> None:
+    """Wrap fairseq's ``call_main``, so that commands raise ValueError for a launch that would start no worker."""
     call_main = distributed_utils.call_main
 
     @functools.wraps(call_main)
@@ -34,7 +34,7 @@ def check_launches() -> None:
 
 
 def no_workers_problem(distributed: Any, cuda_devices: int, environment: Mapping[str, str]) -> str | None:
-    """Why fairseq's own launch would start no worker; None if it starts some, or is not asked to.
+    """Return why fairseq's own launch would start no worker; None if it starts some, or is not asked to.
 
     Args:
         distributed: the group ``distributed_training`` of fairseq's options.
@@ -46,20 +46,20 @@ def no_workers_problem(distributed: Any, cuda_devices: int, environment: Mapping
         if distributed.distributed_world_size == 1 or started_by_slurm:
             return None
         return (
-            f"--distributed-world-size is {distributed.distributed_world_size} and there is no CUDA device, for each "
-            f"of which fairseq would start a worker; {_HOW_ON_A_CPU}"
+            f"--distributed-world-size is {distributed.distributed_world_size}, but fairseq starts a worker for each "
+            f"CUDA device, and there is none; {_HOW_ON_A_CPU}"
         )
     return (
-        f"--distributed-init-method is {distributed.distributed_init_method} without --distributed-no-spawn, and there "
-        f"is no CUDA device, for each of which fairseq would start a worker; {_HOW_ON_A_CPU}"
+        f"--distributed-init-method is {distributed.distributed_init_method} without --distributed-no-spawn: fairseq "
+        f"starts a worker for each CUDA device, and there is none; {_HOW_ON_A_CPU}"
     )
 
 
 def independent_trainings_problem(world_size: int, environment: Mapping[str, str]) -> str | None:
-    """Why this process would train a model of its own although torchrun started it as one of several.
+    """Return why this process would train a model of its own although torchrun started it as one of several.
 
     fairseq ignores torchrun where it expects one worker, as on a CPU or a machine with one GPU
-    (fairseq/distributed/utils.py:54): all processes would then write the same checkpoints.
+    (fairseq/distributed/utils.py:54). All processes would then write the same checkpoints.
     """
     processes = environment.get("WORLD_SIZE", "1")
     if world_size > 1 or "RANK" not in environment or processes == "1":

@@ -94,8 +94,7 @@ class PartitionedMultiheadAttention(MultiheadAttention):
             return self._scores(q, k, mask).flatten(0, 1), v.flatten(0, 1)
         weights = None
         if need_weights or need_head_weights or not self._has_fused_kernel(q, v):
-            # In float32 at least, as in the stock module, whatever the model's precision.
-            weights = self._scores(q, k, mask).softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32))
+            weights = self._weights(q, k, mask)
             context = self.dropout_module(weights.type_as(q)) @ v
         else:
             context = F.scaled_dot_product_attention(
@@ -117,6 +116,20 @@ class PartitionedMultiheadAttention(MultiheadAttention):
     def _scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         scores = (q * self.scaling) @ k.transpose(-2, -1)
         return scores if mask is None else scores + mask
+
+    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, heads, target, source), in float32 at least, as the stock module, whatever the model's precision.
+
+        A query whose keys are all masked, as of a target that is padded on the left, has weights 0. So it has in
+        PyTorch's kernels, through which the stock module trains; the softmax of its row would be 0 / 0.
+        """
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        if mask is None:
+            return self._scores(q, k, mask).softmax(-1, dtype=dtype)
+        without_keys = (mask == -torch.inf).all(-1, keepdim=True)
+        # Before the softmax for its gradient, and after it for the weights.
+        weights = self._scores(q, k, mask.masked_fill(without_keys, 0.0)).softmax(-1, dtype=dtype)
+        return weights.masked_fill(without_keys, 0.0)
 
     def _has_fused_kernel(self, q: Tensor, v: Tensor) -> bool:
         """Return whether PyTorch has a fast attention kernel for these queries and values.

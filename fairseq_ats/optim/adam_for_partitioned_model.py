@@ -4,10 +4,11 @@
 # (fairseq/dataclass/utils.py:39).
 
 import ast
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
@@ -16,7 +17,12 @@ from torch import Tensor, nn
 from fairseq_ats.optim.fused_adam import FusedAdam
 from fairseq_ats.optim.mask import MaskedStep
 
+logger = logging.getLogger(__name__)
+
 OPTIMIZER_NAME = "adam_for_partitioned_model"
+
+# Of --alternate-lr-coef, among the options of Adam's group.
+_COEFFICIENT = "alternate_lr_coef"
 
 
 @dataclass
@@ -25,14 +31,30 @@ class AdamForPartitionedModelConfig(FairseqAdamConfig):
 
     adam_betas: Any = field(default=(0.9, 0.98), metadata={"help": "betas for Adam optimizer"})
     adam_eps: float = field(default=1e-9, metadata={"help": "epsilon for Adam optimizer"})
-    alternate_lr_coef: float = field(
-        default=1.0,
-        metadata={"help": "learning rate of an update that does not train the super-network, relative to --lr"},
+    alternate_lr_coef: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "learning rate of an update that does not train the super-network, relative to --lr; default: as "
+            "in the checkpoint of a resumed run, or 1"
+        },
     )
 
 
 class AdamForPartitionedModel(MaskedStep, FusedAdam):
     """Adam that moves what the mask selects."""
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        self.alternate_lr_coef = 1.0
+
+    @property
+    def alternate_lr_coef(self) -> float:
+        """``--alternate-lr-coef``, in the group of parameters, which is saved."""
+        return self.param_groups[0][_COEFFICIENT]
+
+    @alternate_lr_coef.setter
+    def alternate_lr_coef(self, value: float) -> None:
+        self.param_groups[0][_COEFFICIENT] = value
 
     def step_elements(self, selected: Mapping[nn.Parameter, Tensor]) -> None:
         """Move the selected elements of these parameters, with a step count for each coordinate."""
@@ -44,7 +66,7 @@ def adam_problems(cfg: AdamForPartitionedModelConfig) -> list[str]:
     problems = []
     if cfg.fp16_adam_stats:
         problems.append("--fp16-adam-stats is not supported by adam_for_partitioned_model")
-    if not 0 < cfg.alternate_lr_coef < math.inf:
+    if cfg.alternate_lr_coef is not None and not 0 < cfg.alternate_lr_coef < math.inf:
         problems.append(f"--alternate-lr-coef is {cfg.alternate_lr_coef}; allowed: > 0")
     if not 0 < cfg.adam_eps < math.inf:
         problems.append(f"--adam-eps is {cfg.adam_eps}; allowed: > 0")
@@ -77,4 +99,15 @@ class FairseqAdamForPartitionedModel(FairseqAdam):
         if problems:
             raise ValueError("; ".join(problems))
         self._optimizer = AdamForPartitionedModel(params, **self.optimizer_config)
-        self._optimizer.alternate_lr_coef = cfg.alternate_lr_coef
+        if cfg.alternate_lr_coef is not None:
+            self._optimizer.alternate_lr_coef = cfg.alternate_lr_coef
+
+    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
+        """fairseq's, which takes every option from the saved state; a coefficient that was given counts instead."""
+        built = self.optimizer.param_groups[0][_COEFFICIENT]
+        super().load_state_dict(state_dict, optimizer_overrides)
+        (group,) = self.optimizer.param_groups
+        saved = group.setdefault(_COEFFICIENT, built)  # older versions did not save it
+        if self.cfg.alternate_lr_coef is not None and saved != built:
+            logger.warning(f"the run was trained with --alternate-lr-coef {saved}, and it is {built} now")
+            group[_COEFFICIENT] = built

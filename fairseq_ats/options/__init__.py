@@ -1,1 +1,1 @@
-"""Check options and their combinations."""
+"""Declare options, turn them into typed values, and check them."""

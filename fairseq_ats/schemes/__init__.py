@@ -1,1 +1,1 @@
-"""Say which networks an update trains."""
+"""Say what an update does: at which points it takes gradients, and what it moves."""

@@ -1,4 +1,4 @@
-"""``--criteria-interval``: measure the paper's criteria during a training, and leave the training as it is.
+"""Measure the paper's criteria during a training (``--criteria-interval``), without changing the training.
 
 In a measured update the task calls three hooks: :meth:`CriteriaMonitor.remembering` around the passes of each
 micro-batch; :meth:`CriteriaMonitor.measure` before the optimizer moves anything; :meth:`CriteriaMonitor.log` when
@@ -8,9 +8,8 @@ fairseq reduces the update's metrics.
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,34 +22,50 @@ from fairseq.models import BaseFairseqModel
 from fairseq.optim import AMPOptimizer
 from torch import Tensor, nn
 
-from fairseq_ats.architectures.layer_types import layer_type
-from fairseq_ats.modules.levels import freeze_outside, use_level
+from fairseq_ats.modules.levels import freeze_outside
+from fairseq_ats.partition.names import CRITERIA, criterion_name, is_criterion
 from fairseq_ats.partition.partition import CORE_LEVEL
-from fairseq_ats.partition.tags import holds
-from fairseq_ats.theory.criteria import CRITERIA, GradientProducts, sums_of_products
+from fairseq_ats.schemes.partial_sgd import Comparison
+from fairseq_ats.schemes.points import Point
+from fairseq_ats.theory.criteria import GradientProducts, sums_of_products
 
 logger = logging.getLogger(__name__)
 
 DROPOUTS = ("same", "different", "off")
 
-_OURS = re.compile(rf"(level\d+_)?({'|'.join(CRITERIA)})(_.*)?")
 _PRIORITY = 420  # after gnorm, which fairseq logs with 400
 
 
-def criterion_name(criterion: str, level: int, layer: str | None = None) -> str:
-    """``c_norm`` of the core; ``level2_c_norm`` of a higher level; ``c_norm_encoder_fc1`` of one layer type."""
-    prefix = "" if level == CORE_LEVEL else f"level{level}_"
-    return f"{prefix}{criterion}" if layer is None else f"{prefix}{criterion}_{layer}"
+@dataclass(frozen=True)
+class CriteriaOptions:
+    """``--criteria-interval``, ``--criteria-dropout`` and ``--criteria-by-layer-type``."""
 
+    interval: int
+    dropout: str
+    by_layer_type: bool
 
-def is_criterion(metric: str) -> bool:
-    """Whether a logged metric is one of the monitor's, of whatever level and layer type."""
-    return _OURS.fullmatch(metric) is not None
+    def problems(self, max_level: int | None) -> list[str]:
+        """Return one message for each option that does not go with the others.
+
+        Args:
+            max_level: ``--max-level``; None: not given.
+        """
+        if self.interval < 0:
+            return [f"--criteria-interval is {self.interval}; allowed: 0 (never) or more"]
+        if self.interval == 0:
+            given = {"--criteria-dropout": self.dropout != "same", "--criteria-by-layer-type": self.by_layer_type}
+            return [f"{option} needs --criteria-interval" for option, is_given in given.items() if is_given]
+        if max_level == CORE_LEVEL:
+            return [
+                f"--criteria-interval is {self.interval}, which compares two networks, and --max-level 1 builds the "
+                "core alone; leave one of them out"
+            ]
+        return []
 
 
 @dataclass(frozen=True)
 class _MicroBatch:
-    """One part of an update's mini-batch, as the update's own forward pass met it."""
+    """One part of an update's mini-batch, and the random state with which the update ran it."""
 
     criterion: Callable[..., Any]
     sample: dict[str, Any]
@@ -58,22 +73,24 @@ class _MicroBatch:
 
 
 class CriteriaMonitor:
-    """Measures :class:`~fairseq_ats.theory.criteria.GradientProducts` of every level below the highest.
+    """Measure :class:`~fairseq_ats.theory.criteria.GradientProducts` of the comparisons of a scheme.
 
-    x is the point before the update. ∇f(x̃) comes from the super-network with zeros outside the mask, and not from the
-    core's own shorter forward pass: it is the paper's definition to the letter, and dropout draws the same shapes at
-    both points. With the same random state the masks are then the same, those of the core's hidden neurons too, which
-    in a forward pass of the narrow core would be drawn for fewer neurons.
+    x is the point before the update. The measured function is one at both points: with the same random state dropout
+    draws the same masks there.
 
     Args:
         interval: measure in updates 0, ``interval``, 2 · ``interval``, ...; 0 never measures.
-        dropout: ``same`` masks at x and x̃, those of the update: what the paper's definition needs, in which f is one
-            function; ``different`` masks; or ``off``.
+        layer_type: the function from a parameter's name to its layer type.
+        dropout: ``same``: the masks of the update at both points, as the paper's definition needs, since its f is one
+            function; ``different``: other masks at x̃; or ``off``.
         by_layer_type: report each layer type as well.
     """
 
-    def __init__(self, interval: int, dropout: str = "same", by_layer_type: bool = False) -> None:
+    def __init__(
+        self, interval: int, layer_type: Callable[[str], str], dropout: str = "same", by_layer_type: bool = False
+    ) -> None:
         self.interval = interval
+        self.layer_type = layer_type
         self.dropout = dropout
         self.by_layer_type = by_layer_type
         self._micro_batches: list[_MicroBatch] = []
@@ -90,14 +107,14 @@ class CriteriaMonitor:
     def remembering(
         self, model: nn.Module, criterion: Callable[..., Any], sample: dict[str, Any], update_num: int, ignore: bool
     ) -> Iterator[None]:
-        """Around the passes of a micro-batch: keep what it takes to run it again.
+        """Keep what it takes to run a micro-batch again; to be used around the update's own passes.
 
-        If they fail, for want of memory, whoever goes on clears the gradients of all micro-batches so far
-        (fairseq_ats/training/out_of_memory.py, fairseq/trainer.py:881): none of them is part of the update.
+        If a pass runs out of memory, the caller discards all gradients accumulated so far
+        (fairseq_ats/training/out_of_memory.py, fairseq/trainer.py:881). The remembered micro-batches are then dropped.
 
         Args:
             criterion: ``criterion(model, sample)`` → (loss, ...), in the update's precision.
-            ignore: fairseq's ``ignore_grad``: a stand-in for a batch that this worker does not have.
+            ignore: fairseq's ``ignore_grad``; the sample stands in for a batch that this worker does not have.
         """
         if not self.is_due(update_num):
             yield
@@ -115,26 +132,28 @@ class CriteriaMonitor:
         if not ignore:
             self._micro_batches.append(batch)
 
-    def measure(self, model: nn.Module, optimizer: Any, update_num: int, levels: Sequence[int]) -> None:
-        """Before the optimizer's step.
+    def measure(
+        self, model: nn.Module, optimizer: Any, update_num: int, whole: Point, comparisons: Sequence[Comparison]
+    ) -> None:
+        """Compare gradients before the optimizer's step.
 
-        Two forward and backward passes of the super-network for two levels, one more for each further level.
+        This takes a forward and backward pass at x, and one more for each comparison.
 
         The gradients are summed over micro-batches and workers before any norm is taken. Norms of the workers' own
-        gradients would not do: the norm of a mean is not the mean of the norms, which holds the noise of each worker's
-        share; and a noise that is independent between workers vanishes from inner products and not from norms.
+        gradients would be wrong: they hold the noise of each worker's share, and noise that is independent between
+        workers vanishes from inner products but not from norms.
 
         Args:
             model: in fairseq's data-parallel wrapper or not.
-            optimizer: fairseq's, whose loss scale keeps gradients in float16 from underflowing.
-            levels: all levels of the model, from the core up.
+            optimizer: fairseq's. Its loss scale keeps gradients in float16 from underflowing.
+            whole: x.
         """
         self._updated = True
         if not self.is_due(update_num):
             return
         # The network inside the wrapper: a forward pass of the wrapper would prepare to reduce gradients.
         network = next(m for m in model.modules() if isinstance(m, BaseFairseqModel))
-        products = self._products(network, optimizer, levels)
+        products = self._products(network, optimizer, whole, comparisons)
         self._micro_batches = []
         for level, by_type in products.items():
             total = sum(by_type.values(), GradientProducts(0.0, 0.0, 0.0, 0.0))
@@ -143,63 +162,64 @@ class CriteriaMonitor:
             for layer, of_layer in reported.items():
                 if of_layer.is_finite:
                     values = {criterion_name(name, level, layer): getattr(of_layer, name) for name in CRITERIA}
-                    # Not a number where gradients are zero: there is nothing to say.
+                    # Not a number where gradients are zero: there is nothing to log.
                     self._measured |= {name: value for name, value in values.items() if value == value}
 
     def log(self) -> None:
-        """When an update's metrics are reduced; between measurements, the last value with weight 0.
+        """Log what was measured, when fairseq reduces an update's metrics; otherwise the last value with weight 0.
 
-        Averages over log intervals and epochs are those of the measured updates.
+        Averages over log intervals and epochs are therefore averages over the measured updates.
         """
-        # Of a resumed run there may be meters of a training with the monitor: nothing of them is repeated without it.
+        # A resumed run may bring meters from a monitored run; do not log them again.
         if self.interval == 0 or not self._updated:  # ... or a validation
             return
         self._updated = False
         measured, self._measured = self._measured, {}
         for name, value in measured.items():
             metrics.log_scalar(name, value, priority=_PRIORITY)
-        # Otherwise fairseq's log would show None; "default" is restored with a checkpoint.
+        # Without this fairseq's log would show None; "default" is restored with a checkpoint.
         for name, meter in list((metrics.get_meters("default") or {}).items()):
             if is_criterion(name) and name not in measured:
                 metrics.log_scalar(name, meter.val, weight=0, priority=_PRIORITY)
 
     def _products(
-        self, network: nn.Module, optimizer: Any, levels: Sequence[int]
+        self, network: nn.Module, optimizer: Any, whole: Point, comparisons: Sequence[Comparison]
     ) -> dict[int, dict[str, GradientProducts]]:
-        """Level → layer type → sums, over the whole mini-batch."""
-        *lower_levels, highest = levels
+        """Return level → layer type → sums over the whole mini-batch."""
         scale = _loss_scale(optimizer)
         result = {}
         # Autocast as around fairseq's own forward pass (fairseq/tasks/fairseq_task.py:512).
         autocast = torch.autocast("cuda", enabled=isinstance(optimizer, AMPOptimizer))
-        with _left_as_found(network), use_level(network, highest), autocast:
-            freeze_outside(network, (highest,))
+        with _left_as_found(network), autocast:
+            freeze_outside(network, (whole.level,))
             if self.dropout == "off":
                 network.eval()
             parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-            gradients = self._gradients(network, parameters, scale, as_in_update=True)
-            for level in lower_levels:
-                masked = {name: p for name, p in parameters.items() if holds(p, level)}
-                with _zeroed(p for p in network.parameters() if not holds(p, level)):
-                    perturbed = self._gradients(network, masked, scale, as_in_update=self.dropout == "same")
+            with whole.of(network):
+                gradients = self._gradients(network, parameters, scale, as_in_update=True)
+            for comparison in comparisons:
+                selections = {name: comparison.mask.of(p) for name, p in parameters.items()}
+                inside = {name: p for name, p in parameters.items() if selections[name] is not False}
+                with comparison.point.of(network):
+                    perturbed = self._gradients(network, inside, scale, as_in_update=self.dropout == "same")
                 sums: dict[str, Tensor] = {}
                 for name, gradient in gradients.items():
-                    of_parameter = sums_of_products(gradient, perturbed.get(name))
-                    kind = layer_type(name)
+                    of_parameter = sums_of_products(gradient, perturbed.get(name), selections[name])
+                    kind = self.layer_type(name)
                     sums[kind] = sums[kind] + of_parameter if kind in sums else of_parameter
-                result[level] = {kind: GradientProducts(*values.tolist()) for kind, values in sums.items()}
+                result[comparison.level] = {kind: GradientProducts(*v.tolist()) for kind, v in sums.items()}
         return result
 
     def _gradients(
         self, network: nn.Module, parameters: dict[str, nn.Parameter], scale: float, as_in_update: bool
     ) -> dict[str, Tensor]:
-        """Gradients of the sum of the losses of all micro-batches and workers, in float32 at least.
+        """Return gradients of the sum of the losses of all micro-batches and workers, in float32 at least.
 
         ``torch.autograd.grad`` touches no ``.grad`` and fires no hook of a data-parallel wrapper.
 
         Args:
-            as_in_update: with the random state in which the update ran each micro-batch; otherwise the random numbers
-                go on from the last pass.
+            as_in_update: start each micro-batch from the random state that the update had; otherwise go on from that
+                of the last pass.
         """
         wanted = list(parameters.values())
         sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in wanted]
@@ -217,7 +237,7 @@ class CriteriaMonitor:
         return dict(zip(parameters, sums, strict=True))
 
     def _warn(self, total: GradientProducts, update_num: int, level: int) -> None:
-        """Once for the first time, the second, the fourth, the eighth, ..."""
+        """Warn the first time, the second, the fourth, the eighth, ..."""
         if not _is_first_worker():
             return
         network = "core" if level == CORE_LEVEL else f"level {level}"
@@ -248,7 +268,10 @@ def _is_power_of_two(count: int) -> bool:
 
 
 def _loss_scale(optimizer: Any) -> float:
-    """The factor that keeps gradients in float16 from underflowing; 1 in other precisions. No criterion changes."""
+    """Return the factor that keeps gradients in float16 from underflowing; 1 in other precisions.
+
+    No criterion depends on it.
+    """
     scaler = getattr(optimizer, "scaler", None)
     if scaler is None:
         return 1.0
@@ -257,7 +280,7 @@ def _loss_scale(optimizer: Any) -> float:
 
 @contextmanager
 def _left_as_found(network: nn.Module) -> Iterator[None]:
-    """Random state, modes, buffers, and which parameters need gradients come back on exit, whatever happens."""
+    """Restore random state, modes, buffers, and which parameters need gradients on exit, whatever happens."""
     rng_state = utils.get_rng_state()
     modes = [(module, module.training) for module in network.modules()]
     needed = [(p, p.requires_grad) for p in network.parameters()]
@@ -274,29 +297,19 @@ def _left_as_found(network: nn.Module) -> Iterator[None]:
             buffer.copy_(value)
 
 
-@contextmanager
-def _zeroed(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Inside the context these parameters are zero; the very tensors come back on exit, whatever happens."""
-    values = [(p, p.data) for p in parameters]
-    for p, value in values:
-        p.data = torch.zeros_like(value)
-    try:
-        yield
-    finally:
-        for p, value in values:
-            p.data = value
-
-
 def check_monitored(model_options: Any, max_level: int) -> None:
-    """Raises ValueError for a model whose criteria cannot be measured.
+    """Refuse a model whose criteria cannot be measured.
 
     Args:
         model_options: fairseq's, as ``task.build_model`` gets them.
+
+    Raises:
+        ValueError: the model has the core alone, or recomputes activations.
     """
     if max_level == CORE_LEVEL:
         raise ValueError("--criteria-interval compares two networks and this training has the core alone; allowed: 0")
     # Their backward pass refuses torch.autograd.grad (fairseq/modules/checkpoint_activations.py:195).
-    # Offloading first: fairseq then switches on the other, too, which the user has not given.
+    # Offloading comes first: with it fairseq switches on the other option, which the user has not given.
     for name in ("offload_activations", "checkpoint_activations"):
         if getattr(model_options, name, False):
             option = "--" + name.replace("_", "-")

@@ -1,25 +1,25 @@
-r"""In-place distillation: lower networks learn from the super-network's soft targets while both are trained.
+r"""Distil in place: smaller networks learn from the super-network's soft targets while both are trained.
 
 .. math:: L_\text{level} = (1 - \lambda)\, C + \lambda\, T^2 \sum_\text{tokens} \mathrm{KL}(p \,\|\, q), \qquad
     p = \mathrm{softmax}(z_\text{super} / T), \quad q = \mathrm{softmax}(z_\text{level} / T)
 
-C is the criterion's loss and z are logits; the sum is over target tokens that are no padding; no gradient flows into p.
-Not in the paper. In-place distillation is Yu and Huang's ("Universally slimmable networks", ICCV 2019), who have λ = 1
-and T = 1; temperature, and the factor T², which keeps the size of gradients, are Hinton et al.'s ("Distilling the
-knowledge in a neural network", 2015).
+C is the criterion's loss and z are logits. The sum is over the targets that the criterion counts. No gradient flows
+into p. This is not in the paper. In-place distillation comes from Yu and Huang ("Universally slimmable networks", ICCV
+2019), with λ = 1 and T = 1. The temperature, and the factor T² that keeps the size of gradients, come from Hinton et
+al. ("Distilling the knowledge in a neural network", 2015).
 
-Where the super-network runs in the same update (slimmable), p comes from that very pass, dropout included, as Yu and
-Huang have it: it costs no forward pass. In a core update of an alternating training it comes from one more forward pass
-without gradient. There dropout is off, as where a trained teacher predicts (Xie et al., "Self-training with noisy
-student", CVPR 2020: the student is noised, the teacher is not); this also leaves the random numbers of the core's own
-pass alone. Both keep p in memory until the lower networks have run: a float32 for each target position and entry of the
+If the super-network runs in the same update (slimmable), p comes from that pass, dropout included, as in Yu and Huang;
+this costs no forward pass. In a core update of an alternating training p comes from one more forward pass, without
+gradient. There dropout is off, as in Xie et al. ("Self-training with noisy student", CVPR 2020), where the student is
+noised and the teacher is not, and the core's own pass draws the random numbers that it draws without distillation. In
+both cases p stays in memory until the smaller networks have run: a float32 for each target position and entry of the
 vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,35 +28,57 @@ import torch
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from fairseq_ats.training.metrics import network_key
+from fairseq_ats.modules.levels import use_level
+from fairseq_ats.partition.names import DISTILLATION, Networks
+from fairseq_ats.schemes.partial_sgd import Update
+from fairseq_ats.training.metrics import outputs_by_level
 from fairseq_ats.training.precision import in_autocast
 
-# fairseq's criteria, as FairseqTask.train_step calls them: loss, sample size, logging output.
+# A criterion as FairseqTask.train_step calls it. It returns loss, sample size and logging output.
 Criterion = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, Any, dict[str, Any]]]
 
-METRIC = "distillation"
-_TOKENS = "distillation_tokens"
+_COUNTED = f"{DISTILLATION}_tokens"
+
+# Which targets the criterion counts in its loss: targets and criterion → a bool tensor of the targets' shape.
+Counted = Callable[[Tensor, Any], Tensor]
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """The options.
+    """In-place distillation in one run.
 
     Args:
         weight: λ, 0 < λ ≤ 1.
         temperature: T > 0.
-        padding_index: of the target dictionary.
+        highest: the super-network's level, or that of the largest network.
+        counted: which targets count.
+        autocast: as in :func:`~fairseq_ats.training.precision.in_autocast`.
     """
 
     weight: float
     temperature: float
-    padding_index: int
+    highest: int
+    counted: Counted
+    autocast: str | None = None
+
+    def teacher(self, model: nn.Module, sample: dict[str, Any], update: Update) -> Teacher | None:
+        """Return the teacher of an update's smaller networks; None if it has none.
+
+        The teacher has its soft targets already if the super-network does not run in the update. Otherwise it takes
+        them from the super-network's pass.
+        """
+        if min(update.levels) == self.highest:
+            return None
+        teacher = Teacher(self)
+        if self.highest not in update.levels:
+            with use_level(model, self.highest):
+                teacher.predict(model, sample)
+        return teacher
 
     def log_softmax(self, model: nn.Module, net_output: Any) -> Tensor:
-        """log softmax(z / T) of a model's output: (batch, target, vocabulary), in float32 at least.
+        """Return log softmax(z / T) of a model's output: (batch, target, vocabulary), in float32 at least.
 
-        Through the model's own log-probabilities, which differ from z by a constant for each token, so that models
-        whose output is no logits (adaptive softmax) are right, too.
+        The model's own log-probabilities differ from z by a constant for each token.
         """
         log_probabilities = model.get_normalized_probs(net_output, log_probs=True)
         if self.temperature == 1.0:
@@ -65,32 +87,34 @@ class Distillation:
 
 
 class Teacher:
-    """The super-network's soft targets for one mini-batch, and what a lower network makes of them."""
+    """Soft targets of the super-network for one mini-batch, and the loss of a smaller network on them."""
 
     def __init__(self, distillation: Distillation) -> None:
         self.distillation = distillation
         self._probabilities: Tensor | None = None  # p: (batch, target, vocabulary)
         self._entropy: Tensor | None = None  # of p: (batch, target)
 
-    def predict(self, model: nn.Module, sample: dict[str, Any], autocast: str | None) -> None:
+    def predict(self, model: nn.Module, sample: dict[str, Any]) -> None:
         """Take the soft targets from a forward pass of their own, at the level at which ``model`` is.
 
         The model is left without dropout; fairseq's ``train_step`` switches it on (fairseq/tasks/fairseq_task.py:528).
-
-        Args:
-            autocast: as in :func:`~fairseq_ats.training.precision.in_autocast`. With ``--amp`` the pass is in
-                float32, as a validation is.
+        With ``--amp`` the pass is in float32, as a validation is.
         """
 
         def forward(model: nn.Module, sample: dict[str, Any]) -> Any:
             return model(**sample["net_input"])
 
         model.eval()
-        with torch.no_grad():
-            self._remember(model, in_autocast(forward, autocast)(model, sample))
+        # LayerDrop draws numbers even without dropout (fairseq/modules/layer_drop.py:41), on the CPU on every device.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            self._remember(model, in_autocast(forward, self.distillation.autocast)(model, sample))
 
-    def recording(self, criterion: Criterion) -> Criterion:
-        """``criterion``, which leaves the soft targets of the pass that it makes with the super-network."""
+    def criterion_for(self, level: int, criterion: Criterion) -> Criterion:
+        """Wrap ``criterion`` for the pass of ``level``: take its soft targets, or mix them into its loss."""
+        return self._recording(criterion) if level == self.distillation.highest else self._distilling(criterion)
+
+    def _recording(self, criterion: Criterion) -> Criterion:
+        """Wrap ``criterion`` so that its pass also records the super-network's soft targets."""
 
         def forward(model: nn.Module, sample: dict[str, Any]) -> tuple[Tensor, Any, dict[str, Any]]:
             result, net_output = _with_output(criterion, model, sample)
@@ -100,16 +124,17 @@ class Teacher:
 
         return forward
 
-    def distilling(self, criterion: Criterion) -> Criterion:
-        """``criterion`` of a lower network with the soft targets mixed in; the logged loss is the criterion's own."""
+    def _distilling(self, criterion: Criterion) -> Criterion:
+        """Wrap ``criterion`` of a smaller network: mix in the soft targets, and log the criterion's own loss."""
         weight, temperature = self.distillation.weight, self.distillation.temperature
 
         def forward(model: nn.Module, sample: dict[str, Any]) -> tuple[Tensor, Any, dict[str, Any]]:
             (loss, sample_size, logging_output), net_output = _with_output(criterion, model, sample)
-            tokens = model.get_targets(sample, net_output).ne(self.distillation.padding_index)
-            divergence = self._divergence(self.distillation.log_softmax(model, net_output), tokens)
+            counted = self.distillation.counted(model.get_targets(sample, net_output), criterion)
+            divergence = self._divergence(self.distillation.log_softmax(model, net_output), counted)
             mixed = (1 - weight) * loss + weight * temperature**2 * divergence
-            return mixed, sample_size, logging_output | {METRIC: divergence.detach(), _TOKENS: tokens.sum()}
+            logged = {DISTILLATION: divergence.detach(), _COUNTED: counted.sum()}
+            return mixed, sample_size, logging_output | logged
 
         return forward
 
@@ -117,33 +142,51 @@ class Teacher:
         self._probabilities = self.distillation.log_softmax(model, net_output).exp()
         self._entropy = torch.special.entr(self._probabilities).sum(-1)
 
-    def _divergence(self, log_q: Tensor, tokens: Tensor) -> Tensor:
-        """KL(p ‖ q) summed over ``tokens``, in nats: the cross-entropy without the entropy of p."""
+    def _divergence(self, log_q: Tensor, counted: Tensor) -> Tensor:
+        """Return KL(p ‖ q) summed over the counted targets, in nats: the cross-entropy without the entropy of p."""
         divergence = -(self._probabilities * log_q).sum(-1) - self._entropy
-        return divergence.masked_fill(~tokens, 0.0).sum()
+        return divergence.masked_fill(~counted, 0.0).sum()
 
 
-def log_distillation(logging_outputs: Sequence[dict[str, Any]], networks: Iterable[str]) -> None:
-    """Log KL(p ‖ q) for each target token in bits, fairseq's unit of losses, of each network that was distilled.
+def check_distilled(model_options: Any, weight: float) -> None:
+    """Refuse a model whose log-probabilities have no gradient.
+
+    fairseq computes those of an adaptive softmax in place (fairseq/modules/adaptive_softmax.py:256); its loss does
+    without them.
 
     Args:
-        networks: names of the networks below the highest.
+        model_options: fairseq's, as ``task.build_model`` gets them.
+        weight: ``--distillation-weight``, above 0.
+
+    Raises:
+        ValueError: the model has an adaptive softmax.
     """
-    for network in networks:
-        name, key = f"{network}_{METRIC}", network_key(network, METRIC)
-        outputs = [output for output in logging_outputs if key in output]
-        tokens = sum(output[network_key(network, _TOKENS)] for output in outputs)
+    cutoff = getattr(model_options, "adaptive_softmax_cutoff", None)
+    if cutoff is not None:
+        raise ValueError(
+            f"--distillation-weight is {weight} and --adaptive-softmax-cutoff is {cutoff}; probabilities of all words, "
+            "as distillation compares, have no gradient there; leave one of them out"
+        )
+
+
+def log_distillation(logging_outputs: Sequence[dict[str, Any]], networks: Networks) -> None:
+    """Log KL(p ‖ q) per target token, in bits as fairseq's losses, for each network that was distilled."""
+    by_level = outputs_by_level(networks, logging_outputs)
+    for level in networks.lower_levels:
+        name = networks.metric_name(level, DISTILLATION)
+        outputs = [output for output in by_level.get(level, []) if DISTILLATION in output]
+        tokens = sum(output[_COUNTED] for output in outputs)
         last = metrics.get_meter("default", name)
         if tokens:
-            bits = sum(output[key] for output in outputs) / math.log(2)
+            bits = sum(output[DISTILLATION] for output in outputs) / math.log(2)
             metrics.log_scalar(name, bits / tokens, tokens, round=3)
-        elif last is not None and not any(k.startswith(network_key(network, "")) for o in logging_outputs for k in o):
-            # An update of other networks (a validation is of all): its last value, for --log-interval 1.
+        elif last is not None and level not in by_level:
+            # An update of other networks (a validation runs all): its last value, for --log-interval 1.
             metrics.log_scalar(name, last.val, weight=0, round=3)
 
 
 def _with_output(criterion: Criterion, model: nn.Module, sample: dict[str, Any]) -> tuple[tuple, Any]:
-    """What the criterion returns, and the model's output from which it made that."""
+    """Return the result of a criterion, and the model's output from which it was computed."""
     with _recorded_outputs(model) as outputs:
         result = criterion(model, sample)
     if len(outputs) != 1:

@@ -1,7 +1,8 @@
-"""What fairseq does not bring back when a run is resumed, and what would make it differ from one without a stop.
+"""Restore what fairseq does not restore when a run is resumed, so that it goes on as if it had never stopped.
 
-fairseq restores weights, optimizer, learning rate and the place in the data (which batches: ``can_reuse_epoch_itr`` of
-the task). It does not restore its metrics in full, nor its patience, and it goes on with a run that is finished.
+fairseq restores weights, optimizer, learning rate and the place in the data (for the batches themselves see
+:mod:`fairseq_ats.host.batches`). It restores its metrics only in part and its patience not at all, and it goes on with
+a run that is finished.
 """
 
 from __future__ import annotations
@@ -12,24 +13,63 @@ from typing import Any
 
 from fairseq.logging import meters, metrics
 
-# fairseq's aggregator of everything; the others are made by name when they are needed.
+from fairseq_ats.checkpoints.reading import check_sums, partition_of, read_header
+from fairseq_ats.options.values import CheckpointOptions, Options
+from fairseq_ats.partition.partition import CORE_LEVEL, Partition, reconciled
+from fairseq_ats.schemes.schedule import SchemeName
+
+# The name of fairseq's aggregator of everything; the others are made by name when they are needed.
 _EVERYTHING = "default"
 _EPOCH = "train"
 
-# Under which :func:`patience_state` is in a checkpoint's extra state.
-PATIENCE_KEY = "patience"
+
+def read_run(source: str) -> dict[str, Any]:
+    """Read the checkpoint from which a run goes on.
+
+    Raises:
+        ValueError: the file is damaged, or is not a whole checkpoint.
+    """
+    check_sums(source)
+    return read_header(source)
 
 
-def why_finished(header: Mapping[str, Any], patience: Mapping[str, Any], options: Any) -> str | None:
-    """Why the run that wrote a checkpoint had come to its end; None if it had not.
+def partition_of_run(header: Mapping[str, Any], source: str, options: Options) -> Partition:
+    """Return the partition with which a run goes on.
 
-    fairseq looks at ``--max-update`` and ``--patience`` after an update (fairseq_cli/train.py:389), so that each start
-    of a finished run would add one. The end of ``--max-epoch`` it sees by itself.
+    Raises:
+        ValueError: the options contradict the checkpoint, or ask for networks whose optimizer state it does not have.
+    """
+    saved = partition_of(header.get("task_state"))
+    if saved is None:
+        raise ValueError(
+            f"{source} was not written by a task of this plugin; to begin a new run with the weights of a stock model, "
+            f"give --init-from {source} instead, and a --save-dir of its own"
+        )
+    partition = reconciled(options.given_partition(trains=True), saved, source)
+    scheme = options.scheme
+    if scheme.lacks_networks(partition.max_level):
+        raise ValueError(scheme.two_networks_needed(f"{source} holds"))
+    if partition.max_level < saved.max_level and not options.checkpoints.takes_weights_only(source):
+        alone = "the core alone" if partition.max_level == CORE_LEVEL else f"levels 1 to {partition.max_level} alone"
+        asked = f"--scheme {scheme.name}" if scheme.name == SchemeName.CORE else f"--max-level {partition.max_level}"
+        networks = "both networks" if saved.max_level == 2 else "more networks"
+        raise ValueError(
+            f"cannot resume {networks} as {alone} ({asked}): {source} holds the optimizer state of {networks}. Use "
+            f"--finetune-from-model {source}, or add --reset-optimizer"
+        )
+    return partition
+
+
+def why_finished(header: Mapping[str, Any], patience: Mapping[str, Any], options: CheckpointOptions) -> str | None:
+    """Return why the run that wrote a checkpoint had come to its end; None if it had not.
+
+    fairseq looks at ``--max-update`` and ``--patience`` after an update (fairseq_cli/train.py:389), so each start of a
+    finished run would add one. It sees the end of ``--max-epoch`` by itself.
 
     Args:
-        header: a checkpoint from which the run is to go on, with optimizer and update count.
-        patience: :func:`patience_state` in that checkpoint.
-        options: fairseq's ``max_update`` (0: no limit) and ``patience`` (0 or less: none).
+        header: the checkpoint from which the run goes on, with optimizer and update count.
+        patience: what ``--patience`` had counted there.
+        options: have fairseq's ``max_update`` (0: no limit) and ``patience`` (0 or less: none).
     """
     updates = header["optimizer_history"][-1]["num_updates"]
     if "last_optimizer_state" not in header:
@@ -42,17 +82,17 @@ def why_finished(header: Mapping[str, Any], patience: Mapping[str, Any], options
 
 
 def restore_metrics(header: Mapping[str, Any]) -> None:
-    """Bring back all of fairseq's metrics; to be called when fairseq has loaded the checkpoint.
+    """Restore all of fairseq's metrics, after fairseq has loaded the checkpoint.
 
-    fairseq loads none at the beginning of an epoch (fairseq/trainer.py:649), which drops a ``train_inner`` average over
-    the boundary; in the middle of one it loads the aggregator of everything into a copy that no update reaches
-    (fairseq/logging/metrics.py:326), so that its values stay those of the checkpoint for good.
+    At the beginning of an epoch fairseq loads none (fairseq/trainer.py:649), which drops a ``train_inner`` average over
+    the boundary. In the middle of an epoch it loads the aggregator of everything into a copy that no update reaches
+    (fairseq/logging/metrics.py:326), so that its values never change again.
     """
-    # Read through a memory map, of a file that the next save replaces.
+    # A copy: the checkpoint is read through a memory map, and the next save replaces its file.
     saved = copy.deepcopy(dict(header["extra_state"]["metrics"]))
     everything = saved.pop(_EVERYTHING, None)
     if everything is None:
-        return  # a network that was taken out of a run begins with none
+        return  # a network that was taken out of a run starts without metrics
     metrics.reset()  # one aggregator of everything, the one that updates reach
     metrics.get_meters(_EVERYTHING).load_state_dict(everything)
     metrics.load_state_dict(saved)
@@ -60,22 +100,5 @@ def restore_metrics(header: Mapping[str, Any]) -> None:
         metrics.reset_meters(_EPOCH)  # as at the end of an epoch (fairseq_cli/train.py:358)
     for meter in metrics.get_meters(_EVERYTHING).values():
         if isinstance(meter, meters.TimeMeter):
-            meter.reset()  # as fairseq: a speed begins anew
+            meter.reset()  # as fairseq does: a speed is of this process
     metrics.log_start_time("wall", priority=790, round=0)  # as fairseq's trainer (fairseq/trainer.py:169)
-
-
-def patience_state() -> dict[str, Any]:
-    """What ``--patience`` has counted so far; fairseq keeps it in a function and saves it nowhere."""
-    return dict(vars(_should_stop_early()))
-
-
-def restore_patience(state: Mapping[str, Any]) -> None:
-    """Undo :func:`patience_state`."""
-    vars(_should_stop_early()).update(state)
-
-
-def _should_stop_early() -> Any:
-    # Imported late: importing fairseq's training command sets up logging to standard output.
-    from fairseq_cli.train import should_stop_early
-
-    return should_stop_early

@@ -1,9 +1,9 @@
-"""Begin a new run from the weights of a trained stock Transformer (``--init-from``).
+"""Start a new run from the weights of a trained stock Transformer (``--init-from``).
 
-The weights go into the stock model, before it is partitioned: fairseq's own loader checks names and shapes and upgrades
-old checkpoints, and the partition then starts from trained layers as it otherwise does from initialised ones. So the
-super-network starts as the stock model, to rounding, and the core as what it is inside it: the first rows (small
-width), or the best approximation of its rank (low rank).
+The weights go into the stock model before it is partitioned. So fairseq's own loader checks names and shapes and
+upgrades old checkpoints, and the partition starts from trained layers instead of initialised ones. The super-network
+starts as the stock model, to rounding. The core starts as its part of it: the first rows (small width), or the best
+approximation of its rank (low rank).
 """
 
 from __future__ import annotations
@@ -18,14 +18,41 @@ from fairseq.data import Dictionary
 from fairseq.utils import split_paths
 from torch import nn
 
+from fairseq_ats.architectures.importance import order_by_importance_
 from fairseq_ats.checkpoints.reading import check_sums, partition_of, read_header
 from fairseq_ats.checkpoints.saved_options import UNSEEN_IN_WEIGHTS, differing_options, model_options, saved_options
+from fairseq_ats.options.config import InitOrder
+from fairseq_ats.options.values import StartOptions
+from fairseq_ats.partition.partition import Partition
 
 logger = logging.getLogger(__name__)
 
 
+def start_from_stock_(
+    model: nn.Module, start: StartOptions, partition: Partition, dictionaries: Mapping[str, Dictionary]
+) -> None:
+    """Fill a stock model, just built, with the weights of ``--init-from``, in the order of ``--init-order``.
+
+    Args:
+        start: with ``init_from``.
+        dictionaries: the task's dictionaries by language.
+
+    Raises:
+        ValueError: the order needs a small-width core; or as :func:`load_stock_weights_`.
+    """
+    by_importance = start.init_order == InitOrder.IMPORTANCE
+    if by_importance and partition.module_name != "PartitionedLinear":
+        raise ValueError(
+            f"--init-order is importance and --partitioned-linear-module-name is {partition.module_name}, which "
+            "does not depend on an order; allowed: unchanged, or PartitionedLinear"
+        )
+    load_stock_weights_(model, start.init_from, dictionaries)
+    if by_importance:
+        order_by_importance_(model)
+
+
 def load_stock_weights_(model: nn.Module, path: str, dictionaries: Mapping[str, Dictionary]) -> None:
-    """Fill a stock model, just built, with the weights of a stock checkpoint; nothing else of the file is used.
+    """Fill a stock model, just built, with the weights of a stock checkpoint, and use nothing else in the file.
 
     Args:
         path: what ``--init-from`` names.
@@ -45,7 +72,7 @@ def load_stock_weights_(model: nn.Module, path: str, dictionaries: Mapping[str, 
     if partition_of(checkpoint.get("task_state")) is not None:
         raise ValueError(
             f"--init-from is {path}, which is partitioned already; allowed: a checkpoint of a stock Transformer. "
-            "To train a partitioned one on, use --finetune-from-model"
+            "To continue the training of a partitioned one, use --finetune-from-model"
         )
     own_options = {name: getattr(model.cfg, name) for name in UNSEEN_IN_WEIGHTS}
     differences = differing_options(model_options(checkpoint), own_options)
@@ -63,14 +90,14 @@ def load_stock_weights_(model: nn.Module, path: str, dictionaries: Mapping[str, 
 
 
 def _check_dictionaries(task_options: Mapping[str, Any], path: str, dictionaries: Mapping[str, Dictionary]) -> None:
-    """Compare with the dictionaries that the checkpoint was trained on, if they are still where they were."""
+    """Compare the dictionaries with the ones of the checkpoint's training, if these are still in their place."""
     folders = split_paths(task_options.get("data") or "")
     for language, dictionary in dictionaries.items():
         file = os.path.join(folders[0], f"dict.{language}.txt") if folders else ""
         if not os.path.isfile(file):
             logger.warning(
                 f"--init-from {path}: the dictionary that it was trained with is not at {file or 'any known place'}; "
-                f"whether it is this one of {language} was not checked, beyond its size"
+                f"nothing but the size of this one of {language} was checked"
             )
         elif Dictionary.load(file).symbols != dictionary.symbols:
             raise ValueError(
@@ -81,11 +108,11 @@ def _check_dictionaries(task_options: Mapping[str, Any], path: str, dictionaries
 
 
 def _check_that_weights_arrived(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
-    """A model that ties what the checkpoint has apart (embeddings) loads one over the other without a word."""
+    """Refuse weights that the model does not have: tied embeddings load one of two over the other, without an error."""
     own = model.state_dict()
     lost = [name for name, saved in weights.items() if not torch.equal(own[name], saved.to(own[name].dtype))]
     if lost:
         raise ValueError(
-            f"--init-from is {path}, in which {lost[0]} has weights of its own, and this model shares them; check "
+            f"--init-from is {path}, where {lost[0]} has weights of its own, but this model shares them; check "
             "--share-all-embeddings and --share-decoder-input-output-embed"
         )

@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.files import written_whole
-from fairseq_ats.theory.criteria import CRITERIA
+from fairseq_ats.partition.names import CRITERIA
 from scripts.figures.png import new_figure, write_png
 
 Record = dict[str, float]

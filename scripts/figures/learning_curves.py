@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq_ats.cost.cost.cost.cost.training import TrainingCost, cost_of_run
 
 from fairseq_ats.checkpoints.names import best_checkpoint, last_checkpoint
 from fairseq_ats.cli.environment import silence_libraries
+from fairseq_ats.cost.training import TrainingCost, cost_of_run
 from fairseq_ats.training.log_file import TrainingLog
 from scripts.figures.png import new_figure, write_png
 

@@ -8,9 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fairseq_ats.cost.cost.training import cost_of_run
-
 import fairseq_ats
+from fairseq_ats.cost.training import cost_of_run
 from fairseq_ats.training.log_file import TrainingLog
 from scripts.tables.description import Row
 from scripts.tables.records import Record

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from fairseq_ats.cost.cost.training import cost_of_options
-
 from fairseq_ats.cli.config_file import options_of, read_config
+from fairseq_ats.cost.training import cost_of_options
 from scripts.tables.description import Recipe
 
 # Target tokens of an update as a share of --max-tokens, which counts padding and the longer side: 0.86 and 0.84 in the

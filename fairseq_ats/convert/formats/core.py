@@ -11,17 +11,14 @@ from typing import Any
 
 import torch
 
-from fairseq_ats.checkpoints.reading import PARTITION_KEY
+from fairseq_ats.checkpoints.keys import PARTITION_KEY, PATIENCE_KEY, RUN_KEY, TASK_CLASSES, states_of
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
 from fairseq_ats.inference.loading import load_network, load_to_decode
+from fairseq_ats.partition.names import split_metric
 from fairseq_ats.partition.partition import CORE, CORE_LEVEL
 from fairseq_ats.partition.tags import holds
-from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
-from fairseq_ats.training.best_checkpoints import states_of
-from fairseq_ats.training.metrics import split_metric
-from fairseq_ats.training.resume import PATIENCE_KEY
 
 # The same tensors in the same code.
 TOLERANCE = 0.0
@@ -75,7 +72,8 @@ def core_checkpoint(source: SourceNetwork, keep_optimizer_state: bool) -> dict[s
     core["model"] = _without_extension(core["model"])
     core["cfg"] = {group: _options_of_core(options) for group, options in core["cfg"].items()}
     core["task_state"] = core["task_state"] | {
-        PARTITION_KEY: core["task_state"][PARTITION_KEY] | {"max_level": CORE_LEVEL}
+        PARTITION_KEY: core["task_state"][PARTITION_KEY] | {"max_level": CORE_LEVEL},
+        RUN_KEY: None,
     }
     if source.partition.max_level > CORE_LEVEL:
         core["extra_state"] = _progress_of_core(core["extra_state"])
@@ -104,7 +102,9 @@ def _options_of_core(options: Any) -> Any:
 def _progress_of_core(extra_state: Mapping[str, Any]) -> dict[str, Any]:
     """What fairseq keeps beside the networks: the best value so far becomes the core's."""
     progress = dict(extra_state) | {"metrics": {}}
-    others = states_of(progress.pop(TranslationWithPartitionedModelTask.__name__, {}))
+    others = states_of(progress)
+    for name in TASK_CLASSES:
+        progress.pop(name, None)
     of_core = next((state for state in others if split_metric(str(state.get("metric")))[0] == CORE), None)
     if of_core is not None:
         progress["val_loss"] = None  # another network's, as what --patience counted

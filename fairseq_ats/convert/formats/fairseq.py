@@ -21,8 +21,8 @@ from fairseq_ats.convert.verification import check_same_network
 from fairseq_ats.inference.loading import STOCK_TASK_NAME, load_to_decode
 from fairseq_ats.optim import OPTIMIZER_NAME
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModelConfig
+from fairseq_ats.partition.names import split_metric
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
-from fairseq_ats.training.metrics import split_metric
 
 STOCK_OPTIMIZER = "adam"
 

@@ -1,0 +1,41 @@
+"""Check the options before anything is read, and tell all problems at once.
+
+Each rule stands beside the value that it protects. This package collects the rules, and has those about fairseq's own
+options: where it computes (:mod:`~fairseq_ats.options.checks.host`) and what a run starts from
+(:mod:`~fairseq_ats.options.checks.start`).
+"""
+
+from __future__ import annotations
+
+from fairseq_ats.options.checks.host import host_problems, range_problems
+from fairseq_ats.options.checks.start import files_to_decode_problems, metric_problems, start_problems
+from fairseq_ats.options.config import PartitionedConfig
+from fairseq_ats.options.groups import option_of
+from fairseq_ats.options.values import Options
+from fairseq_ats.partition.partition import Partition, parse_small_ratio
+
+
+def partition_problems(cfg: PartitionedConfig) -> list[str]:
+    """Return one message for each invalid option or file, in training and in decoding."""
+    problems = []
+    small_ratio = None
+    try:
+        small_ratio = parse_small_ratio(cfg.small_ratio)
+    except ValueError as error:
+        problems.append(str(error))
+    problems += Partition.problems(Options(cfg).module_name, small_ratio, cfg.max_level)
+    return problems + files_to_decode_problems(cfg)
+
+
+def training_problems(cfg: PartitionedConfig) -> list[str]:
+    """Return one message for each combination of options that cannot be trained with."""
+    options = Options(cfg)
+    return [
+        *options.scheme.problems(options.max_level),
+        *options.distillation.problems(options.scheme, option_of(cfg, "criterion", "rdrop_alpha")),
+        *host_problems(options),
+        *metric_problems(options.checkpoints.best_checkpoint_metric),
+        *start_problems(options),
+        *options.criteria.problems(options.max_level),
+        *range_problems(cfg),
+    ]

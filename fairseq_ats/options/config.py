@@ -1,0 +1,189 @@
+"""Declare the options of every task of this plugin, each once."""
+
+# No "from __future__ import annotations" here: fairseq makes options from the field types and needs them as types
+# (fairseq/dataclass/utils.py:39).
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II
+
+from fairseq_ats.partition.partition import DEFAULT_MODULE_NAME, DEFAULT_SMALL_RATIO, MODULE_NAMES
+from fairseq_ats.schemes.schedule import SchemeName
+from fairseq_ats.theory.monitor import DROPOUTS
+
+# Names of dtypes of PyTorch.
+AUTOCAST_PRECISIONS = ("bfloat16",)
+
+
+class InitOrder(StrEnum):
+    """The values of ``--init-order``."""
+
+    UNCHANGED = "unchanged"
+    IMPORTANCE = "importance"
+
+
+class SuperStart(StrEnum):
+    """The values of ``--init-super``: what the super-network of a new low-rank run starts as."""
+
+    STOCK = "stock"
+    CORE = "core"
+
+
+@dataclass
+class PartitionedConfig(FairseqDataclass):
+    """The options of this plugin. None stands for the checkpoint's value, or for the default in a new run."""
+
+    partitioned_linear_module_name: Optional[ChoiceEnum(list(MODULE_NAMES))] = field(
+        default=None,
+        metadata={
+            "help": "layer that replaces linear layers: PartitionedRankLinear (low-rank core) or PartitionedLinear "
+            f"(small-width core); default: as in the checkpoint, or {DEFAULT_MODULE_NAME}"
+        },
+    )
+    # A number, or several with commas between them: see parse_small_ratio.
+    small_ratio: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "r, rank or width of the core relative to the full layer, 0 < r < 1; several in ascending order, "
+            "with commas between them, also make networks between the core and the super-network; default: as in the "
+            f"checkpoint, or {DEFAULT_SMALL_RATIO}"
+        },
+    )
+    scheme: Optional[ChoiceEnum([name.value for name in SchemeName])] = field(
+        default=None,
+        metadata={
+            "help": "what an update trains: the highest level (standard), the core as the only network (core), one "
+            "network in turn (alternate), or every network by the sum of their gradients (slimmable); "
+            "default: as in the checkpoint of a resumed run, or standard"
+        },
+    )
+    alternate: bool = field(
+        default=False,
+        metadata={
+            "help": "alternate (the same as --scheme alternate): even updates train the super-network, odd updates "
+            "run and move only the core"
+        },
+    )
+    alternate_pattern: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme alternate: how many updates in a row train each network, from the super-network "
+            "down, as in 3:1; default: one each"
+        },
+    )
+    super_only_updates: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme alternate or slimmable: train only the super-network for the first N updates; "
+            "default: as in the checkpoint of a resumed run, or 0"
+        },
+    )
+    core_only_from: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme alternate or slimmable: train only the core from update N on, counting from 0; "
+            "default: never"
+        },
+    )
+    distillation_weight: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme alternate or slimmable: weight, from 0 to 1, of the super-network's soft targets in "
+            "the loss of the smaller networks; default: as in the checkpoint of a resumed run, or 0"
+        },
+    )
+    distillation_temperature: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "temperature of the soft targets of --distillation-weight; default: as in the checkpoint of a "
+            "resumed run, or 1"
+        },
+    )
+    max_level: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "highest network to build, to train or to decode with it: 1 is the core alone, 2 the "
+            "super-network, or with several ratios the next larger network, and so on; default: all networks"
+        },
+    )
+    autocast: Optional[ChoiceEnum(list(AUTOCAST_PRECISIONS))] = field(
+        default=None,
+        metadata={
+            "help": "compute the matrix products of training in this precision and keep float32 weights; for CPUs "
+            "with bfloat16 instructions and for GPUs; default: the weights' precision"
+        },
+    )
+    init_from: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "start a new run from the weights of this checkpoint, of a trained stock Transformer of the same "
+            "--arch; a resumed run ignores it"
+        },
+    )
+    init_order: ChoiceEnum([order.value for order in InitOrder]) = field(
+        default=InitOrder.UNCHANGED.value,
+        metadata={
+            "help": "with --init-from and a small-width core: put the important hidden neurons and key/query "
+            "dimensions first, into the core (importance), or keep their order (unchanged)"
+        },
+    )
+    init_super: Optional[ChoiceEnum([start.value for start in SuperStart])] = field(
+        default=None,
+        metadata={
+            "help": "with a low-rank core: start the super-network of a new run as the stock model (stock), or as its "
+            "core, with W = 0 (core); default: core with --scheme alternate or slimmable, stock otherwise"
+        },
+    )
+    criteria_interval: int = field(
+        default=0,
+        metadata={
+            "help": "measure the paper's convergence criteria (c_norm, c_sim, c_align, alpha_t, q_t) in updates 0, N, "
+            "2N, ...; 0: never. The training is the same with and without it"
+        },
+    )
+    criteria_dropout: ChoiceEnum(list(DROPOUTS)) = field(
+        default=DROPOUTS[0],
+        metadata={
+            "help": "dropout of the two gradients that --criteria-interval compares: the masks of the update for both "
+            "(same, the paper's definition), different masks, or none (off)"
+        },
+    )
+    criteria_by_layer_type: bool = field(
+        default=False,
+        metadata={"help": "also report the criteria of each layer type (encoder_fc1, decoder_cross_attn_qk, ...)"},
+    )
+    # Read-only views of other groups of fairseq's configuration.
+    best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
+    maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
+    save_dir: str = II("checkpoint.save_dir")
+    restore_file: str = II("checkpoint.restore_file")
+    continue_once: Optional[str] = II("checkpoint.continue_once")
+    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+    reset_optimizer: bool = II("checkpoint.reset_optimizer")
+    reset_meters: bool = II("checkpoint.reset_meters")
+    no_last_checkpoints: bool = II("checkpoint.no_last_checkpoints")
+    write_checkpoints_asynchronously: bool = II("checkpoint.write_checkpoints_asynchronously")
+    checkpoint_suffix: str = II("checkpoint.checkpoint_suffix")
+    no_save: bool = II("checkpoint.no_save")
+    disable_validation: bool = II("dataset.disable_validation")
+    patience: int = II("checkpoint.patience")
+    max_update: int = II("optimization.max_update")
+    path_to_decode: Optional[str] = II("common_eval.path")
+    use_bmuf: bool = II("optimization.use_bmuf")
+    zero_sharding: Any = II("distributed_training.zero_sharding")
+    ddp_backend: Any = II("distributed_training.ddp_backend")
+    distributed_world_size: int = II("distributed_training.distributed_world_size")
+    find_unused_parameters: bool = II("distributed_training.find_unused_parameters")
+    cpu: bool = II("common.cpu")
+    tpu: bool = II("common.tpu")
+    fp16: bool = II("common.fp16")
+    memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
+    fp16_no_flatten_grads: bool = II("common.fp16_no_flatten_grads")
+    bf16: bool = II("common.bf16")
+    memory_efficient_bf16: bool = II("common.memory_efficient_bf16")
+    amp: bool = II("common.amp")
+    # A plain view would not resolve while decoding, where fairseq has no optimizer.
+    optimizer_name: Optional[str] = "${oc.select:optimizer._name,null}"

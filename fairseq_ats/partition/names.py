@@ -1,0 +1,120 @@
+"""Name the networks of a run, and what the run logs about each of them.
+
+The highest network of a run reports under fairseq's usual names (``loss``, ``ppl``, ``bleu``). Every network below it
+reports under the same names with its own in front (``core_loss``, ``level2_loss``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from fairseq_ats.partition.partition import CORE, CORE_LEVEL, SUPER, Partition
+
+# The paper's convergence criteria, in the order in which they are logged.
+CRITERIA = ("c_norm", "c_sim", "c_align", "alpha_t", "q_t")
+
+# The divergence of a network's predictions from the super-network's, and the gradient norm of an update.
+DISTILLATION = "distillation"
+GRADIENT_NORM = "gnorm"
+
+# Networks that can be below the highest. "super" is not one: it is the highest network of every run that has it.
+_LOWER = rf"{CORE}|level\d+"
+_METRIC = re.compile(rf"({_LOWER})_(.+)")
+_CRITERION = re.compile(rf"(level\d+_)?({'|'.join(CRITERIA)})(_.*)?")
+
+_SEPARATOR = ":"
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that a run holds, and the names of their numbers.
+
+    Args:
+        names: the networks' names from the core up; the level of the first one is 1.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, partition: Partition | None) -> Networks:
+        """Return the networks of a partition; None stands for a model that is not partitioned."""
+        if partition is None:
+            return cls((SUPER,))
+        return cls(tuple(partition.network_name(level) for level in partition.levels))
+
+    @property
+    def levels(self) -> range:
+        """The levels of all networks, from the core up."""
+        return range(CORE_LEVEL, self.highest + 1)
+
+    @property
+    def lower_levels(self) -> range:
+        """The levels of the networks below the highest."""
+        return range(CORE_LEVEL, self.highest)
+
+    @property
+    def highest(self) -> int:
+        """The level of the network that reports under the usual names."""
+        return CORE_LEVEL + len(self.names) - 1
+
+    def name(self, level: int) -> str:
+        """Return the name of the network of ``level``."""
+        return self.names[level - CORE_LEVEL]
+
+    def level(self, name: str) -> int:
+        """Return the level of a network of the run."""
+        return CORE_LEVEL + self.names.index(name)
+
+    def metric_name(self, level: int, metric: str) -> str:
+        """Return the name under which the network of ``level`` logs a metric: ``core_loss`` for ``loss`` of the core.
+
+        fairseq hides names with a leading underscore. Such a name keeps it in front.
+        """
+        if level == self.highest:
+            return metric
+        name = self.name(level)
+        return f"_{name}{metric}" if metric.startswith("_") else f"{name}_{metric}"
+
+    def split_metric(self, logged: str) -> tuple[str, str]:
+        """Return whose metric a logged name is, and the metric's usual name.
+
+        The network may be one that the run does not have.
+        """
+        network, metric = split_metric(logged)
+        return network or self.names[-1], metric
+
+    def key(self, level: int, key: str) -> str:
+        """Return the key of a network's number in an update's logging output: ``core:loss``."""
+        return key if level == self.highest else f"{self.name(level)}{_SEPARATOR}{key}"
+
+    def split_key(self, key: str) -> tuple[int, str]:
+        """Undo :meth:`key`: return the network's level and the usual key."""
+        for level in self.lower_levels:
+            prefix = self.name(level) + _SEPARATOR
+            if key.startswith(prefix):
+                return level, key.removeprefix(prefix)
+        return self.highest, key
+
+
+def split_metric(logged: str) -> tuple[str | None, str]:
+    """Return the network in a metric's name, and the metric's usual name.
+
+    The network is None for a usual name. It is that of the highest network, whichever the run has.
+    """
+    match = _METRIC.fullmatch(logged)
+    return (match.group(1), match.group(2)) if match else (None, logged)
+
+
+def criterion_name(criterion: str, level: int, layer: str | None = None) -> str:
+    """Return the logged name of a criterion for the network of ``level``, or for one layer type of it.
+
+    It is ``c_norm`` for the core, ``level2_c_norm`` for level 2, and ``c_norm_encoder_fc1`` for one layer type.
+    """
+    prefix = "" if level == CORE_LEVEL else f"level{level}_"
+    return f"{prefix}{criterion}" if layer is None else f"{prefix}{criterion}_{layer}"
+
+
+def is_criterion(logged: str) -> bool:
+    """Return whether a logged name is that of a criterion, for any network and layer type."""
+    return _CRITERION.fullmatch(logged) is not None

@@ -1,0 +1,376 @@
+"""Do what every task with a partitioned model does in an update, a validation, a save and a resume.
+
+One update: fairseq's trainer calls :meth:`PartitionedTask.train_step` with the update's number, and the scheme says
+once what this update does (:class:`~fairseq_ats.schemes.partial_sgd.Update`). At each of its points the stock task runs
+forward and backward, and the gradients add up. Then the trainer clips, and :meth:`PartitionedTask.optimizer_step` moves
+what the update's mask selects.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from fairseq.distributed import utils as distributed_utils
+from torch import Tensor
+
+from fairseq_ats.checkpoints.keys import PARTITION_KEY, PATIENCE_KEY, RUN_KEY, as_saved, states_of
+from fairseq_ats.checkpoints.reading import partition_of, read_header
+from fairseq_ats.host.amp import step_unscaled
+from fairseq_ats.host.batches import BatchesOfTheirOwn
+from fairseq_ats.host.patience import patience_state, restore_patience
+from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
+from fairseq_ats.optim.mask import EVERYTHING
+from fairseq_ats.options.checks import partition_problems, training_problems
+from fairseq_ats.options.checks.host import LEGACY_DDP
+from fairseq_ats.options.config import PartitionedConfig, SuperStart
+from fairseq_ats.options.run_options import recall_, settle_, to_remember
+from fairseq_ats.options.values import Options
+from fairseq_ats.partition.names import Networks
+from fairseq_ats.partition.partition import Partition, reconciled
+from fairseq_ats.schemes.partial_sgd import Scheme, Update
+from fairseq_ats.schemes.schedule import Schedule, SchemeName
+from fairseq_ats.theory.monitor import CriteriaMonitor, check_monitored
+from fairseq_ats.training.best_checkpoints import BestOfNetwork, best_of_other_networks
+from fairseq_ats.training.distillation import Distillation, check_distilled, log_distillation
+from fairseq_ats.training.metrics import log_gradient_norm, reduce_by_network, under_own_keys
+from fairseq_ats.training.out_of_memory import OutOfMemoryGuard, StepResult
+from fairseq_ats.training.precision import check_autocast, in_autocast
+from fairseq_ats.training.resume import partition_of_run, read_run, restore_metrics, why_finished
+from fairseq_ats.training.super_start import start_as_core_
+
+logger = logging.getLogger(__name__)
+
+
+class PartitionedTask(BatchesOfTheirOwn):
+    """Mixin before a stock fairseq task.
+
+    The class of the task itself is registered with fairseq, has the methods of the first section below, and is in
+    :data:`~fairseq_ats.checkpoints.keys.TASK_CLASSES`.
+    """
+
+    cfg: PartitionedConfig
+
+    # What a task says of its data and its models.
+
+    @classmethod
+    def data_problems(cls, cfg: Any) -> list[str]:
+        """Return one message for each option of the data that is invalid, in training and in decoding."""
+        raise NotImplementedError
+
+    @classmethod
+    def training_problems(cls, cfg: Any) -> list[str]:
+        """Return one message for each option of the task itself that cannot be trained with."""
+        raise NotImplementedError
+
+    @staticmethod
+    def check_model_options(cfg: Any) -> None:
+        """Raise ValueError for options of a model that cannot be partitioned, before it is built."""
+        raise NotImplementedError
+
+    @staticmethod
+    def partition_model_(model: Any, partition: Partition, initialise: bool) -> int:
+        """Partition a stock model in place, and return the number of replaced layers."""
+        raise NotImplementedError
+
+    @staticmethod
+    def layer_type(parameter_name: str) -> str:
+        """Return the layer type of a parameter, for the monitor."""
+        raise NotImplementedError
+
+    def start_from_stock_(self, model: Any) -> None:
+        """Fill a stock model, just built, with the weights of ``--init-from``."""
+        raise NotImplementedError
+
+    def data_state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the data, to be compared by :meth:`check_same_data`."""
+        raise NotImplementedError
+
+    def check_same_data(self, saved: Mapping[str, Any], source: str) -> None:
+        """Raise ValueError if the checkpoint ``source``, with the task's state ``saved``, belongs to other data."""
+        raise NotImplementedError
+
+    def announce_network(self, name: str) -> None:
+        """Tell in the log which of several networks is validated next, if the stock task prints examples."""
+
+    def counted(self, targets: Tensor, criterion: Any) -> Tensor:
+        """Return which targets the criterion counts in its loss, for distillation."""
+        raise NotImplementedError
+
+    # The start of a command.
+
+    @classmethod
+    def setup_task(cls, cfg: PartitionedConfig, from_checkpoint: bool = False) -> PartitionedTask:
+        """Check the options before anything is read.
+
+        Args:
+            from_checkpoint: the options come from a finished training, and one of its networks is to be decoded.
+
+        Raises:
+            ValueError: every problem of the options, in one message.
+        """
+        problems = partition_problems(cfg) + cls.data_problems(cfg)
+        if not from_checkpoint:
+            problems += _recall(cfg)
+            settle_(cfg)
+            problems += training_problems(cfg) + cls.training_problems(cfg)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return super().setup_task(cfg)
+
+    def __init__(self, cfg: PartitionedConfig, *data: Any) -> None:
+        settle_(cfg)
+        super().__init__(cfg, *data)
+        self.options = Options(cfg)
+        criteria = self.options.criteria
+        self.criteria = CriteriaMonitor(criteria.interval, self.layer_type, criteria.dropout, criteria.by_layer_type)
+        self.partition: Partition | None = None
+        self.scheme: Scheme | None = None
+        self.distillation: Distillation | None = None
+        self.out_of_memory_guard: OutOfMemoryGuard | None = None
+        self.best_of_other_networks: list[BestOfNetwork] = []
+        self._update: Update | None = None
+        self._resumed_from: Mapping[str, Any] | None = None
+
+    @property
+    def networks(self) -> Networks:
+        """The networks that the model holds, and the names of their metrics."""
+        return Networks.of(self.partition)
+
+    # The model: its partition comes from the options in a new run, and from the checkpoint everywhere else.
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state of a checkpoint, before its model is built; once for each checkpoint of an ensemble."""
+        nothing = dict.fromkeys((PARTITION_KEY, RUN_KEY, *self.data_state()))
+        super().load_state_dict(nothing | state_dict)
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build the stock model of ``--arch`` and partition it.
+
+        Raises:
+            ValueError: the model cannot be partitioned, or the checkpoint has another partition.
+        """
+        self.check_model_options(cfg)
+        if from_checkpoint:
+            self._prepare_decoding(cfg)
+            model = super().build_model(cfg, from_checkpoint)
+            self._partition_(model, is_new=False)
+            return model
+        source = self.options.checkpoints.to_load()
+        self._prepare_training(cfg, source)
+        model = super().build_model(cfg)
+        init_from = self.options.start.init_from
+        if init_from and source is not None:
+            logger.info(f"ignoring --init-from {init_from}: resuming from {source}")
+        elif init_from:
+            self.start_from_stock_(model)
+        self._partition_(model, is_new=source is None)
+        if source is None and self.options.super_start == SuperStart.CORE:
+            start_as_core_(model)
+        return model
+
+    def _partition_(self, model: Any, is_new: bool) -> None:
+        swaps = self.partition_model_(model, self.partition, initialise=is_new)
+        set_level(model, self.partition.max_level)
+        self.state.merge_state_dict({PARTITION_KEY: self.partition.to_dict(), **self.data_state()})
+        logger.info(f"{swaps} linear layers replaced: {self.partition}")
+
+    def _prepare_decoding(self, cfg: Any) -> None:
+        """Take the partition from the checkpoint's state. Its scheme does not matter, since nothing is trained."""
+        given = self.options.given_partition(trains=False)
+        # --model-overrides changes the options of the model, but the task's options only in the checkpoint.
+        given.setdefault("max_level", getattr(cfg, "max_level", None))
+        source = "the checkpoint"
+        self.check_same_data(self.state_dict(), source)
+        self.partition = reconciled(given, partition_of(self.state_dict()), source)
+        self.scheme = Schedule(SchemeName.STANDARD, self.partition.max_level)
+
+    def _prepare_training(self, cfg: Any, source: str | None) -> None:
+        """Decide on the partition and on everything that depends on it, and take over what a checkpoint remembers.
+
+        Raises:
+            SystemExit: the run of the checkpoint is finished.
+        """
+        options = self.options
+        if options.autocast is not None:
+            check_autocast(cfg, options.autocast)
+        if source is None:
+            self.partition = Partition(**options.given_partition(trains=True))
+            self.best_of_other_networks = self._best_of_other_networks()
+        else:
+            header = read_run(source)
+            self.check_same_data(header.get("task_state") or {}, source)
+            self.partition = partition_of_run(header, source, options)
+            self.best_of_other_networks = self._best_of_other_networks()
+            if not options.checkpoints.takes_weights_only(source):
+                self._resume(source, header)
+        highest = self.partition.max_level
+        self.scheme = options.scheme.schedule(highest)
+        self._update = None
+        if options.criteria.interval:
+            check_monitored(cfg, highest)
+        weight, temperature = options.distillation.weight, options.distillation.temperature
+        if weight:
+            check_distilled(cfg, weight)
+            self.distillation = Distillation(weight, temperature, highest, self.counted, options.autocast)
+        host = options.host
+        reduces_afterwards = host.ddp_backend in LEGACY_DDP
+        self.out_of_memory_guard = OutOfMemoryGuard(host.distributed_world_size, reduces_afterwards)
+        self.state.merge_state_dict({RUN_KEY: to_remember(self.cfg, self.scheme)})
+
+    def _best_of_other_networks(self) -> list[BestOfNetwork]:
+        checkpoints = self.options.checkpoints
+        return best_of_other_networks(
+            self.partition,
+            checkpoints.best_checkpoint_metric,
+            checkpoints.maximize_best_checkpoint_metric,
+            checkpoints.saves_after_each_validation,
+            checkpoints.checkpoint_suffix,
+        )
+
+    def _resume(self, source: str, header: Mapping[str, Any]) -> None:
+        """Take over what the plugin keeps of a run; raise SystemExit if there is nothing left to train."""
+        checkpoints = self.options.checkpoints
+        patience = header["extra_state"].get(PATIENCE_KEY, {})
+        # As fairseq does with its own best value (fairseq/checkpoint_utils.py:279).
+        if not checkpoints.reset_meters:
+            self._resumed_from = header
+            restore_patience(patience)
+            for best in self.best_of_other_networks:
+                for state in states_of(header["extra_state"]):
+                    best.load_state(state)
+                if source == checkpoints.last and distributed_utils.get_global_rank() == 0:
+                    best.saved(source)
+        reason = why_finished(header, patience, checkpoints)
+        if reason is not None:
+            logger.info(f"{source}: training has already finished ({reason}); nothing to do")
+            raise SystemExit(0)
+
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        """Restore the metrics, after fairseq has loaded a checkpoint to train on."""
+        if self._resumed_from is not None:
+            restore_metrics(self._resumed_from)
+            self._resumed_from = None
+
+    # One update.
+
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> StepResult:
+        """Run the update's networks forward and backward, one after the other, on one mini-batch.
+
+        Their gradients add up. With pytorch_ddp each backward pass reduces: the gradients of an earlier network are
+        the same mean on every worker by then, and stay it. (Reducing only in the last pass would miss what only earlier
+        passes use: PyTorch's issue 69031, mended in 2024.)
+
+        Returns:
+            The sum of the losses, the sample size of the mini-batch, and every network's logging output.
+        """
+        update = self._update_of(update_num)
+        step = partial(self._run_points, sample, model, criterion, optimizer, update, ignore_grad)
+        return self.out_of_memory_guard(step, optimizer, update)
+
+    def _update_of(self, number: int) -> Update:
+        """Ask the scheme what an update does, once for all its micro-batches and its step."""
+        if self._update is None or self._update.number != number:
+            self._update = self.scheme.update(number)
+        return self._update
+
+    def _run_points(
+        self, sample: dict[str, Any], model: Any, criterion: Any, optimizer: Any, update: Update, ignore_grad: bool
+    ) -> StepResult:
+        autocast = self.options.autocast
+        if update.mask is not EVERYTHING:
+            freeze_outside(model, update.levels)
+        losses, merged = 0.0, {}
+        with self.criteria.remembering(model, in_autocast(criterion, autocast), sample, update.number, ignore_grad):
+            teacher = self.distillation.teacher(model, sample, update) if self.distillation else None
+            for point in update.points:
+                own_criterion = teacher.criterion_for(point.level, criterion) if teacher else criterion
+                with point.of(model):
+                    loss, sample_size, logging_output = super().train_step(
+                        sample, model, in_autocast(own_criterion, autocast), optimizer, update.number, ignore_grad
+                    )
+                losses = losses + loss.detach()
+                merged.update(under_own_keys(self.networks, point.level, logging_output))
+        return losses, sample_size, merged
+
+    def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
+        """Move what the update's mask selects, and nothing else."""
+        update = self._update_of(update_num)
+        for best in self.best_of_other_networks:
+            best.updated()
+        self.criteria.measure(model, optimizer, update.number, self.scheme.whole, self.scheme.comparisons(update))
+        if update.mask is EVERYTHING:
+            step_unscaled(optimizer)
+            return
+        # .optimizer is the torch optimizer under each of fairseq's wrappers (fp16, memory-efficient fp16, amp).
+        with optimizer.optimizer.masked(update.mask, update.lr_scale):
+            step_unscaled(optimizer)
+
+    # Validation and logging.
+
+    def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> StepResult:
+        """Validate every network that the model holds; return loss and sample size of the highest."""
+        merged: dict[str, Any] = {}
+        for level in self.partition.levels:
+            if self.networks.lower_levels:
+                self.announce_network(self.networks.name(level))
+            with use_level(model, level):
+                loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
+            merged.update(under_own_keys(self.networks, level, logging_output))
+        return loss, sample_size, merged
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Log every network's metrics under its own names."""
+        reduce_by_network(super().reduce_metrics, logging_outputs, criterion, self.networks)
+        log_distillation(logging_outputs, self.networks)
+        if self.scheme.takes_turns:
+            log_gradient_norm(self.networks, logging_outputs)
+        self.criteria.log()
+
+    # The best checkpoints of the networks that --best-checkpoint-metric does not follow.
+
+    def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
+        for best in self.best_of_other_networks:
+            best.validated(stats)
+
+    def get_checkpoint_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the run; fairseq expects the task's own state under its class's name."""
+        states = [best.state_to_save() for best in self.best_of_other_networks]
+        return {PATIENCE_KEY: patience_state(), type(self).__name__: as_saved(states)}
+
+    def post_save(self, checkpoint: str, num_updates: int) -> None:
+        for best in self.best_of_other_networks:
+            best.saved(checkpoint)
+
+
+def _recall(cfg: PartitionedConfig) -> list[str]:
+    """Fill in what a run that is going to be resumed remembers of its options, and warn of what is different now.
+
+    Returns:
+        Why the checkpoint cannot be read, if it cannot.
+    """
+    if cfg.optimizer_name is None:  # while decoding
+        return []
+    checkpoints = Options(cfg).checkpoints
+    source = checkpoints.to_load()
+    if source is None or checkpoints.takes_weights_only(source):
+        return []
+    is_given = cfg.scheme is not None or cfg.alternate
+    try:
+        for difference in recall_(cfg, read_header(source).get("task_state") or {}):
+            logger.warning(f"{source} was trained with {difference}")
+    except ValueError as error:
+        return [str(error)]
+    if cfg.scheme is not None and not is_given:
+        logger.info(f"resuming {source} with its own --scheme {cfg.scheme}")
+    return []
