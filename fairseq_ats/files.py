@@ -103,11 +103,15 @@ def _prefix_of_partial(path: Path) -> str:
 def _only_writer(folder: Path) -> Iterator[None]:
     """Raise ValueError if another process writes ``folder``."""
     path = folder.parent / f".{folder.name}.lock"
+    lock = FileLock(path)
     try:
-        with FileLock(path, timeout=0):
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+        lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(f"another process is writing {folder}") from None
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
