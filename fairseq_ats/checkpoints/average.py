@@ -56,8 +56,9 @@ def _check_same_model(one: Mapping[str, Any], other: Mapping[str, Any], names: s
         raise ValueError(f"{names} were trained with different dictionaries: their numbers stand for different words")
     tasks = [saved_options(checkpoint, "task") for checkpoint in (one, other)]
     for option in ("source_lang", "target_lang"):
-        languages = [task.get(option) for task in tasks]
-        if None not in languages and languages[0] != languages[1]:  # None: it was read off the data
+        # The option is not there if fairseq read the languages off the names of the data files.
+        languages = [task[option] for task in tasks if task.get(option) is not None]
+        if len(set(languages)) > 1:
             raise ValueError(
                 f"{names} translate different languages: --{option.replace('_', '-')} is {' and '.join(languages)}"
             )

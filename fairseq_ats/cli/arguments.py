@@ -38,9 +38,10 @@ class CommandParser(argparse.ArgumentParser):
         Args:
             kinds: exceptions that the user can act on, beside ValueError and OSError.
         """
+        expected: tuple[type[Exception], ...] = (ValueError, OSError, *kinds)
         try:
             yield
-        except (ValueError, OSError, *kinds) as error:
+        except expected as error:
             self.exit(2, f"{self.prog}: error: {error}\n")
         except KeyboardInterrupt:
             sys.exit(130)

@@ -19,7 +19,7 @@ from fairseq_ats.convert.formats.onnx import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.verification import VerificationError
 
-FORMATS: dict[str, type[OutputFormat]] = {
+FORMATS: dict[str, type[StockCheckpoint | CoreCheckpoint | CTranslate2Model | OnnxModel]] = {
     "fairseq": StockCheckpoint,
     "core": CoreCheckpoint,
     "ctranslate2": CTranslate2Model,
