@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from fairseq_ats import FairseqAdamForPartitionedModel, PartitionedLinear, PartitionedRankLinear
 from fairseq_ats.checkpoints.reading import read_partition
 from fairseq_ats.checkpoints.saved_options import saved_options
-from fairseq_ats.cost.cost import cost
+from fairseq_ats.cost import cost
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.inference.loading import load_network

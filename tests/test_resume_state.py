@@ -10,6 +10,7 @@ import pytest
 from fairseq.logging import metrics
 from omegaconf import OmegaConf
 
+from fairseq_ats.checkpoints.keys import TASK_CLASSES, states_of
 from fairseq_ats.host.patience import patience_state, restore_patience
 from fairseq_ats.training.resume import restore_metrics, why_finished
 
@@ -97,3 +98,11 @@ def test_every_run_is_told_of_its_resume(build: Callable[..., SimpleNamespace], 
     assert saved
     for best in task.best_of_other_networks:
         best.load_state(saved)
+
+
+def test_fairseq_finds_our_state_under_the_class(build: Callable[..., SimpleNamespace]) -> None:
+    """The name of the task's class is a key in checkpoints, old and new."""
+    task = build("--alternate").task
+    assert type(task).__name__ in TASK_CLASSES
+    (state,) = states_of(task.get_checkpoint_dict())
+    assert state["metric"] == "core_loss"
