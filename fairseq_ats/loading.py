@@ -18,7 +18,7 @@ from fairseq_ats.checkpoints import check_sums, partition_of, read_header
 from fairseq_ats.data_checks import check_split, folder_of
 from fairseq_ats.data_folder import DataFolder
 from fairseq_ats.partition import Partition
-from fairseq_ats.saved_options import saved_options
+from fairseq_ats.saved_options import forget_start_files_, saved_options
 from fairseq_ats.surgery import check_model_options
 from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.tasks.translation_with_partitioned_model import (
@@ -34,6 +34,7 @@ class _StockTask(TranslationTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         check_model_options(cfg)
+        forget_start_files_(cfg)
         return super().build_model(cfg, from_checkpoint)
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 # They change what a Transformer computes, and leave no trace in the names and shapes of its parameters.
@@ -30,6 +30,22 @@ def saved_options(checkpoint: Mapping[str, Any], group: str) -> dict[str, Any]:
     if isinstance(options, Namespace):
         return dict(vars(options))
     return dict(options or {})
+
+
+def forget_start_files_(model_options: Any) -> None:
+    """Take out, in place, the files that a new training begins from: the weights are in a checkpoint.
+
+    fairseq reads files of embeddings whenever it builds the model (fairseq/models/transformer/transformer_base.py:137).
+
+    Args:
+        model_options: as ``task.build_model`` gets them; from hydra, those of a side are nested.
+    """
+    for side in ("encoder", "decoder"):
+        nested = getattr(model_options, side, None)
+        if isinstance(nested, MutableMapping) and "embed_path" in nested:
+            nested["embed_path"] = None
+        if hasattr(model_options, f"{side}_embed_path"):
+            setattr(model_options, f"{side}_embed_path", None)
 
 
 def differing_options(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

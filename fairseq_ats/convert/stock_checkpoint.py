@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +23,7 @@ from fairseq_ats.loading import STOCK_TASK_NAME, load_to_decode
 from fairseq_ats.metrics import split_metric
 from fairseq_ats.optim import OPTIMIZER_NAME
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModelConfig
+from fairseq_ats.saved_options import forget_start_files_
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 
 STOCK_OPTIMIZER = "adam"
@@ -88,7 +90,11 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
         stock["optimizer"] = {name: value for name, value in stock["optimizer"].items() if name not in own}
         stock["optimizer"]["_name"] = STOCK_OPTIMIZER
 
-    model = {name: value for name, value in stock["model"].items() if name not in own}
+    options = argparse.Namespace(
+        **{name: copy.deepcopy(value) for name, value in stock["model"].items() if name not in own}
+    )
+    forget_start_files_(options)
+    model = vars(options)
     for side, size in feed_forward.items():
         # fairseq reads the nested form where there is one (fairseq/models/transformer/transformer_config.py:305).
         if side in model:

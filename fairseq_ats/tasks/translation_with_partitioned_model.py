@@ -42,6 +42,7 @@ from fairseq_ats.partition import (
 )
 from fairseq_ats.precision import AUTOCAST_DTYPES, check_autocast, in_autocast, step_unscaled
 from fairseq_ats.resume import PATIENCE_KEY, patience_state, restore_metrics, restore_patience, why_finished
+from fairseq_ats.saved_options import forget_start_files_
 from fairseq_ats.schemes import (
     ALTERNATE,
     CORE_ALONE,
@@ -286,6 +287,8 @@ class TranslationWithPartitionedModelTask(TranslationTask):
         self.schedule = Schedule(STANDARD, max_level) if from_checkpoint else schedule_of(self.cfg, max_level)
         if self.cfg.criteria_interval and not from_checkpoint:
             check_monitored(cfg, self.partition.max_level)
+        if source is not None:
+            forget_start_files_(cfg)
         model = super().build_model(cfg, from_checkpoint)
         if self.cfg.init_from and not from_checkpoint:
             self._warm_start_(model, source)
