@@ -89,7 +89,16 @@ def network_cost(
         sentences: pairs in the mini-batch.
         length: tokens of each sentence, on both sides.
         level: None for a model that is not partitioned.
+
+    Raises:
+        ValueError: sentences of this length do not fit into the model.
     """
+    longest = min(model.max_positions())
+    if length > longest:
+        raise ValueError(
+            f"--length is {length} and the model takes sentences of at most {longest} tokens "
+            "(--max-source-positions, --max-target-positions), in training, too; give a smaller --length"
+        )
     few = max([2, *(-(-m.rows_to_fold // length) for m in model.modules() if isinstance(m, PartitionedRankLinear))])
     sizes = (sentences,) if sentences <= 2 * few else (few, 2 * few)
     first, *second = (_count(model, random_batch(task, size, length), level) for size in sizes)
@@ -231,11 +240,11 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             task, model = model_of_checkpoint(checkpoint)
             name = checkpoint
+        sentences = args.tokens // args.length
+        costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     except ValueError as error:
         sys.exit(f"cost: {error}")
-    sentences = args.tokens // args.length
     tokens = sentences * args.length
-    costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
     print(table(costs, tokens, task.partition, task.schedule.pattern))
 

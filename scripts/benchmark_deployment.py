@@ -32,6 +32,7 @@ import ctranslate2  # noqa: F401  here, so that it does not count as memory of t
 import sacrebleu
 import torch
 from cpu_environment import restart_in_cpu_environment
+from evaluate import raw_references
 from measuring import hardware, quartiles, rotated
 
 from fairseq_ats.checkpoints import read_header
@@ -71,8 +72,7 @@ class Contestant:
 def main() -> None:
     args = parse_args()
     restart_in_cpu_environment(1)
-    source = (args.data / f"test.{args.source}").read_text(encoding="utf-8").splitlines()[: args.sentences]
-    references = (args.data / f"test.{args.target}").read_text(encoding="utf-8").splitlines()[: args.sentences]
+    source, references = (raw_references(args.data, side)[: args.sentences] for side in (args.source, args.target))
     with tempfile.TemporaryDirectory() as folder:
         contestants = converted(args, Path(folder))
         sizes = {c.name: size_on_disk(c.path) for c in contestants}

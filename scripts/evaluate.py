@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -70,11 +71,23 @@ def main() -> None:
     restart_in_cpu_environment(args.threads)
     silence_libraries()
     torch.set_num_threads(args.threads)
+    try:
+        evaluate(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"evaluate: {error}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Decode, score, and write what was found.
+
+    Raises:
+        ValueError: the data, or a checkpoint, are not allowed.
+    """
     networks = networks_of(args.run)
     loaded = [load(network, args.data) for network in networks]
-    task = loaded[0][1]
-    decode(networks, loaded, Search(args.beam), batches_of(task, "test", args.batch_size))
+    model, task = loaded[0]
     references = raw_references(args.data, task.cfg.target_lang)
+    decode(networks, loaded, Search(args.beam), batches_of(model, task, "test", args.batch_size))
     for network in networks:
         hypotheses = [network.hypotheses[i] for i in range(len(references))]
         (args.run / f"test.{network.name}.txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
@@ -108,10 +121,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if not (args.run / "checkpoint_best.pt").is_file():
         parser.error(f"argument run: {args.run} has no checkpoint_best.pt")
-    if not any(args.data.glob("test.??")):
-        parser.error(
-            f"argument data: {args.data} has no raw references test.LANGUAGE (scripts/binarise.py puts them there)"
-        )
     return args
 
 
@@ -138,13 +147,23 @@ def load(network: Network, data: Path) -> tuple[Any, Any]:
     return model, task
 
 
-def batches_of(task: Any, subset: str, batch_size: int) -> Iterator[dict[str, Any]]:
-    """Mini-batches of a subset, in the order of length: every sentence once."""
+def batches_of(model: Any, task: Any, subset: str, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Mini-batches of a subset, in the order of length: every sentence once.
+
+    Raises:
+        ValueError: a sentence is longer than the model takes.
+    """
     task.load_dataset(subset)
     dataset = task.dataset(subset)
-    return task.get_batch_iterator(
-        dataset, max_sentences=batch_size, max_positions=task.max_positions()
-    ).next_epoch_itr(shuffle=False)
+    longest, _ = model.max_positions()  # of references nothing goes into the model
+    for number, size in enumerate(dataset.src_sizes.tolist(), start=1):
+        if size > longest:
+            raise ValueError(
+                f"{task.cfg.data}: sentence {number:,} of {subset} has {size:,} tokens with its end, and the network "
+                f"takes {longest:,}; leave it out of the data, or translate the text with fairseq-ats-translate, which "
+                "cuts long lines into parts"
+            )
+    return task.get_batch_iterator(dataset, max_sentences=batch_size).next_epoch_itr(shuffle=False)
 
 
 def decode(
@@ -178,8 +197,16 @@ def text_of(task: Any, tokens: torch.Tensor) -> str:
 
 
 def raw_references(data: Path, language: str) -> list[str]:
-    """The raw lines that ``scripts/binarise.py`` puts beside the binarised data."""
-    return (data / f"test.{language}").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    """The raw lines that ``scripts/binarise.py`` puts beside the binarised data.
+
+    Raises:
+        ValueError: there are none.
+    """
+    path = data / f"test.{language}"
+    if not path.is_file():
+        raise ValueError(f"{data} has no {path.name}, the raw references that scripts/binarise.py puts there")
+    # A line ends at a newline and nowhere else, whatever separators Unicode knows.
+    return path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
 
 
 def table(networks: list[Network]) -> str:

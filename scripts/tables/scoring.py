@@ -74,7 +74,7 @@ def score_networks(
     for network in networks:
         loaded = load(network, data)
         search, validation_bleu = _search(network, loaded, recipe, decoding)
-        decode([network], [loaded], search, batches_of(loaded[1], "test", decoding.batch_size), decoding.device)
+        decode([network], [loaded], search, batches_of(*loaded, "test", decoding.batch_size), decoding.device)
         lines = [network.hypotheses[i] for i in range(len(references.lines))]
         metric = references.metric()
         tokenised, tokenised_signature = references.tokenised_bleu(lines)
@@ -120,7 +120,7 @@ def _search(
     if not recipe.search.is_tuned:
         return choices[0], None
     task = loaded[1]
-    batches = list(batches_of(task, "valid", decoding.batch_size))
+    batches = list(batches_of(*loaded, "valid", decoding.batch_size))
     # Every so many batches: they come in the order of length.
     step = max(1, round(len(task.dataset("valid")) / TUNING_SENTENCES))
     batches = batches[::step]
@@ -148,7 +148,4 @@ def read_references(data: Path) -> References:
         ValueError: it is none.
     """
     folder = DataFolder.find(data, {})
-    path = data / f"test.{folder.target_language}"
-    if not path.is_file():
-        raise ValueError(f"{data} has no {path.name}, the raw references that scripts/binarise.py puts there")
     return References(raw_references(data, folder.target_language), folder.target_language, folder.lowercase)
