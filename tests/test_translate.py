@@ -177,7 +177,7 @@ def test_either_limit_of_the_network_cuts_lines(positions: tuple[int, int], piec
 
 
 def test_a_network_without_room_is_refused() -> None:
-    with pytest.raises(ValueError, match="the network takes 9 and gives 1 tokens, .* allowed: 2 or more"):
+    with pytest.raises(ValueError, match=r"the network takes 9 and gives 1 tokens, .* allowed: 2 or more"):
         Said(Search(), (9, 1))
 
 
