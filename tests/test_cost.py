@@ -66,6 +66,14 @@ def flops_by_hand(module_name: str, ratio: float, level: int, sentences: int, le
     return total
 
 
+def test_sentences_that_no_training_would_take() -> None:
+    limits = ["--max-source-positions", "9", "--max-target-positions", "7"]
+    built = build([*ARCH, "--task", TASK_NAME, *limits], numbered_dictionary(VOCABULARY))
+    assert cost.network_cost(built.model, built.task, 2, 7, 1).forward_flops > 0
+    with pytest.raises(ValueError, match="--length is 8 and the model takes sentences of at most 7 tokens"):
+        cost.network_cost(built.model, built.task, 2, 8, 1)
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.5])
 @pytest.mark.parametrize("level", [1, 2])
 def test_flops_by_hand(module_name: str, ratio: float, level: int) -> None:

@@ -16,7 +16,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_ats.architectures.transformer import check_model_options
 from fairseq_ats.checkpoints.reading import check_sums, partition_of, read_header
-from fairseq_ats.checkpoints.saved_options import saved_options
+from fairseq_ats.checkpoints.saved_options import forget_start_files_, saved_options
 from fairseq_ats.data.checks import check_split, folder_of
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.partition.partition import Partition
@@ -34,6 +34,7 @@ class _StockTask(TranslationTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         check_model_options(cfg)
+        forget_start_files_(cfg)
         return super().build_model(cfg, from_checkpoint)
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:

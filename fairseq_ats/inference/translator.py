@@ -29,8 +29,8 @@ BUFFER_SIZE = 512
 class Translator:
     """One network, ready to translate lines of text.
 
-    Every line gives one line: a blank one gives a blank one, and one that is longer than the network takes, or than the
-    longest translation allowed, is translated in parts.
+    Every line gives one line: a blank one gives a blank one, and one that is longer than the network takes or gives, or
+    than the longest translation allowed, is translated in parts.
 
     Args:
         path: a checkpoint of this plugin's task or of stock fairseq's ``translation``, or a folder that
@@ -135,7 +135,7 @@ def _open_folder(path: Path, level: str | int | None, given: dict[str, float], m
         logger.warning(f"{path} has {READS_TOKENS}")
     text = Text(model, folder.lowercase)
     if folder.format == "ctranslate2":
-        return CTranslate2Engine(path, folder, search, machine), text
+        return CTranslate2Engine(path, folder.max_positions, search, machine), text
     return _open_onnx(path, search, machine), text
 
 

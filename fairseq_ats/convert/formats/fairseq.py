@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.tasks.translation import TranslationConfig
 from torch import Tensor
 
+from fairseq_ats.checkpoints.saved_options import forget_start_files_
 from fairseq_ats.convert.folding import check_dense, dense_cost, feed_forward_sizes, stock_parameters
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
@@ -88,7 +90,11 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
         stock["optimizer"] = {name: value for name, value in stock["optimizer"].items() if name not in own}
         stock["optimizer"]["_name"] = STOCK_OPTIMIZER
 
-    model = {name: value for name, value in stock["model"].items() if name not in own}
+    options = argparse.Namespace(
+        **{name: copy.deepcopy(value) for name, value in stock["model"].items() if name not in own}
+    )
+    forget_start_files_(options)
+    model = vars(options)
     for side, size in feed_forward.items():
         # fairseq reads the nested form where there is one (fairseq/models/transformer/transformer_config.py:305).
         if side in model:
