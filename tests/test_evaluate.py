@@ -1,9 +1,8 @@
-"""``scripts/evaluate.py`` in this process: languages of any name, and sentences of any length."""
+"""Evaluate in this process: languages of any name, and sentences of any length."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +10,9 @@ from types import SimpleNamespace
 import pytest
 import sacrebleu
 
-from tests.conftest import ROOT
+from fairseq_ats.data.lines import raw_references
+from fairseq_ats.inference.evaluation import batches_of, evaluate, load, networks_of, search_of
 from tests.conversions import save_checkpoint
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from evaluate import batches_of, evaluate, load, networks_of, parse_args, raw_references
 
 Build = Callable[..., SimpleNamespace]
 Run = Callable[..., Path]
@@ -35,10 +31,8 @@ def run(build: Build, tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize(("source", "target"), [("eng", "deu"), ("en-US", "pt_BR")])
-def test_languages_of_any_name(
-    run: Run, toy_data: Path, tmp_path: Path, source: str, target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three letters, and regions; with the files that scripts/binarise.py names after them."""
+def test_languages_of_any_name(run: Run, toy_data: Path, tmp_path: Path, source: str, target: str) -> None:
+    """Three letters, and regions; with the files that ``fairseq-ats binarise`` names after them."""
     data, folder = tmp_path / "data", run()
     data.mkdir()
     names = {"en-de": f"{source}-{target}", "en": source, "de": target}
@@ -47,17 +41,15 @@ def test_languages_of_any_name(
         (data / renamed).write_bytes(file.read_bytes())
     stamp = json.loads((toy_data / "binarised.json").read_text())
     (data / "binarised.json").write_text(json.dumps(stamp | {"source": source, "target": target}))
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(data), str(folder), "--beam", "1"])
-    evaluate(parse_args())
-    networks = json.loads((folder / "evaluation.json").read_text())["networks"]
-    assert [network["name"] for network in networks] == ["super", "core"]
+    networks = evaluate(data, folder, "", search_of(1), 32)
+    assert [network.name for network in networks] == ["super", "core"]
     for network in networks:
-        hypotheses = (folder / f"test.{network['name']}.txt").read_text().removesuffix("\n").split("\n")
-        assert network["bleu"] == sacrebleu.corpus_bleu(hypotheses, [raw_references(toy_data, "de")]).score
+        hypotheses = (folder / f"test.{network.name}.txt").read_text().removesuffix("\n").split("\n")
+        assert network.bleu == sacrebleu.corpus_bleu(hypotheses, [raw_references(toy_data, "de")]).score
 
     (data / f"test.{target}").unlink()
     with pytest.raises(ValueError, match=f"has no test.{target}, the raw references"):
-        evaluate(parse_args())
+        evaluate(data, folder, "", search_of(1), 32)
 
 
 def test_a_sentence_longer_than_the_network_takes(run: Run, toy_data: Path) -> None:

@@ -13,7 +13,7 @@ class CTranslate2Engine(Engine):
 
     Args:
         path: the folder.
-        max_positions: see :class:`~fairseq_ats.translate.engine.Engine`.
+        max_positions: see :class:`~fairseq_ats.inference.engine.Engine`.
 
     Raises:
         ValueError: the package is not installed, or cannot read the folder.
