@@ -99,7 +99,7 @@ def test_averages_of_a_run_with_a_suffix(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_networks_of_a_run_with_a_suffix(folder: Path) -> None:
     networks = networks_of(folder, "_a")
-    assert [(network.name, Path(network.checkpoint).name) for network in networks] == [
+    assert [(network.name, network.checkpoint.path.name) for network in networks] == [
         ("super", "checkpoint_best_a.pt"),
         ("core", "checkpoint_best_core_a.pt"),
     ]

@@ -17,12 +17,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats import PartitionedRankLinear
+from fairseq_ats.checkpoints.keys import TASK_NAME
 from fairseq_ats.cli import cost as command
 from fairseq_ats.cost import cost
 from fairseq_ats.cost.synthetic import Built, build, numbered_dictionary, random_batch
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.schemes.schedule import Schedule
-from fairseq_ats.tasks import TASK_NAME
 from tests.conftest import ROOT
 
 ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 3 --encoder-embed-dim 24 --decoder-embed-dim 24
@@ -64,6 +64,14 @@ def flops_by_hand(module_name: str, ratio: float, level: int, sentences: int, le
     for layers, hidden, attentions in ((*ENCODER, 1), (*DECODER, 2)):
         total += layers * (attentions * attention + linear(D, hidden, "out") + linear(hidden, D, "in"))
     return total
+
+
+def test_sentences_that_no_training_would_take() -> None:
+    limits = ["--max-source-positions", "9", "--max-target-positions", "7"]
+    built = build([*ARCH, "--task", TASK_NAME, *limits], numbered_dictionary(VOCABULARY))
+    assert cost.network_cost(built.model, built.task, 2, 7, 1).forward_flops > 0
+    with pytest.raises(ValueError, match="--length is 8 and the model takes sentences of at most 7 tokens"):
+        cost.network_cost(built.model, built.task, 2, 8, 1)
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5])

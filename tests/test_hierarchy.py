@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fairseq_ats import FairseqAdamForPartitionedModel, PartitionedLinear, PartitionedRankLinear
-from fairseq_ats.checkpoints.reading import read_partition
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.cli import cost as command
 from fairseq_ats.cost import cost
@@ -41,6 +41,7 @@ from fairseq_ats.partition.tags import holds
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 from fairseq_ats.training.best_checkpoints import best_of_other_networks
 from fairseq_ats.translate import Translator
+from tests.checkpoints import read_partition
 from tests.command_line import BLEU, hypotheses, train
 from tests.conftest import OUR_TASK
 from tests.conversions import convert, load, logits, save_checkpoint
@@ -426,7 +427,7 @@ def test_the_mask_in_a_real_run(run_dir: Path) -> None:
 
 def parameters_of(path: Path) -> list[nn.Parameter]:
     """In the model's order, with their levels."""
-    model, _ = load_network(path, DataFolder.find(None, saved_options(read(path), "task")))
+    model, _ = load_network(Checkpoint.open(path), DataFolder.find(None, saved_options(read(path), "task")))
     return list(model.parameters())
 
 
@@ -471,7 +472,7 @@ def test_networks_of_a_run(run_dir: Path) -> None:
     """``fairseq-ats evaluate`` decodes each network from its own best checkpoint."""
     networks = networks_of(run_dir)
     files = ["checkpoint_best.pt", "checkpoint_best_level2.pt", "checkpoint_best_core.pt"]
-    assert [(n.name, n.level, Path(n.checkpoint).name) for n in networks] == list(
+    assert [(n.name, n.level, n.checkpoint.path.name) for n in networks] == list(
         zip(("super", "level2", "core"), (3, 2, 1), files, strict=True)
     )
 

@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fairseq_ats import plugin  # noqa: F401  registers the task
+from fairseq_ats.checkpoints.keys import TASK_NAME
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, scheme_flops
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
 from fairseq_ats.partition.partition import Partition
-from fairseq_ats.tasks import TASK_NAME
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_ats.cost") -> None:

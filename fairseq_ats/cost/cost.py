@@ -26,16 +26,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_ats.checkpoints.keys import PARTITION_KEY
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
+from fairseq_ats.checkpoints.keys import PARTITION_KEY, TASK_NAME
 from fairseq_ats.cost.synthetic import numbered_dictionary, random_batch
-from fairseq_ats.inference.loading import read_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.options.run_options import recall_
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.partition.tags import holds
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
-from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.tasks.translation_with_partitioned_model import (
     PartitionedTranslationConfig,
     TranslationWithPartitionedModelTask,
@@ -225,8 +224,9 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     """
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file")
-    header, partition = read_checkpoint(path)
-    if partition is None:
+    checkpoint = Checkpoint.open(path)
+    header = checkpoint.state
+    if checkpoint.partition is None:
         raise ValueError(f"{path} was not written by --task {TASK_NAME}; give its --arch and options instead")
     cfg = load_checkpoint_to_cpu(path).get("cfg")
     # One dictionary for both sides if the model shares embeddings; otherwise one of each size.

@@ -6,7 +6,7 @@ import argparse
 import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ import sacrebleu
 import torch
 from fairseq import utils
 
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.names import best_checkpoint
-from fairseq_ats.checkpoints.reading import read_partition
-from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.data.lines import raw_references
 from fairseq_ats.inference.engine import Search
-from fairseq_ats.inference.loading import load_network, prepare_to_decode, read_checkpoint
+from fairseq_ats.inference.loading import load_network, prepare_to_decode
 
 TEST = "test"
 
@@ -30,7 +29,7 @@ class Network:
     """One network to decode, and what was measured."""
 
     name: str
-    checkpoint: str
+    checkpoint: Checkpoint = field(repr=False)
     level: int | None
     updates: int = 0
     parameters: int = 0
@@ -46,8 +45,8 @@ class Network:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that was measured, without the hypotheses."""
-        values = {name: value for name, value in asdict(self).items() if name != "hypotheses"}
-        return values | {"words_per_second": self.words_per_second}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "hypotheses"}
+        return values | {"checkpoint": str(self.checkpoint.path), "words_per_second": self.words_per_second}
 
 
 def search_of(beam: int, length_penalty: float = 1.0) -> Search:
@@ -83,7 +82,7 @@ def evaluate(data: Path, run: Path, suffix: str, search: Search, batch_size: int
 
 def conditions(networks: Sequence[Network], beam: int, batch_size: int, threads: int) -> dict[str, Any]:
     """Return the results of :func:`evaluate` and how they were measured."""
-    partition = read_partition(networks[0].checkpoint)
+    partition = networks[0].checkpoint.partition
     return {
         "partition": None if partition is None else partition.to_dict(),
         "beam": beam,
@@ -104,26 +103,28 @@ def networks_of(run: Path, suffix: str = "") -> list[Network]:
     Raises:
         ValueError: the checkpoints in the folder are of different runs.
     """
-    best = run / best_checkpoint(suffix)
-    partition = read_partition(str(best))
+    best = Checkpoint.open(run / best_checkpoint(suffix))
+    partition = best.partition
     if partition is None:
-        return [Network("standard", str(best), None)]
-    names = {level: partition.network_name(level) for level in reversed(partition.levels)}
-    best_of = {level: run / best_checkpoint(suffix, name) for level, name in names.items()}
-    for path in filter(Path.is_file, best_of.values()):
-        own = read_partition(str(path))
-        if own != partition:
-            raise ValueError(f"{best} and {path.name} are not of one run; they have {partition} and {own}")
-    return [Network(names[level], str(path if path.is_file() else best), level) for level, path in best_of.items()]
+        return [Network("standard", best, None)]
+    networks = []
+    for level in reversed(partition.levels):
+        name = partition.network_name(level)
+        path = run / best_checkpoint(suffix, name)
+        own = Checkpoint.open(path) if path.is_file() else best
+        if own.partition != partition:
+            raise ValueError(
+                f"{best.path} and {path.name} are not of one run; they have {partition} and {own.partition}"
+            )
+        networks.append(Network(name, own, level))
+    return networks
 
 
 def load(network: Network, data: Path) -> tuple[Any, Any]:
     """Return model and task, as ``fairseq-generate`` builds them; note the network's updates and parameters."""
-    checkpoint, _ = read_checkpoint(network.checkpoint)
-    model, task = load_network(
-        network.checkpoint, DataFolder.find(data, saved_options(checkpoint, "task")), network.level
-    )
-    network.updates = checkpoint["optimizer_history"][-1]["num_updates"]
+    checkpoint = network.checkpoint
+    model, task = load_network(checkpoint, DataFolder.find(data, checkpoint.options("task")), network.level)
+    network.updates = checkpoint.updates
     network.parameters = sum(p.numel() for p in model.parameters())
     prepare_to_decode(model)
     return model, task

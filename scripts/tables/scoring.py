@@ -13,6 +13,7 @@ import torch
 from sacremoses import MosesTokenizer
 
 from fairseq_ats.checkpoints.average import average_checkpoints
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.choice import last_epochs
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.data.lines import raw_references
@@ -88,7 +89,7 @@ def score_networks(
         lines = [network.hypotheses[i] for i in range(len(references.lines))]
         scores[network.name] = {
             "parameters": network.parameters,
-            "checkpoint": Path(network.checkpoint).name,
+            "checkpoint": network.checkpoint.path.name,
             "updates": network.updates,
             "beam": search.beam,
             "length_penalty": search.length_penalty,
@@ -127,7 +128,7 @@ def _networks(run: Path, recipe: Recipe, wanted: tuple[str, ...]) -> list[Networ
         with written_whole(average) as path:
             torch.save(average_checkpoints(last_epochs(run, recipe.averaged_epochs)), path)
         for network in networks:
-            network.checkpoint = str(average)
+            network.checkpoint = Checkpoint.open(average)
     return networks
 
 
