@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats import PartitionedRankLinear
+from fairseq_ats.cli import cost as command
 from fairseq_ats.cost import cost
 from fairseq_ats.cost.synthetic import Built, build, numbered_dictionary, random_batch
 from fairseq_ats.modules.levels import use_level
@@ -192,7 +193,7 @@ def test_a_checkpoint_with_two_vocabularies(tmp_path: Path, capsys: pytest.Captu
     state = {"cfg": cfg, "args": None, "model": model.state_dict(), "task_state": task.state_dict()}
     history = [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}]
     torch.save(state | {"extra_state": {}, "optimizer_history": history}, tmp_path / "two.pt")
-    cost.main([str(tmp_path / "two.pt"), "--tokens", "20", "--length", "5"])
+    command.main([str(tmp_path / "two.pt"), "--tokens", "20", "--length", "5"])
     assert f"| super | {sum(p.numel() for p in model.parameters()):,} |" in capsys.readouterr().out
 
 
@@ -202,7 +203,7 @@ def test_a_checkpoint_with_two_vocabularies(tmp_path: Path, capsys: pytest.Captu
         ([], "give a checkpoint, or --arch"),
         (["nowhere.pt"], "nowhere.pt is not a file"),
         (["README.md"], "cannot be read as a checkpoint"),
-        (["--arch", "transformer", "--length", "0"], "--length is 0; allowed"),
+        (["--arch", "transformer", "--length", "0"], "argument --length: 0 is not allowed; allowed"),
         (["--arch", "transformer", "--vocabulary", "3"], "--vocabulary is 3; allowed: more than"),
         (["--arch", "transformer", "--small-ratio", "2"], "--small-ratio is 2.0; allowed"),
         ([*ARCH, "--adaptive-softmax-cutoff", "20,30"], "--adaptive-softmax-cutoff is [20, 30], with which the cost"),
@@ -212,6 +213,6 @@ def test_a_checkpoint_with_two_vocabularies(tmp_path: Path, capsys: pytest.Captu
 def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(ROOT / a) if Path(a).suffix == ".md" else a for a in arguments]
     with pytest.raises(SystemExit) as stop:
-        cost.main(arguments)
+        command.main(arguments)
     said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err
     assert message in said

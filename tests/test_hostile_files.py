@@ -23,10 +23,8 @@ from fairseq.data import Dictionary
 from fairseq_cli import generate, interactive, validate
 from fairseq_cli import train as fairseq_train
 
-from fairseq_ats.checkpoints import average
 from fairseq_ats.checkpoints.reading import check_sums, read_header
-from fairseq_ats.cli import convert, translate
-from fairseq_ats.cost import cost
+from fairseq_ats.cli import average, convert, cost, translate
 from fairseq_ats.data.checks import check_split, dictionary_sum
 from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, SUMS_FILE, DeployedFolder
 from fairseq_ats.inference.deployed_folder import check_sums as check_folder

@@ -11,8 +11,7 @@ from typing import Any
 from fairseq.data.data_utils import infer_language_pair
 from fairseq.utils import split_paths
 
-SENTENCEPIECE_MODEL = "sentencepiece.model"
-STAMP = "binarised.json"  # of scripts/binarise.py
+from fairseq_ats.data.binarise import SENTENCEPIECE_MODEL, STAMP
 
 
 @dataclass(frozen=True)
