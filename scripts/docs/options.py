@@ -1,6 +1,6 @@
 """Print docs/options.md, made from the same declarations as ``fairseq-train --help``.
 
-    python -m scripts.docs.options > docs/options.md
+python -m scripts.docs.options > docs/options.md
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SECTIONS = {
         ),
     ),
     "Start and precision": (
-        "How a new run starts: [warm start](warm_start.md), [what a low-rank core starts from]"
-        "(../results/initialisation/README.md).\nWhat works on a CPU and on a GPU: [precision](reliability.md#precision).",
+        "How a new run starts: [warm start](warm_start.md), [a low-rank core](../results/initialisation/README.md).\n"
+        "What works on a CPU and on a GPU: [precision](reliability.md#precision).",
         ("init_from", "init_order", "init_super", "autocast"),
     ),
     "Criteria": (
@@ -44,8 +44,8 @@ SECTIONS = {
         ("criteria_interval", "criteria_dropout", "criteria_by_layer_type"),
     ),
     "Optimizer": (
-        "`--optimizer adam_for_partitioned_model` is fairseq's Adam with a mask; `--alternate` and `--core-only-from` need "
-        "it.\nIts other options are those of fairseq's `adam`.",
+        "`--optimizer adam_for_partitioned_model` is fairseq's Adam with a mask. `--alternate` and `--core-only-from`\n"
+        "need it. Its other options are those of fairseq's `adam`.",
         ("adam_betas", "adam_eps", "alternate_lr_coef"),
     ),
 }
