@@ -4,26 +4,12 @@ Importing the package, which ``--user-dir`` does, registers the task ``translati
 optimizer ``adam_for_partitioned_model``, and changes fairseq and PyTorch for this process (:mod:`fairseq_ats.host`).
 """
 
-from fairseq_ats import host
-from fairseq_ats.architectures.transformer import partition_model_
-from fairseq_ats.modules import PartitionedLinear, PartitionedRankLinear
-from fairseq_ats.modules.levels import use_level
-from fairseq_ats.optim import FairseqAdamForPartitionedModel
-from fairseq_ats.partition.partition import Partition
-from fairseq_ats.schemes.schedule import Schedule
-from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWithPartitionedModelTask
+import sys
+from pathlib import Path
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "FairseqAdamForPartitionedModel",
-    "Partition",
-    "PartitionedLinear",
-    "PartitionedRankLinear",
-    "Schedule",
-    "TranslationWithPartitionedModelTask",
-    "partition_model_",
-    "use_level",
-]
-
-host.apply()
+# In the process of the command ``fairseq-ats``, each sub-command imports the plugin if it needs it: the help, and those
+# that only start other programs, do not wait seconds for torch and fairseq.
+if Path(sys.argv[0]).name != "fairseq-ats" and sys.orig_argv[1:3] != ["-m", "fairseq_ats.cli"]:
+    from fairseq_ats.plugin import *  # noqa: F403

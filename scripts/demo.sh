@@ -19,12 +19,12 @@ python -m scripts.demo.corpus --output "$out/raw"
 head -n 2 "$out/raw/train.en" "$out/raw/train.de"
 
 say "2/4 sentencepiece and binarisation"
-python scripts/binarise.py "$out/raw" "$out/data" --source en --target de --vocabulary 1000
+fairseq-ats binarise "$out/raw" "$out/data" --source en --target de --vocabulary 1000
 
 say "3/4 alternating training: even updates train the super-network, odd updates the core"
 rm -rf "$out/ats"
-scripts/demo/with_progress.sh python scripts/train.py configs/demo.yaml "$out/data" --save-dir "$out/ats" "$@"
+scripts/demo/with_progress.sh fairseq-ats train configs/demo.yaml "$out/data" --save-dir "$out/ats" "$@"
 
 say "4/4 decoding the test set with both networks"
-python scripts/evaluate.py "$out/data" "$out/ats" --beam 5 | tee "$out/table.md"
+fairseq-ats evaluate "$out/data" "$out/ats" --beam 5 | tee "$out/table.md"
 printf '\nDone in %d s (without set-up). Log: %s, table: %s\n' $((SECONDS - started)) "$out/ats/train.log" "$out/table.md"

@@ -10,4 +10,4 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 "$root/scripts/setup_env.sh"
-exec "$root/.venv/bin/python" "$root/scripts/prepare_data.py" iwslt14 "$@"
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$root/.venv/bin/python" -m scripts.data.prepare iwslt14 "$@"

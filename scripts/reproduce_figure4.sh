@@ -57,7 +57,7 @@ if [[ -z $data ]]; then
   data=runs/demo/data
   if ! $dry; then
     python -m scripts.demo.corpus --output runs/demo/raw
-    python scripts/binarise.py runs/demo/raw "$data" --source en --target de --vocabulary 1000
+    fairseq-ats binarise runs/demo/raw "$data" --source en --target de --vocabulary 1000
   fi
 fi
 
@@ -65,7 +65,7 @@ for run in standard ats; do
   scheme=()
   [[ $run == standard ]] || scheme=(--alternate)
   $dry || rm -rf "${output:?}/$run"
-  python scripts/train.py "configs/figure4_$corpus.yaml" "$data" --save-dir "$output/$run" \
+  fairseq-ats train "configs/figure4_$corpus.yaml" "$data" --save-dir "$output/$run" \
     "${train[@]}" "${scheme[@]}" "${extra[@]}"
 done
 $dry && exit

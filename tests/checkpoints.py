@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fairseq_ats.checkpoints.reading import partition_of, read_header
+from fairseq_ats.partition.partition import Partition
+
 # Of time, and so different in every run: meters of fairseq's, and what a checkpoint says about the process.
 TIMES = {"TimeMeter", "StopwatchMeter"}
 OF_THE_PROCESS = {"cfg", "previous_training_time"}
@@ -66,3 +69,8 @@ def check_mask(directory: Path, updates: int) -> None:
             for moment in ("exp_avg", "exp_avg_sq"):
                 assert torch.equal(steps[0][i][moment], steps[1][i][moment]) == (step == 0)
     assert seen == {(True, 1), (False, 1), (False, 0)}
+
+
+def read_partition(path: str) -> Partition | None:
+    """Return the partition of the checkpoint at ``path``."""
+    return partition_of(read_header(path).get("task_state"))

@@ -6,12 +6,15 @@ Each command is a process of its own, of tests/forking.py. What runs in it is th
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from pathlib import Path
 
 from tests.conftest import OUR_OPTIMIZER, OUR_TASK, TINY_ARCH, TRAINING
 from tests.forking import become, fork_server
 
+# ``fairseq-ats``, also where it is not installed.
+FAIRSEQ_ATS = [sys.executable, "-m", "fairseq_ats.cli"]
 PLUGIN = ["--user-dir", "fairseq_ats", "--task", OUR_TASK]
 BLEU = ["--eval-bleu", "--eval-bleu-remove-bpe", "sentencepiece", "--eval-bleu-args", '{"beam": 1, "max_len_b": 12}']
 

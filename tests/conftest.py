@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +17,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 import fairseq_ats  # noqa: F401  registers the task and the optimizer
 from fairseq_ats.architectures.transformer import attentions
+from fairseq_ats.data.binarise import Binarisation, binarise
 from fairseq_ats.modules import PartitionedMultiheadAttention
 
 # No deadline: the first call of a torch function can take seconds. Derandomised: the same examples in every run.
@@ -70,9 +69,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         targets = [[word.upper() for word in reversed(source)] for source in sources]
         for language, sentences in (("en", sources), ("de", targets)):
             (raw / f"{split}.{language}").write_text("".join(" ".join(s) + "\n" for s in sentences))
-    command = [sys.executable, str(ROOT / "scripts/binarise.py"), str(raw), str(binarised)]
-    command += ["--source", "en", "--target", "de", "--vocabulary", "180"]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    binarise(raw, binarised, Binarisation("en", "de", vocabulary=180), say=lambda text: None)
     return binarised
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq_ats.checkpoints import average
-from tests.command_line import PLUGIN, hypotheses, run, train
+from fairseq_ats.cli import average
+from tests.command_line import FAIRSEQ_ATS, PLUGIN, hypotheses, run, train
 from tests.conftest import ROOT
 from tests.test_checkpoints import Code
 from tests.test_end_to_end import events, load
@@ -243,7 +242,7 @@ def test_average_of_a_real_run_decodes(toy_data: Path, tmp_path: Path) -> None:
     updates = sorted(int(entry["valid_num_updates"]) for entry in best)
 
     output = tmp_path / "average_core.pt"
-    command = [sys.executable, "-m", "fairseq_ats.average", str(tmp_path), "--best", "2", "--network", "core"]
+    command = [*FAIRSEQ_ATS, "average", str(tmp_path), "--best", "2", "--network", "core"]
     done = subprocess.run([*command, "--output", str(output)], cwd=ROOT, capture_output=True, text=True, check=True)
     assert f"core_loss {best[0]['valid_core_loss']} after {best[0]['valid_num_updates']} updates" in done.stdout
     kept = [load(tmp_path / f"checkpoint_1_{n}.pt")["model"] for n in updates]

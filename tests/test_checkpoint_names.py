@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,10 @@ import torch
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
+from fairseq_ats.inference.evaluation import networks_of
 from fairseq_ats.options.checks import partition_problems
 from fairseq_ats.training.best_checkpoints import BestOfNetwork
-from tests.conftest import OUR_TASK, ROOT
+from tests.conftest import OUR_TASK
 from tests.conversions import save_checkpoint
 from tests.test_average import averaged, checkpoint, refusal
 
@@ -97,19 +97,17 @@ def test_averages_of_a_run_with_a_suffix(tmp_path: Path, capsys: pytest.CaptureF
     assert "has 0 checkpoint(s) of an epoch" in refusal(capsys, tmp_path, *arguments)
 
 
-def test_networks_of_a_run_with_a_suffix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    networks = importlib.import_module("evaluate").networks_of(folder, "_a")
-    assert [(network.name, Path(network.checkpoint).name) for network in networks] == [
+def test_networks_of_a_run_with_a_suffix(folder: Path) -> None:
+    networks = networks_of(folder, "_a")
+    assert [(network.name, network.checkpoint.path.name) for network in networks] == [
         ("super", "checkpoint_best_a.pt"),
         ("core", "checkpoint_best_core_a.pt"),
     ]
 
 
-def test_networks_of_two_runs_in_one_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_of_two_runs_in_one_folder(folder: Path, tmp_path: Path) -> None:
     """The core of an earlier run with another ratio is not decoded as this one's."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     shutil.copy(folder / "checkpoint_best_a.pt", tmp_path / "checkpoint_best.pt")
     checkpoint(tmp_path / "checkpoint_best_core.pt", 5)
     with pytest.raises(ValueError, match=r"checkpoint_best\.pt and checkpoint_best_core\.pt are not of one run"):
-        importlib.import_module("evaluate").networks_of(tmp_path)
+        networks_of(tmp_path)

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fairseq_ats.checkpoints.reading import read_header, read_partition
+from fairseq_ats.checkpoints.reading import read_header
 from fairseq_ats.partition.partition import Partition
 from fairseq_ats.training.best_checkpoints import BestOfNetwork, best_of_other_networks
+from tests.checkpoints import read_partition
 
 Build = Callable[..., SimpleNamespace]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq_ats.checkpoints.reading import read_partition
 from fairseq_ats.partition.partition import Partition
+from tests.checkpoints import read_partition
 from tests.command_line import train
 from tests.conversions import convert, load, logits, save_checkpoint
 

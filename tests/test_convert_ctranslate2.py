@@ -22,7 +22,7 @@ from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.partition.partition import Partition
 from fairseq_ats.translate import Translator
-from tests.conftest import TINY_ARCH
+from tests.conftest import ROOT, TINY_ARCH
 from tests.conversions import CORE, SUPER, VARIANTS, convert, load, python_interface, save_checkpoint
 
 SENTENCES = 20
@@ -265,3 +265,16 @@ def test_a_missing_package_is_said_as_such(
     with pytest.raises(SystemExit, match=r"this format needs the package ctranslate2 .*'fairseq-ats\[deploy\]'"):
         to_ctranslate2(two_trained_networks / "checkpoint_last.pt", "core", tmp_path / "folder")
     assert not list(tmp_path.iterdir())
+
+
+def test_ctranslate2s_own_converter_reads_no_stock_file(
+    two_trained_networks: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    """docs/deployment.md says so; with another answer it has to be changed."""
+    from ctranslate2.converters import FairseqConverter
+
+    stock = convert(two_trained_networks / "checkpoint_last.pt", "super", tmp_path / "stock.pt")
+    with pytest.raises(AttributeError):
+        FairseqConverter(str(stock), str(toy_data), "en", "de").convert(str(tmp_path / "folder"))
+    said = " ".join((ROOT / "docs/deployment.md").read_text().split())
+    assert "CTranslate2's own `ct2-fairseq-converter` does not read it" in said

@@ -17,11 +17,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats import PartitionedRankLinear
+from fairseq_ats.checkpoints.keys import TASK_NAME
+from fairseq_ats.cli import cost as command
 from fairseq_ats.cost import cost
 from fairseq_ats.cost.synthetic import Built, build, numbered_dictionary, random_batch
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.schemes.schedule import Schedule
-from fairseq_ats.tasks import TASK_NAME
 from tests.conftest import ROOT
 
 ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 3 --encoder-embed-dim 24 --decoder-embed-dim 24
@@ -63,6 +64,14 @@ def flops_by_hand(module_name: str, ratio: float, level: int, sentences: int, le
     for layers, hidden, attentions in ((*ENCODER, 1), (*DECODER, 2)):
         total += layers * (attentions * attention + linear(D, hidden, "out") + linear(hidden, D, "in"))
     return total
+
+
+def test_sentences_that_no_training_would_take() -> None:
+    limits = ["--max-source-positions", "9", "--max-target-positions", "7"]
+    built = build([*ARCH, "--task", TASK_NAME, *limits], numbered_dictionary(VOCABULARY))
+    assert cost.network_cost(built.model, built.task, 2, 7, 1).forward_flops > 0
+    with pytest.raises(ValueError, match="--length is 8 and the model takes sentences of at most 7 tokens"):
+        cost.network_cost(built.model, built.task, 2, 8, 1)
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5])
@@ -192,7 +201,7 @@ def test_a_checkpoint_with_two_vocabularies(tmp_path: Path, capsys: pytest.Captu
     state = {"cfg": cfg, "args": None, "model": model.state_dict(), "task_state": task.state_dict()}
     history = [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}]
     torch.save(state | {"extra_state": {}, "optimizer_history": history}, tmp_path / "two.pt")
-    cost.main([str(tmp_path / "two.pt"), "--tokens", "20", "--length", "5"])
+    command.main([str(tmp_path / "two.pt"), "--tokens", "20", "--length", "5"])
     assert f"| super | {sum(p.numel() for p in model.parameters()):,} |" in capsys.readouterr().out
 
 
@@ -202,7 +211,7 @@ def test_a_checkpoint_with_two_vocabularies(tmp_path: Path, capsys: pytest.Captu
         ([], "give a checkpoint, or --arch"),
         (["nowhere.pt"], "nowhere.pt is not a file"),
         (["README.md"], "cannot be read as a checkpoint"),
-        (["--arch", "transformer", "--length", "0"], "--length is 0; allowed"),
+        (["--arch", "transformer", "--length", "0"], "argument --length: 0 is not allowed; allowed"),
         (["--arch", "transformer", "--vocabulary", "3"], "--vocabulary is 3; allowed: more than"),
         (["--arch", "transformer", "--small-ratio", "2"], "--small-ratio is 2.0; allowed"),
         ([*ARCH, "--adaptive-softmax-cutoff", "20,30"], "--adaptive-softmax-cutoff is [20, 30], with which the cost"),
@@ -212,6 +221,6 @@ def test_a_checkpoint_with_two_vocabularies(tmp_path: Path, capsys: pytest.Captu
 def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(ROOT / a) if Path(a).suffix == ".md" else a for a in arguments]
     with pytest.raises(SystemExit) as stop:
-        cost.main(arguments)
+        command.main(arguments)
     said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err
     assert message in said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import re
@@ -26,11 +25,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from fairseq_ats import FairseqAdamForPartitionedModel, PartitionedLinear, PartitionedRankLinear
-from fairseq_ats.checkpoints.reading import read_partition
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.saved_options import saved_options
+from fairseq_ats.cli import cost as command
 from fairseq_ats.cost import cost
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.inference.deployed_folder import DeployedFolder
+from fairseq_ats.inference.evaluation import networks_of
 from fairseq_ats.inference.loading import load_network
 from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
 from fairseq_ats.modules.linear_base import PartitionedLinearModule
@@ -40,8 +41,9 @@ from fairseq_ats.partition.tags import holds
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 from fairseq_ats.training.best_checkpoints import best_of_other_networks
 from fairseq_ats.translate import Translator
+from tests.checkpoints import read_partition
 from tests.command_line import BLEU, hypotheses, train
-from tests.conftest import OUR_TASK, ROOT
+from tests.conftest import OUR_TASK
 from tests.conversions import convert, load, logits, save_checkpoint
 from tests.test_average import averaged, checkpoint, refusal
 from tests.test_end_to_end import assert_same_state, events
@@ -425,7 +427,7 @@ def test_the_mask_in_a_real_run(run_dir: Path) -> None:
 
 def parameters_of(path: Path) -> list[nn.Parameter]:
     """In the model's order, with their levels."""
-    model, _ = load_network(path, DataFolder.find(None, saved_options(read(path), "task")))
+    model, _ = load_network(Checkpoint.open(path), DataFolder.find(None, saved_options(read(path), "task")))
     return list(model.parameters())
 
 
@@ -466,18 +468,17 @@ def test_every_network_is_decoded(run_dir: Path, toy_data: Path) -> None:
         Translator(path, level="level3", data=toy_data)
 
 
-def test_networks_of_a_run(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``scripts/evaluate.py`` decodes each network from its own best checkpoint."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    networks = importlib.import_module("evaluate").networks_of(run_dir)
+def test_networks_of_a_run(run_dir: Path) -> None:
+    """``fairseq-ats evaluate`` decodes each network from its own best checkpoint."""
+    networks = networks_of(run_dir)
     files = ["checkpoint_best.pt", "checkpoint_best_level2.pt", "checkpoint_best_core.pt"]
-    assert [(n.name, n.level, Path(n.checkpoint).name) for n in networks] == list(
+    assert [(n.name, n.level, n.checkpoint.path.name) for n in networks] == list(
         zip(("super", "level2", "core"), (3, 2, 1), files, strict=True)
     )
 
 
 def test_costs(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cost.main([str(run_dir / "checkpoint_last.pt"), "--tokens", "40", "--length", "5"])
+    command.main([str(run_dir / "checkpoint_last.pt"), "--tokens", "40", "--length", "5"])
     printed = capsys.readouterr().out
     rows = re.findall(r"^\| (super|level2|core) \| ([\d,]+) \|", printed, re.MULTILINE)
     assert [name for name, _ in rows] == ["super", "level2", "core"]

@@ -23,14 +23,12 @@ from fairseq.data import Dictionary
 from fairseq_cli import generate, interactive, validate
 from fairseq_cli import train as fairseq_train
 
-from fairseq_ats.checkpoints import average
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.reading import check_sums, read_header
-from fairseq_ats.cli import convert, translate
-from fairseq_ats.cost import cost
+from fairseq_ats.cli import average, convert, cost, translate
 from fairseq_ats.data.checks import check_split, dictionary_sum
 from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, SUMS_FILE, DeployedFolder
 from fairseq_ats.inference.deployed_folder import check_sums as check_folder
-from fairseq_ats.inference.loading import read_checkpoint
 from tests.command_line import train
 from tests.conftest import OUR_OPTIMIZER, OUR_TASK, ROOT, TINY_ARCH, TRAINING
 from tests.conversions import save_checkpoint
@@ -92,7 +90,7 @@ def test_damaged_checkpoints(checkpoint: Path, tmp_path: Path) -> None:
     path, refused = tmp_path / "damaged.pt", 0
     for seed in range(CASES):
         path.write_bytes(damaged(content, Random(seed)))
-        said = refusal(lambda: read_checkpoint(path))
+        said = refusal(lambda: Checkpoint.open(path))
         refused += said is not None
         assert same(read_header(str(path)), whole) if said is None else str(path) in said, seed
     assert refused > 0.8 * CASES

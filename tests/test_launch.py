@@ -1,4 +1,4 @@
-"""scripts/launch.py: workers on CPUs, and what becomes of them."""
+"""``fairseq-ats launch``: workers on CPUs, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import check_mask
-from tests.command_line import train_command
+from tests.command_line import FAIRSEQ_ATS, train_command
 from tests.conftest import ROOT
 
-LAUNCH = [sys.executable, str(ROOT / "scripts/launch.py")]
+LAUNCH = [*FAIRSEQ_ATS, "launch"]
 
 
 def launch(*arguments: object) -> subprocess.Popen[str]:
@@ -96,17 +96,16 @@ def test_signals_are_passed_on(tmp_path: Path, number: int) -> None:
 
 # The launcher, which gets a signal after its last worker has started and before it attends to them.
 EARLY_SIGNAL = """
-import os, signal, sys
-sys.path.insert(0, "scripts")
-import launch
-start_workers = launch.start_workers
+import os, signal
+from fairseq_ats.cli import launch, workers
+start = workers.Workers.start
 
-def start_workers_and_be_signalled(*arguments):
-    workers = start_workers(*arguments)
+def start_and_be_signalled(self):
+    started = start(self)
     os.kill(os.getpid(), signal.SIGTERM)
-    return workers
+    return started
 
-launch.start_workers = start_workers_and_be_signalled
+workers.Workers.start = start_and_be_signalled
 launch.main()
 """
 
@@ -146,9 +145,9 @@ def test_two_machines(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--workers", 0, "true"], "argument --workers: 0 is not allowed"),
-        (["--workers", 2], "argument command: it is missing"),
+        (["--workers", 2], "argument command: required, fairseq-train"),
         (["--workers", 2, "no-such-command"], "argument command: no-such-command is not a command"),
-        (["--workers", 2, "fairseq-train", "DATA"], "it has no --cpu; for GPUs see docs/several_workers.md"),
+        (["--workers", 2, "fairseq-train", "DATA"], "it has no --cpu; on GPUs use torchrun"),
         (
             ["--workers", 2, "fairseq-train", "DATA", "--cpu", "--ddp-backend", "pytorch_ddp"],
             "--ddp-backend is pytorch_ddp; allowed on a CPU: legacy_ddp",
@@ -158,7 +157,7 @@ def test_two_machines(tmp_path: Path) -> None:
             "--distributed-world-size is this launcher's; leave it out",
         ),
         (["--workers", 2, "--first-rank", 1, "true"], "argument --first-rank: 1 is not allowed; allowed with"),
-        (["--workers", 1, "--world-size", 2, "true"], "argument --init-method: it is missing"),
+        (["--workers", 1, "--world-size", 2, "true"], "argument --init-method: required with several machines"),
     ],
 )
 def test_refused(arguments: list[object], message: str) -> None:

@@ -48,7 +48,7 @@ def test_no_workers(
         assert problem is None
     else:
         assert problem.startswith(message)
-        assert "scripts/launch.py" in problem
+        assert "fairseq-ats launch" in problem
 
 
 def test_fairseqs_own_launch_on_a_cpu(toy_data: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 from fairseq import checkpoint_utils, tasks
 
 from fairseq_ats.cli import convert as convert
+from fairseq_ats.cli import cost
 from fairseq_ats.cli import translate as translate
-from fairseq_ats.cost import cost
 from tests.conversions import save_checkpoint
 
 Build = Callable[..., SimpleNamespace]

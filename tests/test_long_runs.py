@@ -7,7 +7,6 @@ import os
 import re
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import instrumented
-from tests.command_line import train_command
+from tests.command_line import FAIRSEQ_ATS, train_command
 from tests.conftest import ROOT
 
 WARNING = re.compile(r"\w*Warning: |\| (WARNING|ERROR) \||^(WARNING|ERROR):|Traceback")
@@ -50,7 +49,7 @@ def test_a_long_training_stays_flat(toy_data: Path, tmp_path: Path) -> None:
         "--encoder-embed-dim 32 --decoder-embed-dim 32 --encoder-ffn-embed-dim 64 --decoder-ffn-embed-dim 64".split()
     )
     small += "--save-interval-updates 250 --validate-interval-updates 250 --keep-interval-updates 2".split()
-    command = [sys.executable, str(ROOT / "scripts/train.py"), str(ROOT / "configs/demo.yaml"), str(toy_data)]
+    command = [*FAIRSEQ_ATS, "train", str(ROOT / "configs/demo.yaml"), str(toy_data)]
     command += ["--save-dir", str(tmp_path / "run"), "--threads", "1", *small]
     log = tmp_path / "log"
     with log.open("wb") as output:

@@ -10,15 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import binarise
 import pytest
 import torch
-from evaluate import raw_references
 
+from fairseq_ats.cli.binarise import main as binarise
 from fairseq_ats.cli.config_file import options_of, read_config
 from fairseq_ats.cli.yaml_file import read_yaml
+from fairseq_ats.data.binarise import _Build
+from fairseq_ats.data.lines import raw_references
 from fairseq_ats.options.values import Options
-from tests.command_line import train
+from tests.command_line import FAIRSEQ_ATS, train
 from tests.conftest import OUR_TASK, ROOT, TINY_ARCH
 from tests.markdown import cells_of
 
@@ -26,8 +27,8 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def script(name: str, *arguments: object, fails: bool = False) -> str:
-    of_module = ["-m", name] if name.startswith("scripts.") else [str(ROOT / "scripts" / name)]
-    command = [sys.executable, *of_module, *map(str, arguments)]
+    of_command = [sys.executable, "-m", name] if name.startswith("scripts.") else [*FAIRSEQ_ATS, name]
+    command = [*of_command, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -45,13 +46,13 @@ def raw_text(folder: Path, lines: int = 200) -> Path:
 def test_binarise_is_done_once(tmp_path: Path) -> None:
     raw, data = raw_text(tmp_path / "raw with a space"), tmp_path / "out" / "data"
     options = ["--source", "en", "--target", "de", "--vocabulary", "60"]
-    assert "wrote" in script("binarise.py", raw, data, *options)
+    assert "wrote" in script("binarise", raw, data, *options)
     before = (data / "train.en-de.en.bin").stat().st_mtime_ns
-    assert "is up to date" in script("binarise.py", raw, data, *options)
+    assert "is up to date" in script("binarise", raw, data, *options)
     assert (data / "train.en-de.en.bin").stat().st_mtime_ns == before
 
     (raw / "train.en").write_text((raw / "train.en").read_text().replace("sentence", "phrase"))
-    assert "wrote" in script("binarise.py", raw, data, *options)
+    assert "wrote" in script("binarise", raw, data, *options)
     assert (data / "train.en-de.en.bin").stat().st_mtime_ns != before
     assert (data / "test.de").read_text() == (raw / "test.de").read_text()
 
@@ -62,7 +63,7 @@ def test_binarise_keeps_odd_lines_in_step(tmp_path: Path) -> None:
     odd = "one\rtwo\u2028three\x85four"
     (raw / "test.en").write_bytes(f"{odd}\nlast".encode())
     (raw / "test.de").write_bytes(b"eins\r\nletzter\r\n")
-    script("binarise.py", raw, data, "--source", "en", "--target", "de", "--vocabulary", "100")
+    script("binarise", raw, data, "--source", "en", "--target", "de", "--vocabulary", "100")
     assert (data / "test.de").read_bytes() == b"eins\nletzter\n"
     log = (data / "preprocess.log").read_text()
     assert log.count("test.en: 2 sents") == log.count("test.de: 2 sents") == 1
@@ -70,8 +71,8 @@ def test_binarise_keeps_odd_lines_in_step(tmp_path: Path) -> None:
 
 def test_binarise_deletes_nothing_that_it_did_not_write(tmp_path: Path) -> None:
     raw = raw_text(tmp_path / "raw")
-    output = script("binarise.py", raw, raw, "--source", "en", "--target", "de", "--vocabulary", "60", fails=True)
-    assert "holds files that this script did not write" in output
+    output = script("binarise", raw, raw, "--source", "en", "--target", "de", "--vocabulary", "60", fails=True)
+    assert "holds files that this command did not write" in output
     assert len(list(raw.iterdir())) == 6
 
 
@@ -98,7 +99,7 @@ def test_binarise_refuses(tmp_path: Path, fault: str) -> None:
         vocabulary, message = "100000", "--vocabulary is 100000, which sentencepiece refuses"
     source = "de" if fault == "languages" else "en"
     options = ["--source", source, "--target", "de", "--vocabulary", vocabulary]
-    output = script("binarise.py", raw, data, *options, fails=True)
+    output = script("binarise", raw, data, *options, fails=True)
     assert message in output
     assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == [raw], "something was left behind"
@@ -116,23 +117,24 @@ def test_blank_lines_are_counted_and_said(
     raw = raw_text(tmp_path / "raw")
     blank_out(raw / "train.de", 3)
     blank_out(raw / "test.de", 10, " \u3000\u200b\t")
-    monkeypatch.setattr(binarise, "build", lambda *arguments: None)
+    monkeypatch.setattr(_Build, "run", lambda *arguments: None)
     options = [str(raw), str(tmp_path / "data"), "--source", "en", "--target", "de"]
-    binarise.main(options)
+    binarise(options)
     said = capsys.readouterr().out
     assert f"{raw}/train.de: 67 of 200 lines are blank; their pairs are kept; --longest and --ratio of" in said
     assert f"{raw}/test.de: 20 of 200 lines are blank; they are kept\n" in said
     assert said.count("lines are blank") == 2
-    binarise.main([*options, "--longest", "100", "--ratio", "9"])
+    binarise([*options, "--longest", "100", "--ratio", "9"])
     assert f"{raw}/train.de: 67 of 200 lines are blank; their pairs are left out\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", ["test.de", "train.en"])
-def test_a_blank_file_is_refused(tmp_path: Path, file: str) -> None:
+def test_a_blank_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
     raw = raw_text(tmp_path / "raw")
     blank_out(raw / file, 1, "\u00a0\ufeff")
-    with pytest.raises(SystemExit, match=f"{raw}/{file} is blank: nothing is in any of its 200 lines"):
-        binarise.main([str(raw), str(tmp_path / "data"), "--source", "en", "--target", "de"])
+    with pytest.raises(SystemExit):
+        binarise([str(raw), str(tmp_path / "data"), "--source", "en", "--target", "de"])
+    assert f"{raw}/{file} is blank: nothing is in any of its 200 lines" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [raw]
 
 
@@ -148,7 +150,7 @@ def test_blank_references_are_said_or_refused(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., Any]) -> None:
     """fairseq parses the options of each file, whose head says how to launch it."""
-    assert f"python scripts/train.py configs/{config.name}" in config.read_text().split("\n")[1]
+    assert f"fairseq-ats train configs/{config.name}" in config.read_text().split("\n")[1]
     options = read_config(config)
     cfg = parse(arch=options_of(options, config), training=[])
     assert cfg.task._name == options["task"]
@@ -164,7 +166,7 @@ def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., 
 def test_train_passes_options_on(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("arch: transformer\n")
     (tmp_path / "c.yaml").write_text("base: base.yaml\ncpu: true\nadam_betas: (0.9, 0.98)\neval_bleu_args: {beam: 4}\n")
-    command = script("train.py", tmp_path / "c.yaml", "data", "--save-dir", "run", "--dry-run", "--small-ratio", "0.5")
+    command = script("train", tmp_path / "c.yaml", "data", "--save-dir", "run", "--dry-run", "--small-ratio", "0.5")
     assert "--arch transformer --cpu --adam-betas '(0.9, 0.98)' --eval-bleu-args '{\"beam\": 4}'" in command
     assert command.rstrip().endswith("--small-ratio 0.5")
     assert "OMP_NUM_THREADS=" in command
@@ -185,8 +187,8 @@ def test_train_passes_options_on(tmp_path: Path) -> None:
 )
 def test_train_refuses(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    assert message in script("train.py", tmp_path / "c.yaml", "data", "--save-dir", "run", "--dry-run", fails=True)
-    assert "is not a file" in script("train.py", tmp_path / "no.yaml", "data", "--save-dir", "run", fails=True)
+    assert message in script("train", tmp_path / "c.yaml", "data", "--save-dir", "run", "--dry-run", fails=True)
+    assert "is not a file" in script("train", tmp_path / "no.yaml", "data", "--save-dir", "run", fails=True)
 
 
 def test_yaml_values_are_as_written(tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ def test_yaml_faults_name_file_and_line(tmp_path: Path, text: str | bytes, line:
 
 def test_evaluate_scores_both_networks(toy_data: Path, tmp_path: Path) -> None:
     train(toy_data, tmp_path, 4, "--alternate", "--small-ratio", "0.25")
-    table = script("evaluate.py", toy_data, tmp_path, "--beam", "2")
+    table = script("evaluate", toy_data, tmp_path, "--beam", "2")
     assert "sacreBLEU nrefs:1|case:mixed" in table
     rows = dict(re.findall(r"^\| (super|core) \| ([\d.]+) \|", table, re.MULTILINE))
     assert set(rows) == {"super", "core"}
@@ -246,7 +248,7 @@ def test_evaluate_scores_both_networks(toy_data: Path, tmp_path: Path) -> None:
     assert (full["level"], core["level"]) == (2, 1)
     for name in rows:
         assert len((tmp_path / f"test.{name}.txt").read_text().splitlines()) == 40
-    assert "has no checkpoint_best.pt" in script("evaluate.py", toy_data, tmp_path / "none", fails=True)
+    assert "has no checkpoint_best.pt" in script("evaluate", toy_data, tmp_path / "none", fails=True)
 
 
 TINY_BENCHMARK = [
@@ -409,28 +411,3 @@ def test_prepare_multi30k_refuses(tmp_path: Path) -> None:
     (raw / "train.en.gz").write_bytes(b"\x1f\x8b\x08\x00 truncated")
     assert f"{raw}/train.en.gz is truncated or no gzip file" in prepare("--raw", raw, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_every_option_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert not re.search(r"@[A-Z0-9_]+@", readme), "a number that was to be filled in"
-    options = ["--partitioned-linear-module-name", "--small-ratio", "--alternate", "--max-level", "--alternate-lr-coef"]
-    options += [
-        "--autocast",
-        "--init-from",
-        "--init-order",
-        "--init-super",
-        "--scheme",
-        "--alternate-pattern",
-        "--super-only-updates",
-        "--core-only-from",
-        "--distillation-weight",
-        "--distillation-temperature",
-        "--criteria-interval",
-        "--criteria-dropout",
-        "--criteria-by-layer-type",
-    ]
-    for option in options:
-        row = re.search(rf"^\| `{option}` \|.*\|.*\| `(.*)` \|$", readme, re.MULTILINE)
-        assert row, f"{option} has no row with an example"
-        assert option in row.group(1)

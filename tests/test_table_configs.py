@@ -90,9 +90,9 @@ def row_id(path: Path) -> str:
 
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
 def test_a_row_says_how_to_launch_it(row: Path) -> None:
-    launch = next(line for line in row.read_text().split("\n") if "scripts/train.py" in line)
+    launch = next(line for line in row.read_text().split("\n") if "fairseq-ats train" in line)
     assert launch == (
-        f"#   python scripts/train.py configs/{row_id(row)}.yaml {RECIPES[row.parent.name].data} "
+        f"#   fairseq-ats train configs/{row_id(row)}.yaml {RECIPES[row.parent.name].data} "
         f"--save-dir runs/tables/{row_id(row)}/seed1 --seed 1"
     )
 

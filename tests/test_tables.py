@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import sacrebleu
 import torch
-from evaluate import text_of
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from matplotlib.axes import Axes
-from training_log import TrainingLog
 
 from fairseq_ats.checkpoints.average import average_checkpoints
 from fairseq_ats.cli.config_file import options_of, read_config
 from fairseq_ats.cost.training import TrainingCost, cost_of_options
+from fairseq_ats.inference.evaluation import text_of
+from fairseq_ats.training.log_file import TrainingLog
 from scripts.figures import learning_curves
 from scripts.tables import flops_picture, layout, markdown, scoring
 from scripts.tables import reproduce as command
@@ -479,7 +479,7 @@ def test_dry_run_prints_the_commands(
         "multi30k_strong": "multi30k_recipe",
     }
     assert [line for line in output if not line.startswith("#")] == [
-        f"python scripts/train.py configs/{recipe}/{row.name}.yaml "
+        f"fairseq-ats train configs/{recipe}/{row.name}.yaml "
         f"runs/{data.get(recipe) or data[recipe.removesuffix('_strong')]}/data "
         f"--save-dir {tmp_path}/runs/{recipe}/{row.name}/seed{seed} --threads 3 --seed {seed} --fp16 --update-freq 2"
         for seed in (4, 5)
@@ -533,7 +533,7 @@ class Killed(BaseException):
 
 
 def train_and_wait(command: list[str], kill_at: int | None) -> int:
-    """As scripts/train.py, in a process that need not import fairseq again; killed after so many updates."""
+    """As ``fairseq-ats train``, in a process that need not import fairseq again; killed after so many updates."""
     config, data, *rest = command[2:]
     del rest[rest.index("--threads") : rest.index("--threads") + 2]
     log = Path(rest[rest.index("--save-dir") + 1]) / "train.log"
@@ -615,7 +615,7 @@ def test_a_table_from_training_to_page(whole: SimpleNamespace) -> None:
     assert of_network(runs["ats", 1], "super")["signature"].startswith("nrefs:1|case:mixed")
     assert networks["super"]["checkpoint"] == "checkpoint_best.pt"
     assert networks["core"]["checkpoint"] == "checkpoint_best_core.pt"
-    assert runs["ats", 1]["starts"][0]["command"].startswith("python scripts/train.py ")
+    assert runs["ats", 1]["starts"][0]["command"].startswith("fairseq-ats train ")
     scores = {key: of_network(runs[key, 1], "core") for key in ("ats", "alone")}
     difference = scores["ats"]["bleu"] - scores["alone"]["bleu"]
     assert scores["ats"]["comparison"]["difference"] == pytest.approx(difference)

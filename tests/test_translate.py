@@ -15,15 +15,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
+from fairseq.data import Dictionary
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_ats.cli import translate as command
 from fairseq_ats.data.folder import DataFolder
-from fairseq_ats.data.text import parts
+from fairseq_ats.data.text import Text, parts
 from fairseq_ats.inference.deployed_folder import DeployedFolder
-from fairseq_ats.inference.engine import Search
+from fairseq_ats.inference.engine import Engine, Hypothesis, Search
 from fairseq_ats.partition.partition import Partition
 from fairseq_ats.translate import Translator
 from tests.command_line import PLUGIN, run
@@ -131,6 +133,52 @@ def test_longest_source() -> None:
     assert Search(max_len_a=1.2, max_len_b=10).longest_source(1023) == 1023
     search = Search(max_len_a=0.5, max_len_b=10)
     assert search.longest_source(1023) == max(n for n in range(1024) if search.longest(n) >= n)
+
+
+@pytest.mark.parametrize("space", ["\u0085", "\u00a0", "\u2028", "\u3000", "\x1c"])
+def test_white_space_ends_a_token(space: str, tmp_path: Path) -> None:
+    """As where fairseq makes numbers of training data, also if sentencepiece leaves such characters alone."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([f"ab{space}cd ab cd{space}"] * 20),
+        model_prefix=str(tmp_path / "model"),
+        vocab_size=11,
+        model_type="bpe",
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    line = f"ab{space}cd {space} cd"
+    text = Text(tmp_path / "model.model")
+    inside = [piece for piece in text._processor.encode(line, out_type=str) if space in piece]
+    assert inside, "sentencepiece took the character away, and the test could not fail"
+    pieces = text.encode(line)
+    assert not any(space in piece for piece in pieces)
+    dictionary = Dictionary()
+    numbers = dictionary.encode_line(" ".join(text._processor.encode(line, out_type=str)))
+    assert [dictionary.index(piece) for piece in pieces] == numbers[:-1].tolist()
+    assert dictionary.unk() not in numbers
+
+
+class Said(Engine):
+    """An engine that says what it was made with."""
+
+    def best(self, sentences: list[list[str]]) -> list[Hypothesis]:
+        return [Hypothesis(("<s>", "▁a", "<s>", "<unk>"), -1.0) for _ in sentences]
+
+
+def test_start_symbols_are_not_printed() -> None:
+    assert Said(Search(), (9, 9)).translate([["▁b"]]) == [["▁a", "<unk>"]]
+
+
+@pytest.mark.parametrize(("positions", "pieces"), [((60, 40), 39), ((40, 60), 39), ((1024, 1024), 200)])
+def test_either_limit_of_the_network_cuts_lines(positions: tuple[int, int], pieces: int) -> None:
+    engine = Said(Search(), positions)
+    assert engine.max_source_pieces == pieces
+    assert engine.longest(pieces) == min(positions[1] - 1, 200)
+
+
+def test_a_network_without_room_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the network takes 9 and gives 1 tokens, .* allowed: 2 or more"):
+        Said(Search(), (9, 1))
 
 
 class Terminal:
@@ -268,7 +316,7 @@ def converted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_ctranslate2_folder(converted: Path, checkpoint: Path, lines: list[str]) -> None:
-    text = [*lines, "", " ".join(lines[:5]), "☃ ba", "Zx"]
+    text = [*lines, "", " ".join(lines[:5]), "☃ ba", "Zx", f"{lines[0]}\u0085 {lines[1]}", "ba\u0085be"]
     expected = Translator(checkpoint, beam=3, **SHORT)(text)
     translate = Translator(converted, level="super", threads=1)
     assert translate(text) == expected
@@ -277,6 +325,24 @@ def test_ctranslate2_folder(converted: Path, checkpoint: Path, lines: list[str])
     assert greedy == Translator(checkpoint, beam=1, **SHORT)(text)
     assert greedy != expected
     assert translate([]) == []
+
+
+def test_a_network_of_few_positions(checkpoint: Path, lines: list[str], tmp_path: Path) -> None:
+    """Converted with long lines to verify on; and translated in parts, however the network is written."""
+    pytest.importorskip("ctranslate2")
+    state = torch.load(checkpoint, weights_only=True)
+    options = state["cfg"]["model"]
+    options.max_source_positions, options.max_target_positions = 14, 12  # of sines: nothing in the weights
+    torch.save(state, tmp_path / "few.pt")
+    text = [*lines[:8], " ".join(lines[:4])]
+    (tmp_path / "text").write_text("".join(f"{line}\n" for line in text))
+    verify = ["--verify-on", str(tmp_path / "text"), "--beam", "2"]
+    folder = convert(tmp_path / "few.pt", "super", tmp_path / "folder", *verify, to="ctranslate2")
+    translate = Translator(tmp_path / "few.pt")
+    expected = translate(text)
+    assert len(translate._text.encode(text[-1])) > translate._engine.max_source_pieces == 11
+    assert Translator(folder, threads=1)(text) == expected
+    assert expected[:8] == Translator(checkpoint)(lines[:8])
 
 
 def test_onnx_folder(checkpoint: Path, lines: list[str], tmp_path: Path) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# Under which a training saves its task: this plugin's tasks, and fairseq's own.
+TASK_NAME = "translation_with_partitioned_model"
+TASK_NAMES = (TASK_NAME,)
+STOCK_TASK_NAME = "translation"
+
 # In the task's state.
 PARTITION_KEY = "partition"
 DICTIONARIES_KEY = "dictionaries"

@@ -28,11 +28,6 @@ def partition_of(task_state: dict | None) -> Partition | None:
         raise ValueError(f"the checkpoint's partition cannot be read: {error}") from error
 
 
-def read_partition(path: str) -> Partition | None:
-    """The partition of the checkpoint at ``path``; see :func:`read_header`."""
-    return partition_of(read_header(path).get("task_state"))
-
-
 def read_header(path: str) -> dict[str, Any]:
     """A checkpoint's dictionary; its tensors stay on disk until they are used, and are not checked.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from fairseq.models import ARCH_CONFIG_REGISTRY
@@ -49,6 +49,22 @@ def model_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     if arch in ARCH_CONFIG_REGISTRY:
         ARCH_CONFIG_REGISTRY[arch](complete)
     return vars(complete)
+
+
+def forget_start_files_(model_options: Any) -> None:
+    """Take out, in place, the files that a new training begins from: the weights are in a checkpoint.
+
+    fairseq reads files of embeddings whenever it builds the model (fairseq/models/transformer/transformer_base.py:137).
+
+    Args:
+        model_options: as ``task.build_model`` gets them; from hydra, those of a side are nested.
+    """
+    for side in ("encoder", "decoder"):
+        nested = getattr(model_options, side, None)
+        if isinstance(nested, MutableMapping) and "embed_path" in nested:
+            nested["embed_path"] = None
+        if hasattr(model_options, f"{side}_embed_path"):
+            setattr(model_options, f"{side}_embed_path", None)
 
 
 def differing_options(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -1,1 +1,1 @@
-"""Hold one module for each command."""
+"""Hold one module for each command; :mod:`fairseq_ats.cli.main` runs them."""

@@ -1,4 +1,4 @@
-"""The command ``fairseq-ats-convert``."""
+"""Convert one network of a checkpoint, verify the result against its source, and only then keep it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_ats.cli.arguments import positive
+from fairseq_ats import plugin  # noqa: F401  lets torch read checkpoints
+from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.convert.conversion import convert
 from fairseq_ats.convert.formats.core import CoreCheckpoint
 from fairseq_ats.convert.formats.ctranslate2 import EXACT, TOLERANCES, CTranslate2Model
@@ -18,9 +19,7 @@ from fairseq_ats.convert.formats.onnx import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.verification import VerificationError
 
-PROGRAM = "fairseq-ats-convert"
-
-FORMATS: dict[str, type[OutputFormat]] = {
+FORMATS: dict[str, type[StockCheckpoint | CoreCheckpoint | CTranslate2Model | OnnxModel]] = {
     "fairseq": StockCheckpoint,
     "core": CoreCheckpoint,
     "ctranslate2": CTranslate2Model,
@@ -35,17 +34,18 @@ EPILOG = """formats:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = make_parser()
+def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-convert") -> None:
+    """Run the command."""
+    parser = _parser(prog)
     args = parser.parse_args(arguments)
-    logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING, stream=sys.stdout, force=True)
+    logging.basicConfig(format=f"{prog}: %(message)s", level=logging.WARNING, stream=sys.stdout, force=True)
     logging.getLogger("fairseq_ats.convert").setLevel(logging.INFO)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns of a missing torchvision
-    try:
+    with parser.errors_in_a_sentence(VerificationError):
         convert(
             args.checkpoint,
             args.level,
-            output_format_of(args),
+            _output_format_of(args),
             args.output,
             data=args.data,
             sentencepiece_model=args.sentencepiece_model,
@@ -53,19 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             beam=args.beam,
             overwrite=args.overwrite,
         )
-    except (ValueError, OSError, VerificationError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        PROGRAM,
-        description="Convert one network of a checkpoint, verify the result against its source, and only then keep it.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser(prog: str) -> CommandParser:
+    parser = CommandParser(prog, __doc__, epilog=EPILOG)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of fairseq-train with this plugin's task")
     parser.add_argument(
         "--level", required=True, help="the network: core, super, level2, ..., or its number: 1 is the core"
@@ -105,11 +96,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def output_format_of(args: argparse.Namespace) -> OutputFormat:
-    """The format with its options.
+def _output_format_of(args: argparse.Namespace) -> OutputFormat:
+    """Return the format with its options.
 
     Raises:
-        ValueError: an option that the format does not have.
+        ValueError: the format does not have an option.
     """
     made = FORMATS[args.to]
     given = {name: getattr(args, name) for name in ("dense", "keep_optimizer_state", "quantization")}

@@ -1,7 +1,7 @@
 """Translate text, a line at a time, with any network of a run.
 
-    fairseq-ats-translate RUN/checkpoint_best_core.pt --level core < text.en > text.de
-    fairseq-ats-translate FOLDER --input text.en --output text.de       # of fairseq-ats-convert
+    fairseq-ats translate RUN/checkpoint_best_core.pt --level core < text.en > text.de
+    fairseq-ats translate FOLDER --input text.en --output text.de       # FOLDER was written by fairseq-ats convert
 
 Every line of input gives one line of output, in order.
 """
@@ -19,7 +19,8 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from fairseq_ats.cli.arguments import positive
+from fairseq_ats import plugin  # noqa: F401  lets torch read checkpoints
+from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.files import written_whole
 from fairseq_ats.inference.engine import DEVICES, Machine, Search
 from fairseq_ats.inference.translator import BUFFER_SIZE, Translator
@@ -27,31 +28,26 @@ from fairseq_ats.inference.translator import BUFFER_SIZE, Translator
 PROGRESS_AFTER = 5  # seconds
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = _parser()
+def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-translate") -> None:
+    """Run the command."""
+    parser = _parser(prog)
     args = parser.parse_args(arguments)
     for name in ("fairseq", "fairseq_ats"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    try:
+    with parser.errors_in_a_sentence():
         if args.input is not None and not args.input.is_file():
             raise ValueError(f"--input is {args.input}, which is not a file")
-        _run(args)
-    except BrokenPipeError:
-        # Whoever read the output has gone, as head does. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+        try:
+            _run(args)
+        except BrokenPipeError:
+            # The reader of the output has gone, as head does. Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fairseq-ats-translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint, or a folder of fairseq-ats-convert")
+def _parser(prog: str) -> CommandParser:
+    parser = CommandParser(prog, __doc__)
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint, or a folder that fairseq-ats convert wrote")
     parser.add_argument("--level", help="core, super, level2, ..., or a number (default: the highest of a checkpoint)")
     parser.add_argument("--input", type=Path, metavar="FILE", help="text in UTF-8 (default: stdin)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="written when all is translated (default: stdout)")
@@ -126,8 +122,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _lines(source: BinaryIO) -> Iterator[str]:
-    """Lines end at a newline and nowhere else, whatever separators Unicode knows; bytes that are no UTF-8 are unknown
-    characters."""
+    """Yield the lines, which end at a newline and nowhere else; bytes that are no UTF-8 become unknown characters."""
     for line in source:
         yield line.decode("utf-8", "replace")
 

@@ -22,12 +22,13 @@ _FLOAT = r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+
 class _Loader(yaml.SafeLoader):
     """Decimal numbers are numbers; what else is neither a truth value nor nothing is text, as it is written."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list]] = {
+    yaml_implicit_resolvers: ClassVar[dict[str, list]] = {  # type: ignore[misc]
         first: [(tag, pattern) for tag, pattern in known if tag.removeprefix(_TAG) in ("bool", "merge", "null")]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    # The stubs give the anchor another type.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         first: dict[str, int] = {}
         for key, _ in node.value:
@@ -70,7 +71,8 @@ def read_yaml(path: Path) -> Any:
     except ReaderError as error:
         line, problem = text[: error.position].count("\n") + 1, f"{chr(error.character)!r}: {error.reason}"
     except yaml.MarkedYAMLError as error:
-        line, problem = (error.problem_mark or error.context_mark).line + 1, error.problem or error.context
+        mark = error.problem_mark or error.context_mark
+        line, problem = mark.line + 1 if mark else 1, error.problem or error.context or "not YAML"
         if "'\\t'" in problem:
             problem += "; YAML wants spaces here, and no tab"
     raise ValueError(f"{path}, line {line}: {problem}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from fairseq_ats.convert.output_check import check_output
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import read_source
-from fairseq_ats.convert.verification import read_sentences
+from fairseq_ats.convert.verification import engine_of, read_sentences
 from fairseq_ats.data.text import READS_TOKENS, Text
 from fairseq_ats.files import written_whole
 from fairseq_ats.partition.partition import check_level_name
@@ -58,7 +58,7 @@ def convert(
         logger.warning(f"{source.data.path} has {READS_TOKENS}")
     sentences = []
     if verify_on is not None:
-        sentences = read_sentences(verify_on, text, source.model.encoder.max_positions())
+        sentences = read_sentences(verify_on, text, engine_of(source.model, source.task, beam).max_source_pieces)
     logger.info(f"{source.title} of {checkpoint}, {source.parameters:,} parameters")
     with written_whole(output, output_format.is_folder) as new:
         for line in output_format.write(source, new):

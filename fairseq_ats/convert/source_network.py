@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.tasks.translation import TranslationTask
 
-from fairseq_ats.checkpoints.saved_options import saved_options
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
+from fairseq_ats.checkpoints.keys import TASK_NAME
 from fairseq_ats.data.folder import DataFolder
-from fairseq_ats.inference.loading import load_network, prepare_to_decode, read_checkpoint
+from fairseq_ats.inference.loading import load_network, prepare_to_decode
 from fairseq_ats.partition.partition import CORE, SUPER, Partition
-from fairseq_ats.tasks import TASK_NAME
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,7 @@ class SourceNetwork:
     """One network of a checkpoint.
 
     Args:
-        path: the checkpoint.
-        checkpoint: what is in it.
-        partition: the checkpoint's, with its highest level and not this network's.
+        checkpoint: where the network comes from. Its partition has the highest level that it holds, not this network's.
         level: of this network.
         model: the partitioned model at that level, prepared for decoding: a core has no extension parameters, and
             another network has folded weights in their place.
@@ -33,15 +30,21 @@ class SourceNetwork:
         sentencepiece_model: which makes tokens of text; None if the network reads tokens.
     """
 
-    path: Path
-    checkpoint: dict[str, Any]
-    partition: Partition
+    checkpoint: Checkpoint
     level: int
     model: TransformerModelBase
     parameters: int
     task: TranslationTask
     data: DataFolder
     sentencepiece_model: Path | None
+
+    @property
+    def path(self) -> Path:
+        return self.checkpoint.path
+
+    @property
+    def partition(self) -> Partition:
+        return self.checkpoint.partition
 
     @property
     def name(self) -> str:
@@ -72,19 +75,20 @@ def read_source(
         ValueError: a file that carries code, a checkpoint one of another task, a level that it does not hold, or no
             dictionaries.
     """
-    checkpoint, partition = read_checkpoint(path)
+    checkpoint = Checkpoint.open(path)
+    partition = checkpoint.partition
     if partition is None:
         raise ValueError(f"{path} was not written by --task {TASK_NAME}")
     level = partition.level_of(level)
     if level not in partition.levels:
         held = ", ".join(str(n) for n in partition.levels)
         raise ValueError(f"--level is {level} and {path} holds level(s) {held}")
-    folder = DataFolder.find(data, saved_options(checkpoint, "task"))
+    folder = DataFolder.find(data, checkpoint.options("task"))
     if sentencepiece_model is None:
         sentencepiece_model = folder.sentencepiece_model
     elif not sentencepiece_model.is_file():
         raise ValueError(f"--sentencepiece-model is {sentencepiece_model}, which is no file")
-    model, task = load_network(path, folder, level)
+    model, task = load_network(checkpoint, folder, level)
     parameters = sum(p.numel() for p in model.parameters())
     prepare_to_decode(model)
-    return SourceNetwork(path, checkpoint, partition, level, model, parameters, task, folder, sentencepiece_model)
+    return SourceNetwork(checkpoint, level, model, parameters, task, folder, sentencepiece_model)

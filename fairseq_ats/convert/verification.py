@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,11 +13,9 @@ from fairseq.tasks.translation import TranslationTask
 from torch import Tensor
 
 from fairseq_ats.convert.source_network import SourceNetwork
-from fairseq_ats.data.text import Pieces, Text
-
-# Decoding is compared with fairseq-generate's defaults of these.
-MAX_LEN_B = 200
-BATCH_SIZE = 32
+from fairseq_ats.data.text import Pieces, Text, parts
+from fairseq_ats.inference.engine import Hypothesis, Machine, Search
+from fairseq_ats.inference.fairseq_engine import FairseqEngine
 
 # Two hypotheses whose scores differ by less are a tie that rounding decides.
 TIE = 1e-3
@@ -33,33 +29,28 @@ class VerificationError(RuntimeError):
     """The converted network computes something else than its source."""
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """The best of a beam: tokens without end-of-sentence, and log-probability / length."""
-
-    tokens: tuple[str, ...]
-    score: float
+def engine_of(model: FairseqEncoderDecoderModel, task: TranslationTask, beam: int) -> FairseqEngine:
+    """A fairseq model as ``fairseq-ats-translate`` uses it; what is left open is at its default."""
+    return FairseqEngine(model, task, Search(beam=beam), Machine.batch_size, "cpu")
 
 
 def read_sentences(path: Path, text: Text, longest: int) -> list[Pieces]:
-    """Pieces of the sentences of a text file; blank lines are left out.
+    """Pieces of the sentences of a text file; blank lines are left out, and long ones cut as for translation.
 
     Args:
         text: cuts a line as the training data was cut.
-        longest: the most pieces that the network takes, with end-of-sentence.
+        longest: the most pieces that the network translates at once.
 
     Raises:
-        ValueError: the file cannot be read, holds no sentence, or holds one that is too long.
+        ValueError: the file cannot be read, or holds no sentence.
     """
     try:
         lines = path.read_bytes().decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--verify-on is {path}, which cannot be read: {error}") from error
-    sentences = [pieces for pieces in map(text.encode, lines) if pieces]
+    sentences = [part for line in lines for part in parts(text.encode(line), longest)]
     if not sentences:
         raise ValueError(f"--verify-on is {path}, which holds no sentence")
-    if max(map(len, sentences)) >= longest:
-        raise ValueError(f"--verify-on is {path}, which has a sentence of more than {longest - 1} tokens")
     return sentences
 
 
@@ -75,16 +66,18 @@ def as_batch(sentences: Sequence[Sequence[str]], dictionary: Dictionary) -> tupl
     return batch, torch.tensor([len(row) for row in rows])
 
 
-def random_pairs(task: TranslationTask) -> list[tuple[list[str], list[str]]]:
+def random_pairs(source: SourceNetwork) -> list[tuple[list[str], list[str]]]:
     """Source and target tokens at random, of different lengths, from everything that the dictionaries hold."""
     generator = torch.Generator().manual_seed(_SEED)
+    dictionaries = (source.task.source_dictionary, source.task.target_dictionary)
 
-    def draw(dictionary: Dictionary) -> list[str]:
-        length = int(torch.randint(1, _LONGEST_RANDOM, (), generator=generator))
+    def draw(dictionary: Dictionary, positions: int) -> list[str]:
+        length = int(torch.randint(1, min(_LONGEST_RANDOM, positions), (), generator=generator))
         numbers = torch.randint(dictionary.nspecial, len(dictionary), (length,), generator=generator)
         return [dictionary[n] for n in numbers.tolist()]
 
-    return [(draw(task.source_dictionary), draw(task.target_dictionary)) for _ in range(_RANDOM_PAIRS)]
+    sides = tuple(zip(dictionaries, source.model.max_positions(), strict=True))
+    return [tuple(draw(*side) for side in sides) for _ in range(_RANDOM_PAIRS)]
 
 
 @torch.no_grad()
@@ -121,12 +114,13 @@ def check_same_network(
     Raises:
         VerificationError: more than rounding differs.
     """
-    pairs = random_pairs(source.task)
+    pairs = random_pairs(source)
     expected = torch.cat(log_probabilities(source.model, source.task, pairs))
     yield check_difference("logits", expected, torch.cat(log_probabilities(converted, task, pairs)), tolerance)
     if sentences:
-        expected_beams = best_hypotheses(source.model, source.task, sentences, beam)
-        yield check_same_beams(expected_beams, best_hypotheses(converted, task, sentences, beam))
+        own = engine_of(source.model, source.task, beam)
+        found = engine_of(converted, task, beam).best(sentences)
+        yield check_same_beams(own.best(sentences), found, own.longest(own.max_source_pieces))
 
 
 def check_difference(what: str, expected: Tensor, found: Tensor, tolerance: float, on_average: bool = False) -> str:
@@ -150,32 +144,16 @@ def check_difference(what: str, expected: Tensor, found: Tensor, tolerance: floa
     return f"{what}: differ {by} {size} on {_RANDOM_PAIRS} random pairs (allowed: {tolerance:g})"
 
 
-@torch.no_grad()
-def best_hypotheses(
-    model: FairseqEncoderDecoderModel, task: TranslationTask, sentences: Sequence[Sequence[str]], beam: int
-) -> list[Hypothesis]:
-    """What ``fairseq-generate`` finds best, for sentences in any order."""
-    generator = task.build_generator([model], Namespace(beam=beam, max_len_b=MAX_LEN_B))
-    dictionary = task.target_dictionary
-    found: dict[int, Hypothesis] = {}
-    by_length = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-    for start in range(0, len(sentences), BATCH_SIZE):
-        numbers = by_length[start : start + BATCH_SIZE]
-        tokens, lengths = as_batch([sentences[i] for i in numbers], task.source_dictionary)
-        sample = {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
-        for i, beams in zip(numbers, task.inference_step(generator, [model], sample), strict=True):
-            best = [n for n in beams[0]["tokens"].tolist() if n != dictionary.eos()]
-            found[i] = Hypothesis(tuple(dictionary[n] for n in best), float(beams[0]["score"]))
-    return [found[i] for i in range(len(sentences))]
-
-
-def check_same_beams(expected: Sequence[Hypothesis], found: Sequence[Hypothesis], exact: bool = True) -> str:
+def check_same_beams(
+    expected: Sequence[Hypothesis], found: Sequence[Hypothesis], longest: int, exact: bool = True
+) -> str:
     """The best hypothesis of every sentence.
 
     Two differences are none of the network: a tie, and a hypothesis that never ends. At the longest length fairseq
     scores the end-of-sentence that it puts there, and CTranslate2 ranks the hypotheses without it.
 
     Args:
+        longest: tokens that a hypothesis may have.
         exact: False counts only, for weights that were rounded on purpose.
 
     Returns:
@@ -185,13 +163,15 @@ def check_same_beams(expected: Sequence[Hypothesis], found: Sequence[Hypothesis]
         VerificationError: a hypothesis differs otherwise.
     """
     different = [(a, b) for a, b in zip(expected, found, strict=True) if a.tokens != b.tokens]
-    endless = [(a, b) for a, b in different if min(len(a.tokens), len(b.tokens)) >= MAX_LEN_B]
+    cut_off = [(a, b) for a, b in different if len(b.tokens) >= longest]
+    # A hypothesis that does end has one score: what ranks before it has none that is lower.
+    endless = [(a, b) for a, b in cut_off if len(a.tokens) >= longest or b.score >= a.score - TIE]
     ties = [(a, b) for a, b in different if abs(a.score - b.score) <= TIE and (a, b) not in endless]
     report = f"best hypotheses of the beams: {len(expected) - len(different)} of {len(expected)} sentences identical"
     if ties:
         report += f", {len(ties)} with another hypothesis of the same score (within {TIE:g})"
     if endless:
-        report += f", {len(endless)} without an end after {MAX_LEN_B} tokens"
+        report += f", {len(endless)} without an end after {longest} tokens"
     if exact and len(different) > len(ties) + len(endless):
         raise VerificationError(f"{report}; the others differ")
     return report

@@ -1,18 +1,13 @@
-"""What each network and each update costs: counted, not timed.
+"""Count what each network and each update costs.
 
-    python -m fairseq_ats.cost RUN/checkpoint_best.pt
-    python -m fairseq_ats.cost --arch transformer_iwslt_de_en --share-decoder-input-output-embed --small-ratio 0.03125
-
-The second form takes fairseq's options. FLOPs are PyTorch's own count (a multiplication and an addition are two) of the
-matrix products of one forward and backward pass; activation bytes are what autograd keeps between the two, in float32
-and on a CPU. Every layer is counted, of those, too, that LayerDrop leaves out of some updates.
+FLOPs are PyTorch's own count of the matrix products of one forward and backward pass; a multiplication and an addition
+are two. Activation bytes are what autograd keeps between the two passes, in float32 and on a CPU. Layers that LayerDrop
+leaves out of some updates are counted in full.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -31,16 +26,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_ats.checkpoints.keys import PARTITION_KEY
-from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
-from fairseq_ats.inference.loading import read_checkpoint
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
+from fairseq_ats.checkpoints.keys import PARTITION_KEY, TASK_NAME
+from fairseq_ats.cost.synthetic import numbered_dictionary, random_batch
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.options.run_options import recall_
-from fairseq_ats.partition.partition import CORE_LEVEL, Partition
+from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.partition.tags import holds
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
-from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.tasks.translation_with_partitioned_model import (
     PartitionedTranslationConfig,
     TranslationWithPartitionedModelTask,
@@ -222,46 +216,6 @@ def _embeddings(model: nn.Module) -> list[nn.Parameter]:
     return [p for name, p in model.named_parameters() if name.endswith(names)]
 
 
-# The command.
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m fairseq_ats.cost",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s (CHECKPOINT | --arch ARCH [fairseq options]) [--tokens N] [--length N] [--vocabulary N]",
-        epilog="Other options are fairseq's: --arch and what belongs to it, --partitioned-linear-module-name, "
-        "--small-ratio, --max-level, --alternate-pattern.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--tokens", type=int, default=4096, help="target tokens of the mini-batch (default: 4096)")
-    parser.add_argument("--length", type=int, default=25, help="tokens of each sentence, both sides (default: 25)")
-    parser.add_argument("--vocabulary", type=int, default=10000, help="with --arch (default: 10000)")
-    # The rest is parsed by fairseq, so that its values must not be taken for a file here.
-    args, rest = parser.parse_known_args(arguments)
-    torch.set_num_threads(1)  # two on a busy machine wait for each other (results/speed/notes.md)
-    checkpoint = rest[0] if len(rest) == 1 and not rest[0].startswith("-") else None
-    if checkpoint is None and not {"--arch", "-a"} & set(rest):
-        parser.error("give a checkpoint, or --arch with fairseq's options")
-    if args.length < 1 or args.tokens < args.length:
-        parser.error(f"--tokens is {args.tokens} and --length is {args.length}; allowed: a sentence or more")
-    try:
-        if checkpoint is None:
-            built = build(["--task", TASK_NAME, *rest], numbered_dictionary(args.vocabulary))
-            task, model, name = built.task, built.model, built.cfg.model._name
-        else:
-            task, model = model_of_checkpoint(checkpoint)
-            name = checkpoint
-        sentences = args.tokens // args.length
-        costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
-    except ValueError as error:
-        sys.exit(f"cost: {error}")
-    tokens = sentences * args.length
-    print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
-    print(table(costs, tokens, task.partition, task.scheme.pattern))
-
-
 def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     """A training's task and model, with dictionaries of the right sizes: enough to count, not to translate.
 
@@ -270,8 +224,9 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     """
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file")
-    header, partition = read_checkpoint(path)
-    if partition is None:
+    checkpoint = Checkpoint.open(path)
+    header = checkpoint.state
+    if checkpoint.partition is None:
         raise ValueError(f"{path} was not written by --task {TASK_NAME}; give its --arch and options instead")
     cfg = load_checkpoint_to_cpu(path).get("cfg")
     # One dictionary for both sides if the model shares embeddings; otherwise one of each size.
@@ -283,23 +238,3 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     task = TranslationWithPartitionedModelTask(options, *(dictionaries[size] for size in sizes))
     task.load_state_dict({PARTITION_KEY: header["task_state"][PARTITION_KEY]})  # the dictionaries are made up
     return task, task.build_model(cfg.model, from_checkpoint=True)
-
-
-def table(costs: dict[int, Cost], tokens: int, partition: Partition, pattern: tuple[int, ...] = ()) -> str:
-    """Markdown: the networks, and the updates of each scheme."""
-    lines = [
-        "| network | parameters | in embeddings | forward MFLOPs/token | backward | activations kB/token "
-        "| weights, gradients, Adam MB |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for level, cost in sorted(costs.items(), reverse=True):
-        lines.append(
-            f"| {partition.network_name(level)} | {cost.parameters:,} | {cost.embedding_parameters:,} "
-            f"| {cost.forward_flops / tokens / 1e6:.1f} | {cost.backward_flops / tokens / 1e6:.1f} "
-            f"| {cost.activation_bytes / tokens / 1e3:.0f} | {cost.state_bytes / 1e6:.0f} |"
-        )
-    updates = scheme_flops(costs, pattern)
-    whole = next(iter(updates.values()))
-    lines += ["", "| update of | GFLOPs | relative |", "|---|---:|---:|"]
-    lines += [f"| {name} | {flops / 1e9:.1f} | {flops / whole:.2f} |" for name, flops in updates.items()]
-    return "\n".join(lines)

@@ -14,9 +14,20 @@ from fairseq.tasks import TASK_REGISTRY
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
 
-# What fairseq-train cannot be called without; and no run to go on with, as the default has in the folder "checkpoints".
+from fairseq_ats.checkpoints.names import last_checkpoint
+from fairseq_ats.checkpoints.saved_options import forget_start_files_
+
+# What fairseq-train cannot be called without.
 _REQUIRED = ["no-data", "--max-tokens", "1", "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
-_REQUIRED += ["--restore-file", os.devnull]
+
+# Options of this plugin's task, some as copies of fairseq's, that say where a training begins or goes on.
+_NO_START = {
+    "save_dir": os.devnull,
+    "restore_file": last_checkpoint(),
+    "continue_once": None,
+    "finetune_from_model": None,
+    "init_from": None,
+}
 
 
 @dataclass
@@ -45,9 +56,14 @@ def numbered_dictionary(size: int) -> Dictionary:
 
 
 def build(arguments: list[str], dictionary: Dictionary, seed: int = 1) -> Built:
-    """Task, model and criterion of ``fairseq-train ARGUMENTS``, with one dictionary for both languages."""
+    """Task, model and criterion of ``fairseq-train ARGUMENTS``, with one dictionary for both languages.
+
+    Files that the training would begin from, or go on from, are not read.
+    """
     parser = options.get_training_parser()
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=_REQUIRED + arguments))
+    forget_start_files_(cfg.model)
+    cfg.task.update({name: value for name, value in _NO_START.items() if name in cfg.task})
     torch.manual_seed(seed)
     task = TASK_REGISTRY[cfg.task._name](cfg.task, dictionary, dictionary)
     return Built(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))

@@ -11,8 +11,7 @@ from typing import Any
 from fairseq.data.data_utils import infer_language_pair
 from fairseq.utils import split_paths
 
-SENTENCEPIECE_MODEL = "sentencepiece.model"
-STAMP = "binarised.json"  # of scripts/binarise.py
+from fairseq_ats.data.binarise import SENTENCEPIECE_MODEL, STAMP
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,12 @@ class DataFolder:
             raise ValueError(
                 f"{path} does not tell its languages: it has no file like train.en-de.en.idx, and no {STAMP}"
             )
-        for language in languages:
+        source, target = map(str, languages)
+        for language in (source, target):
             if not (path / f"dict.{language}.txt").is_file():
                 raise ValueError(f"{path} is not a folder of binarised {language} data: it has no dict.{language}.txt")
         model = path / SENTENCEPIECE_MODEL
-        return cls(path, *languages, model if model.is_file() else None, stamp.get("lowercase", False))
+        return cls(path, source, target, model if model.is_file() else None, stamp.get("lowercase", False))
 
 
 def _read_stamp(path: Path) -> dict[str, Any]:

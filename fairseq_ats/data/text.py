@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sentencepiece
+from fairseq.tokenizer import tokenize_line
 
 Pieces = list[str]
 
@@ -39,10 +40,11 @@ class Text:
         line = line.strip()
         if self._lowercase:
             line = line.lower()
-        if self._processor is None:
-            return line.split()
-        # sentencepiece takes UTF-8, in which half of a surrogate pair has no place.
-        return self._processor.encode(line.encode("utf-8", "replace").decode("utf-8"), out_type=str)
+        if self._processor is not None:
+            # sentencepiece takes UTF-8, in which half of a surrogate pair has no place.
+            line = " ".join(self._processor.encode(line.encode("utf-8", "replace").decode("utf-8"), out_type=str))
+        # fairseq-preprocess and fairseq-interactive end a token at any white space, also at one inside a piece.
+        return tokenize_line(line)
 
     def decode(self, pieces: Pieces) -> str:
         """One line."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from fairseq.distributed import utils as distributed_utils
 
-_HOW_ON_A_CPU = "on a CPU start one process for each worker: scripts/launch.py (docs/several_workers.md)"
+_HOW_ON_A_CPU = "on a CPU start one process for each worker: fairseq-ats launch --workers N fairseq-train ..."
 
 
 def refuse_launches_without_workers() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_ats.inference.deployed_folder import DeployedFolder
-from fairseq_ats.inference.engine import Engine, Machine, Pieces, Search
+from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Pieces, Search
 
 
 class CTranslate2Engine(Engine):
@@ -14,19 +13,19 @@ class CTranslate2Engine(Engine):
 
     Args:
         path: the folder.
-        folder: its description.
+        max_positions: see :class:`~fairseq_ats.inference.engine.Engine`.
 
     Raises:
         ValueError: the package is not installed, or cannot read the folder.
     """
 
-    def __init__(self, path: Path, folder: DeployedFolder, search: Search, machine: Machine) -> None:
+    def __init__(self, path: Path, max_positions: tuple[int, int], search: Search, machine: Machine) -> None:
         try:
             import ctranslate2
         except ImportError as error:
             raise ValueError(f"{path} needs the package ctranslate2 (pip install ctranslate2): {error}") from error
         try:
-            self._translator = ctranslate2.Translator(
+            self.translator = ctranslate2.Translator(
                 str(path),
                 device=machine.device,
                 inter_threads=machine.workers,
@@ -35,19 +34,18 @@ class CTranslate2Engine(Engine):
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read by ctranslate2 {ctranslate2.__version__}: {error}") from error
         self._batch_size = machine.batch_size
-        self._max_target_pieces = folder.max_target_positions - 1
-        super().__init__(search, folder.max_source_positions)
+        super().__init__(search, max_positions)
 
-    def translate(self, sentences: Sequence[Pieces]) -> list[Pieces]:
+    def best(self, sentences: Sequence[Pieces]) -> list[Hypothesis]:
         if not sentences:
             return []
-        longest = self.search.longest(max(len(pieces) for pieces in sentences))
-        results = self._translator.translate_batch(
+        results = self.translator.translate_batch(
             list(sentences),
             max_batch_size=self._batch_size,
             beam_size=self.search.beam,
             length_penalty=self.search.length_penalty,
             max_input_length=0,  # sentences are not longer than the network takes; by default 1024 and a silent cut
-            max_decoding_length=min(longest, self._max_target_pieces),
+            max_decoding_length=self.longest(max(len(pieces) for pieces in sentences)),
+            return_scores=True,
         )
-        return [result.hypotheses[0] for result in results]
+        return [Hypothesis(tuple(result.hypotheses[0]), result.scores[0]) for result in results]

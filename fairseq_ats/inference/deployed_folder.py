@@ -97,6 +97,11 @@ class DeployedFolder:
                 raise ValueError(f"{number} is {value!r}; allowed: a finite number{' from 0 up' if least == 0 else ''}")
 
     @property
+    def max_positions(self) -> tuple[int, int]:
+        """As a fairseq model's."""
+        return self.max_source_positions, self.max_target_positions
+
+    @property
     def level(self) -> int:
         return self.partition.network_levels[self.network]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fairseq_ats.data.text import Pieces
 
 DEVICES = ("auto", "cpu", "cuda")
+START = "<s>"
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,44 @@ class Machine:
             raise ValueError(f"--device is {self.device}; allowed: {', '.join(DEVICES)}")
 
 
+@dataclass(frozen=True)
+class Hypothesis:
+    """The best of a beam: tokens without end-of-sentence, and log-probability / length ** length penalty."""
+
+    tokens: tuple[str, ...]
+    score: float
+
+
 class Engine(ABC):
     """A network that is ready to translate.
 
     Args:
         search: how it searches.
-        max_source_positions: the longest sentence that the network takes, with the end of the sentence.
+        max_positions: the longest sentences that the network takes and gives, with the end of the sentence.
+
+    Raises:
+        ValueError: the network has no room for a piece.
     """
 
-    def __init__(self, search: Search, max_source_positions: int) -> None:
+    def __init__(self, search: Search, max_positions: tuple[int, int]) -> None:
+        if min(max_positions) < 2:
+            takes, gives = max_positions
+            raise ValueError(
+                f"the network takes {takes} and gives {gives} tokens, with the end of the sentence; allowed: 2 or more"
+            )
         self.search = search
-        self.max_source_pieces = search.longest_source(max_source_positions - 1)
+        self._max_target_pieces = max_positions[1] - 1
+        #: A longer sentence does not fit into the network, or its translation may not be as long.
+        self.max_source_pieces = search.longest_source(min(max_positions) - 1)
+
+    def longest(self, source_pieces: int) -> int:
+        """Pieces that a translation of so many pieces may have: as the search says, and the network can give."""
+        return min(self.search.longest(source_pieces), self._max_target_pieces)
 
     @abstractmethod
+    def best(self, sentences: Sequence[Pieces]) -> list[Hypothesis]:
+        """The best hypothesis for each sentence, in order; no sentence is empty, or has over ``max_source_pieces``."""
+
     def translate(self, sentences: Sequence[Pieces]) -> list[Pieces]:
-        """The best hypothesis for each sentence, in order; none is empty, or longer than ``max_source_pieces``."""
+        """The pieces of :meth:`best`, without ``<s>``: fairseq prints none (fairseq/data/dictionary.py:109)."""
+        return [[token for token in hypothesis.tokens if token != START] for hypothesis in self.best(sentences)]

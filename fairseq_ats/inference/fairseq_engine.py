@@ -9,7 +9,7 @@ import torch
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks.translation import TranslationTask
 
-from fairseq_ats.inference.engine import Engine, Machine, Pieces, Search
+from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Pieces, Search
 
 
 def use_torch_on(machine: Machine) -> str:
@@ -46,8 +46,7 @@ class FairseqEngine(Engine):
         batch_size: int,
         device: str,
     ) -> None:
-        max_source_positions, _ = model.max_positions()
-        super().__init__(search, max_source_positions)
+        super().__init__(search, model.max_positions())
         self._model = model.to(device)
         self._task = task
         self._batch_size = batch_size
@@ -57,23 +56,25 @@ class FairseqEngine(Engine):
         )
         self._generator = task.build_generator([self._model], options)
 
-    def translate(self, sentences: Sequence[Pieces]) -> list[Pieces]:
-        translations: list[Pieces] = [[] for _ in sentences]
+    def best(self, sentences: Sequence[Pieces]) -> list[Hypothesis]:
+        found: dict[int, Hypothesis] = {}
         by_length = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
         for start in range(0, len(by_length), self._batch_size):
             indices = by_length[start : start + self._batch_size]
-            for index, translation in zip(indices, self._translate_batch([sentences[i] for i in indices]), strict=True):
-                translations[index] = translation
-        return translations
+            found |= zip(indices, self._best_of_batch([sentences[i] for i in indices]), strict=True)
+        return [found[index] for index in range(len(sentences))]
 
-    def _translate_batch(self, sentences: Sequence[Pieces]) -> list[Pieces]:
+    def _best_of_batch(self, sentences: Sequence[Pieces]) -> list[Hypothesis]:
         encode = self._task.source_dictionary.encode_line
         tokens = [encode(" ".join(pieces), add_if_not_exist=False).long() for pieces in sentences]
         dataset = self._task.build_dataset_for_inference(tokens, [len(numbers) for numbers in tokens])
         batch = dataset.collater([dataset[index] for index in range(len(dataset))])
         net_input = {name: tensor.to(self._device) for name, tensor in batch["net_input"].items()}
         beams = self._task.inference_step(self._generator, [self._model], {"net_input": net_input})
-        translations: list[Pieces] = [[] for _ in sentences]
+        target = self._task.target_dictionary
+        found: dict[int, Hypothesis] = {}
         for index, hypotheses in zip(batch["id"].tolist(), beams, strict=True):
-            translations[index] = self._task.target_dictionary.string(hypotheses[0]["tokens"]).split()
-        return translations
+            numbers = hypotheses[0]["tokens"].tolist()
+            tokens = tuple(target[number] for number in numbers if number != target.eos())
+            found[index] = Hypothesis(tokens, float(hypotheses[0]["score"]))
+        return [found[index] for index in range(len(sentences))]

@@ -11,14 +11,14 @@ from typing import overload
 
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-from fairseq_ats.checkpoints.saved_options import saved_options
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.data.text import READS_TOKENS, Text, parts
 from fairseq_ats.inference.ctranslate2_engine import CTranslate2Engine
 from fairseq_ats.inference.deployed_folder import DeployedFolder, check_sums
 from fairseq_ats.inference.engine import Engine, Machine, Search
 from fairseq_ats.inference.fairseq_engine import FairseqEngine, use_torch_on
-from fairseq_ats.inference.loading import load_to_decode, read_checkpoint
+from fairseq_ats.inference.loading import load_to_decode
 from fairseq_ats.partition.partition import check_level_name
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ BUFFER_SIZE = 512
 class Translator:
     """One network, ready to translate lines of text.
 
-    Every line gives one line: a blank one gives a blank one, and one that is longer than the network takes, or than the
-    longest translation allowed, is translated in parts.
+    Every line gives one line: a blank one gives a blank one, and one that is longer than the network takes or gives, or
+    than the longest translation allowed, is translated in parts.
 
     Args:
         path: a checkpoint of this plugin's task or of stock fairseq's ``translation``, or a folder that
@@ -135,7 +135,7 @@ def _open_folder(path: Path, level: str | int | None, given: dict[str, float], m
         logger.warning(f"{path} has {READS_TOKENS}")
     text = Text(model, folder.lowercase)
     if folder.format == "ctranslate2":
-        return CTranslate2Engine(path, folder, search, machine), text
+        return CTranslate2Engine(path, folder.max_positions, search, machine), text
     return _open_onnx(path, search, machine), text
 
 
@@ -156,10 +156,11 @@ def _open_onnx(path: Path, search: Search, machine: Machine) -> Engine:
 def _open_checkpoint(
     path: Path, level: str | int | None, data: Path | None, model: Path | None, search: Search, machine: Machine
 ) -> tuple[Engine, Text]:
-    checkpoint, partition = read_checkpoint(path)
+    checkpoint = Checkpoint.open(path)
+    partition = checkpoint.partition
     if partition is None and level is not None:
         raise ValueError(f"--level is {level} and {path} holds one network, without levels; leave it out")
-    folder = DataFolder.find(data, saved_options(checkpoint, "task"))
+    folder = DataFolder.find(data, checkpoint.options("task"))
     model = model or folder.sentencepiece_model
     if model is None:
         logger.warning(f"{folder.path} has {READS_TOKENS}")
@@ -167,5 +168,5 @@ def _open_checkpoint(
         raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
     text = Text(model, folder.lowercase)
     device = use_torch_on(machine)
-    network, task = load_to_decode(path, folder, None if level is None else partition.level_of(level))
+    network, task = load_to_decode(checkpoint, folder, None if level is None else partition.level_of(level))
     return FairseqEngine(network, task, search, machine.batch_size, device), text

@@ -1,1 +1,1 @@
-TASK_NAME = "translation_with_partitioned_model"
+"""Hold one module for each fairseq task; fairseq imports every module of this folder (fairseq/tasks/__init__.py)."""

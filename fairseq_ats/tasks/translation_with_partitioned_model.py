@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.architectures.transformer import check_model_options, partition_model_
-from fairseq_ats.checkpoints.keys import DICTIONARIES_KEY
+from fairseq_ats.checkpoints.keys import DICTIONARIES_KEY, TASK_NAME
 from fairseq_ats.data.checks import (
     buckets_problem,
     check_split,
@@ -26,7 +26,6 @@ from fairseq_ats.data.checks import (
 )
 from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.partition.names import split_metric
-from fairseq_ats.tasks import TASK_NAME
 from fairseq_ats.training.partitioned_task import PartitionedTask
 from fairseq_ats.training.warm_start import start_from_stock_
 

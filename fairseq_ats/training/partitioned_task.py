@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fairseq_ats.checkpoints.keys import PARTITION_KEY, PATIENCE_KEY, RUN_KEY, as_saved, states_of
 from fairseq_ats.checkpoints.reading import partition_of, read_header
+from fairseq_ats.checkpoints.saved_options import forget_start_files_
 from fairseq_ats.host.amp import step_unscaled
 from fairseq_ats.host.batches import BatchesOfTheirOwn
 from fairseq_ats.host.patience import patience_state, restore_patience
@@ -154,12 +155,15 @@ class PartitionedTask(BatchesOfTheirOwn):
         """
         self.check_model_options(cfg)
         if from_checkpoint:
+            forget_start_files_(cfg)
             self._prepare_decoding(cfg)
             model = super().build_model(cfg, from_checkpoint)
             self._partition_(model, is_new=False)
             return model
         source = self.options.checkpoints.to_load()
         self._prepare_training(cfg, source)
+        if source is not None:
+            forget_start_files_(cfg)
         model = super().build_model(cfg)
         init_from = self.options.start.init_from
         if init_from and source is not None:

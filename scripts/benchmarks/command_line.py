@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 import torch
-from cpu_environment import restart_in_cpu_environment
 
+from fairseq_ats.cli.arguments import positive
+from fairseq_ats.cli.environment import restart_in_cpu_environment
 from fairseq_ats.cli.hardware import hardware
 
 STOCK = "stock fairseq"
@@ -19,12 +20,14 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--arch", default="transformer_iwslt_de_en", help="a stock fairseq arch")
     parser.add_argument("--arch-options", default="", help="fairseq options that change the arch, in one string")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--length", type=int, default=25, help="tokens of each sentence, on both sides (default: 25)")
-    parser.add_argument("--vocabulary", type=int, default=10000)
+    parser.add_argument(
+        "--length", type=positive, default=25, help="tokens of each sentence, on both sides (default: 25)"
+    )
+    parser.add_argument("--vocabulary", type=positive, default=10000)
     parser.add_argument("--ratio", type=float, default=0.03125, help="--small-ratio of the partitioned models")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     return parser
 
 

@@ -18,6 +18,7 @@ from fairseq.data import Dictionary
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
 from scripts.benchmarks.command_line import STOCK, conditions, low_rank, parser_of, small_width, start
 from scripts.benchmarks.timing import peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
@@ -37,8 +38,8 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = parser_of(__doc__)
-    parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32], help="sentences")
+    parser.add_argument("--beams", type=positive, nargs="+", default=[1, 5])
+    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 32], help="sentences")
     return start(parser)
 
 

@@ -31,18 +31,18 @@ from pathlib import Path
 import ctranslate2  # noqa: F401  here, so that it does not count as memory of the models that it runs
 import sacrebleu
 import torch
-from cpu_environment import restart_in_cpu_environment
-from evaluate import raw_lines, raw_references
 
 from fairseq_ats.checkpoints.names import best_checkpoint
 from fairseq_ats.checkpoints.reading import read_header
 from fairseq_ats.cli.arguments import positive
+from fairseq_ats.cli.environment import restart_in_cpu_environment
 from fairseq_ats.cli.hardware import hardware
 from fairseq_ats.convert.conversion import convert, size_on_disk
 from fairseq_ats.convert.formats.core import CoreCheckpoint
 from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
 from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.data.lines import raw_lines, raw_references
 from fairseq_ats.translate import Translator
 from scripts.benchmarks.timing import ratio_column, rotated
 
@@ -82,8 +82,8 @@ class Turn:
 def main() -> None:
     args = parse_args()
     restart_in_cpu_environment(1)
-    source = raw_lines(args.data, args.source)[: args.sentences]
     try:
+        source = raw_lines(args.data, args.source)[: args.sentences]
         references = raw_references(args.data, args.target)[: args.sentences]
     except ValueError as error:
         sys.exit(f"benchmark_deployment: {error}")
@@ -127,9 +127,6 @@ def parse_args() -> argparse.Namespace:
     for path in best_of(args).values():
         if not path.is_file():
             parser.error(f"argument run: {args.run} has no {path.name}")
-    for language in (args.source, args.target):
-        if not (args.data / f"test.{language}").is_file():
-            parser.error(f"argument data: {args.data} has no raw test.{language} (scripts/binarise.py puts it there)")
     return args
 
 

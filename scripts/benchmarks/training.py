@@ -11,7 +11,7 @@ those ratios, and beside them the ratio of the FLOPs: the difference is overhead
 In bfloat16, stock fairseq keeps a bfloat16 model and float32 copies (``common.bf16``, which on a CPU only
 fairseq-hydra-train can ask for); the others use ``--autocast bfloat16``. Peak memory is what PyTorch holds at most in
 an update: weights, optimizer state, gradients, activations; of an ATS average, the larger of the two. No batch has
-padding, all embeddings are shared, and on a CPU memory is kept by the allocator (scripts/cpu_environment.py).
+padding, all embeddings are shared, and on a CPU memory is kept by the allocator (``fairseq_ats.cli.environment``).
 """
 
 from __future__ import annotations

@@ -18,10 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cli.hardware import hardware
 from scripts.benchmarks.timing import ratio_column, rotated
 
-ROOT = Path(__file__).resolve().parents[2]
+FAIRSEQ_ATS = [sys.executable, "-m", "fairseq_ats.cli"]
 LOG_INTERVAL = 10
 # name → (workers, threads of each, batches of each in an update)
 WAYS = {
@@ -37,8 +38,8 @@ def main() -> None:
     )
     parser.add_argument("config", type=Path, help="configuration file, one of configs/")
     parser.add_argument("data", type=Path, help="folder of binarised data")
-    parser.add_argument("--updates", type=int, default=40, help="of each way and round (default: 40)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each way (default: 5)")
+    parser.add_argument("--updates", type=positive, default=40, help="of each way and round (default: 40)")
+    parser.add_argument("--rounds", type=positive, default=5, help="turns of each way (default: 5)")
     args = parser.parse_args()
     if args.updates < 2 * LOG_INTERVAL:
         parser.error(f"argument --updates: {args.updates} is not allowed; allowed: {2 * LOG_INTERVAL} or more")
@@ -57,8 +58,8 @@ def main() -> None:
 def words_per_second(args: argparse.Namespace, workers: int, threads: int, batches: int) -> float:
     """Return the median over the log intervals of one training."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "scripts/launch.py"), "--workers", str(workers)]
-        command += ["--threads", str(threads), sys.executable, str(ROOT / "scripts/train.py"), str(args.config)]
+        command = [*FAIRSEQ_ATS, "launch", "--workers", str(workers), "--threads", str(threads)]
+        command += [*FAIRSEQ_ATS, "train", str(args.config)]
         command += [str(args.data), "--save-dir", folder, "--threads", str(threads), "--update-freq", str(batches)]
         command += ["--max-update", str(args.updates), "--no-save", "--disable-validation", "--log-format", "json"]
         command += ["--log-interval", str(LOG_INTERVAL)]

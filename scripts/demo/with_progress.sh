@@ -2,7 +2,7 @@
 # Run a training command and show of its log what a person wants to follow: the command, both networks' losses,
 # validations. The whole log goes to the run's train.log; when the command fails, its last lines are shown.
 #
-#   scripts/demo/with_progress.sh python scripts/train.py CONFIG DATA --save-dir RUN
+#   scripts/demo/with_progress.sh fairseq-ats train CONFIG DATA --save-dir RUN
 set -euo pipefail
 
 log=$(mktemp)

@@ -18,9 +18,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from quiet import silence_libraries
 from tabulate import tabulate
 
+from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.files import written_whole
 from fairseq_ats.partition.names import CRITERIA
 from scripts.figures.png import new_figure, write_png

@@ -3,7 +3,7 @@
 
     python -m scripts.figures.learning_curves RUN... --output curves.png
 
-The curves are read off RUN/train.log (``--log-file``, which scripts/train.py gives); BLEU is there if the run was
+The curves are read off RUN/train.log (``--log-file``, which ``fairseq-ats train`` gives); BLEU is there if the run was
 trained with --eval-bleu. FLOPs are counted for a model built from RUN's last or best checkpoint, which also tells which
 networks were trained; a run without one is drawn against updates only, with every network that was validated.
 """
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quiet import silence_libraries
-from training_log import TrainingLog
 
 from fairseq_ats.checkpoints.names import best_checkpoint, last_checkpoint
+from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.cost.training import TrainingCost, cost_of_run
+from fairseq_ats.training.log_file import TrainingLog
 from scripts.figures.png import new_figure, write_png
 
 LABELS = {"bleu": "validation BLEU", "loss": "validation loss, bits a token"}
@@ -103,7 +103,7 @@ def read_run(run: Path, suffix: str = "") -> Curves:
     """
     path = run / "train.log"
     if not path.is_file():
-        raise ValueError(f"{run} has no train.log; scripts/train.py writes one, fairseq-train with --log-file")
+        raise ValueError(f"{run} has no train.log; fairseq-ats train writes one, fairseq-train with --log-file")
     log = TrainingLog.read(path)
     curves = curves_of(log, "/".join(run.absolute().parts[-2:]))
     if not curves:

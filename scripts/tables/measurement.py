@@ -8,10 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from training_log import TrainingLog
-
 import fairseq_ats
 from fairseq_ats.cost.training import cost_of_run
+from fairseq_ats.training.log_file import TrainingLog
 from scripts.tables.description import Row
 from scripts.tables.records import Record
 from scripts.tables.runs import Run, commit
@@ -62,6 +61,6 @@ def _versions() -> dict[str, str]:
 
 
 def _stamp(data: Path) -> dict[str, Any] | None:
-    """Return how ``scripts/binarise.py`` made the data, with a digest of the raw text; None if it did not."""
+    """Return how ``fairseq-ats binarise`` made the data, with a digest of the raw text; None if it did not."""
     path = data / "binarised.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

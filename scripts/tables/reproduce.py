@@ -28,12 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from cpu_environment import restart_in_cpu_environment
 from fairseq.data.data_utils import infer_language_pair
-from quiet import silence_libraries
 
 from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cli.config_file import read_config
+from fairseq_ats.cli.environment import restart_in_cpu_environment, silence_libraries
 from fairseq_ats.cli.hardware import hardware
 from fairseq_ats.files import written_whole
 from scripts.tables import flops_picture, markdown

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training_log import TrainingLog
-
+from fairseq_ats.training.log_file import TrainingLog
 from scripts.tables.description import ROOT, Recipe, shown
 
 # The states of a run.
@@ -58,7 +57,7 @@ class Run:
     def command(self, data: Path, threads: int, options: Sequence[str]) -> list[str]:
         """Return the command, as typed in the repository's root; fairseq resumes from ``checkpoint_last.pt``."""
         config, data, folder = (str(shown(path)) for path in (self.recipe.config(self.row), data, self.folder))
-        command = ["python", "scripts/train.py", config, data, "--save-dir", folder]
+        command = ["fairseq-ats", "train", config, data, "--save-dir", folder]
         return [*command, "--threads", str(threads), "--seed", str(self.seed), *options]
 
     def starts(self) -> list[dict[str, Any]]:
@@ -100,7 +99,7 @@ def train(command: Sequence[str], console: Path, lock: int) -> int:
     """Run a training to its end, and return its exit status."""
     with console.open("ab") as output:
         return subprocess.run(
-            [sys.executable, *command[1:]],
+            [sys.executable, "-m", "fairseq_ats.cli", *command[1:]],
             cwd=ROOT,
             env=os.environ | _one_gpu(),
             stdin=subprocess.DEVNULL,

@@ -10,13 +10,24 @@ from typing import Any
 
 import sacrebleu
 import torch
-from evaluate import Network, Search, batches_of, decode, load, networks_of, raw_references, text_of
 from sacremoses import MosesTokenizer
 
 from fairseq_ats.checkpoints.average import average_checkpoints
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.choice import last_epochs
 from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.data.lines import raw_references
 from fairseq_ats.files import written_whole
+from fairseq_ats.inference.engine import Search
+from fairseq_ats.inference.evaluation import (
+    Network,
+    batches_of,
+    decode,
+    load,
+    networks_of,
+    search_of,
+    text_of,
+)
 from scripts.tables.description import Recipe
 from scripts.tables.records import TEST, digest
 
@@ -74,11 +85,11 @@ def score_networks(
     for network in networks:
         loaded = load(network, data)
         search, validation_bleu = _search(network, loaded, recipe, decoding)
-        decode([network], [loaded], search, batches_of(loaded[1], TEST, decoding.batch_size), decoding.device)
+        decode([network], [loaded], search, batches_of(*loaded, TEST, decoding.batch_size), decoding.device)
         lines = [network.hypotheses[i] for i in range(len(references.lines))]
         scores[network.name] = {
             "parameters": network.parameters,
-            "checkpoint": Path(network.checkpoint).name,
+            "checkpoint": network.checkpoint.path.name,
             "updates": network.updates,
             "beam": search.beam,
             "length_penalty": search.length_penalty,
@@ -117,7 +128,7 @@ def _networks(run: Path, recipe: Recipe, wanted: tuple[str, ...]) -> list[Networ
         with written_whole(average) as path:
             torch.save(average_checkpoints(last_epochs(run, recipe.averaged_epochs)), path)
         for network in networks:
-            network.checkpoint = str(average)
+            network.checkpoint = Checkpoint.open(average)
     return networks
 
 
@@ -125,11 +136,11 @@ def _search(
     network: Network, loaded: tuple[Any, Any], recipe: Recipe, decoding: Decoding
 ) -> tuple[Search, float | None]:
     """Return the recipe's search; of several, the best on the validation set, and its BLEU there."""
-    choices = [Search(*choice) for choice in product(recipe.search.beams, recipe.search.length_penalties)]
+    choices = [search_of(*choice) for choice in product(recipe.search.beams, recipe.search.length_penalties)]
     if not recipe.search.is_tuned:
         return choices[0], None
     task = loaded[1]
-    batches = list(batches_of(task, "valid", decoding.batch_size))
+    batches = list(batches_of(*loaded, "valid", decoding.batch_size))
     # Every so many batches: they come in the order of length.
     step = max(1, round(len(task.dataset("valid")) / TUNING_SENTENCES))
     batches = batches[::step]
@@ -151,13 +162,10 @@ def _search(
 
 
 def read_references(data: Path) -> References:
-    """Read the references of a folder that ``scripts/binarise.py`` made.
+    """Read the references of a folder that ``fairseq-ats binarise`` made.
 
     Raises:
         ValueError: the folder has none.
     """
     folder = DataFolder.find(data, {})
-    path = data / f"test.{folder.target_language}"
-    if not path.is_file():
-        raise ValueError(f"{data} has no {path.name}, the raw references that scripts/binarise.py puts there")
     return References(raw_references(data, folder.target_language), folder.target_language, folder.lowercase)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.keys import PARTITION_KEY, PATIENCE_KEY, RUN_KEY, TASK_CLASSES, states_of
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
@@ -47,7 +48,7 @@ class CoreCheckpoint(OutputFormat):
     def check(self, source: SourceNetwork) -> None:
         if source.level != CORE_LEVEL:
             raise ValueError(f"--to core is the core alone, and --level is {source.level}; allowed: {CORE_LEVEL}")
-        if self.keep_optimizer_state and "last_optimizer_state" not in source.checkpoint:
+        if self.keep_optimizer_state and "last_optimizer_state" not in source.checkpoint.state:
             raise ValueError(f"--keep-optimizer-state: {source.path} was saved with --no-save-optimizer-state")
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
@@ -55,7 +56,7 @@ class CoreCheckpoint(OutputFormat):
         torch.save(core_checkpoint(source, self.keep_optimizer_state), path)
 
     def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
-        model, task = load_to_decode(path, source.data)
+        model, task = load_to_decode(Checkpoint.open(path), source.data)
         yield from check_same_network(source, model, task, sentences, beam, TOLERANCE)
 
 
@@ -68,7 +69,7 @@ def core_checkpoint(source: SourceNetwork, keep_optimizer_state: bool) -> dict[s
     Raises:
         ValueError: the optimizer's state is to be kept and is not one entry for each parameter.
     """
-    core = dict(source.checkpoint)
+    core = dict(source.checkpoint.state)
     core["model"] = _without_extension(core["model"])
     core["cfg"] = {group: _options_of_core(options) for group, options in core["cfg"].items()}
     core["task_state"] = core["task_state"] | {
@@ -124,9 +125,9 @@ def _optimizer_state_of_core(source: SourceNetwork, state: Mapping[str, Any]) ->
     It is numbered by the parameters' order (fairseq/trainer.py:305 hands them over in the model's order, then the
     criterion's), and the core's parameters have the same order in both models.
     """
-    whole, _ = load_network(source.path, source.data, source.partition.max_level)
+    whole, _ = load_network(source.checkpoint, source.data, source.partition.max_level)
     in_core = [holds(p, CORE_LEVEL) for p in whole.parameters() if p.requires_grad]
-    in_core += [True] * len(source.checkpoint["criterion"] or {})
+    in_core += [True] * len(source.checkpoint.state["criterion"] or {})
     groups = state["param_groups"]
     if len(groups) != 1 or len(groups[0]["params"]) != len(in_core):
         raise ValueError(

@@ -20,16 +20,15 @@ from fairseq_ats.convert.formats.fairseq import stock_checkpoint
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import (
-    BATCH_SIZE,
-    MAX_LEN_B,
-    Hypothesis,
-    best_hypotheses,
     check_difference,
     check_same_beams,
+    engine_of,
     log_probabilities,
     numbered,
     random_pairs,
 )
+from fairseq_ats.inference.ctranslate2_engine import CTranslate2Engine
+from fairseq_ats.inference.engine import Machine, Search
 
 # Types of stored weights, CTranslate2's names (ctranslate2/specs/model_spec.py, ACCEPTED_MODEL_TYPES) → allowed
 # difference in nats: the largest for float32, where only the order of sums differs, and the mean for types that round
@@ -104,12 +103,11 @@ def _compare(
     source: SourceNetwork, folder: Path, sentences: Sequence[Sequence[str]], beam: int, quantization: str
 ) -> Iterator[str]:
     """As :meth:`CTranslate2Model.verify`, for a folder with weights of the type ``quantization``."""
-    import ctranslate2  # optional package
-
     exact = quantization == EXACT
-    translator = ctranslate2.Translator(str(folder), device="cpu", intra_threads=torch.get_num_threads())
-    pairs = random_pairs(source.task)
-    scored = translator.score_batch([source for source, _ in pairs], [target for _, target in pairs])
+    machine = Machine(threads=torch.get_num_threads(), device="cpu")
+    engine = CTranslate2Engine(folder, source.model.max_positions(), Search(beam=beam), machine)
+    pairs = random_pairs(source)
+    scored = engine.translator.score_batch([source for source, _ in pairs], [target for _, target in pairs])
     yield check_difference(
         "log-probabilities",
         torch.cat(_of_targets(source, pairs)),
@@ -118,16 +116,9 @@ def _compare(
         on_average=not exact,
     )
     if sentences:
-        results = translator.translate_batch(
-            sentences,
-            beam_size=beam,
-            max_decoding_length=MAX_LEN_B,
-            max_batch_size=BATCH_SIZE,
-            return_scores=True,
-        )
-        found = [Hypothesis(tuple(result.hypotheses[0]), result.scores[0]) for result in results]
-        expected = best_hypotheses(source.model, source.task, sentences, beam)
-        yield check_same_beams(expected, found, exact=exact)
+        expected = engine_of(source.model, source.task, beam).best(sentences)
+        longest = engine.longest(engine.max_source_pieces)
+        yield check_same_beams(expected, engine.best(sentences), longest, exact=exact)
 
 
 def unsupported_options(cfg: TransformerConfig) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,11 +15,14 @@ from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.tasks.translation import TranslationConfig
 from torch import Tensor
 
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
+from fairseq_ats.checkpoints.keys import STOCK_TASK_NAME
+from fairseq_ats.checkpoints.saved_options import forget_start_files_
 from fairseq_ats.convert.folding import check_dense, dense_cost, feed_forward_sizes, stock_parameters
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
-from fairseq_ats.inference.loading import STOCK_TASK_NAME, load_to_decode
+from fairseq_ats.inference.loading import load_to_decode
 from fairseq_ats.optim import OPTIMIZER_NAME
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModelConfig
 from fairseq_ats.partition.names import split_metric
@@ -51,7 +55,7 @@ class StockCheckpoint(OutputFormat):
         torch.save(stock_checkpoint(source), path)
 
     def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
-        model, task = load_to_decode(path, source.data)
+        model, task = load_to_decode(Checkpoint.open(path), source.data)
         yield from check_same_network(source, model, task, sentences, beam, TOLERANCE)
 
 
@@ -64,16 +68,16 @@ def stock_checkpoint(source: SourceNetwork) -> dict[str, Any]:
     running averages of the log, which are those of all networks.
     """
     parameters = stock_parameters(source.model)
-    history = source.checkpoint["optimizer_history"][-1] | {"optimizer_name": "FairseqAdam"}
+    history = source.checkpoint.state["optimizer_history"][-1] | {"optimizer_name": "FairseqAdam"}
     return as_plain(
         {
             "args": None,
-            "cfg": _stock_options(source.checkpoint["cfg"], feed_forward_sizes(parameters)),
+            "cfg": _stock_options(source.checkpoint.state["cfg"], feed_forward_sizes(parameters)),
             "model": parameters,
             "criterion": None,
             "optimizer_history": [history],
             "task_state": {},
-            "extra_state": {"train_iterator": source.checkpoint["extra_state"]["train_iterator"]},
+            "extra_state": {"train_iterator": source.checkpoint.state["extra_state"]["train_iterator"]},
         }
     )
 
@@ -88,7 +92,11 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
         stock["optimizer"] = {name: value for name, value in stock["optimizer"].items() if name not in own}
         stock["optimizer"]["_name"] = STOCK_OPTIMIZER
 
-    model = {name: value for name, value in stock["model"].items() if name not in own}
+    options = argparse.Namespace(
+        **{name: copy.deepcopy(value) for name, value in stock["model"].items() if name not in own}
+    )
+    forget_start_files_(options)
+    model = vars(options)
     for side, size in feed_forward.items():
         # fairseq reads the nested form where there is one (fairseq/models/transformer/transformer_config.py:305).
         if side in model:

@@ -1,4 +1,4 @@
-"""The data sets of the paper: where they are, under which licence, and how raw text is made of them."""
+"""Describe the data sets: where they are, under which licence, and how raw text is made of them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from archives import Archive, member_lines
-from parallel_text import (
+from fairseq_ats.data.binarise import fits
+from scripts.data.archives import Archive, member_lines
+from scripts.data.parallel_text import (
     Pair,
-    fits,
     held_out,
     in_step,
     moses_normaliser,
@@ -28,9 +28,9 @@ class DataSet:
     Args:
         name: of the script, and of the folder under ``runs/``.
         archives: by the names that ``pairs`` knows.
-        download: megabytes that are downloaded, about.
+        download: about how many megabytes are downloaded.
         disk: megabytes of everything at its largest: archives, text, pieces, binarised data.
-        lowercase, vocabulary, longest, ratio, sample: options of ``scripts/binarise.py``; None: not used.
+        lowercase, vocabulary, longest, ratio, sample: options of ``fairseq-ats binarise``; None: not used.
         pairs: paths of the archives → sentence pairs, each with its split.
         test_lines: sentence pairs of the test set that the literature has; None: not checked.
     """
@@ -53,12 +53,12 @@ class DataSet:
 
 
 def named(archive: Path, members: tuple[str, str]) -> tuple[str, str]:
-    """What a message about both calls two members of an archive."""
+    """Return how an error names two members of an archive."""
     return f"{archive}: {members[0]}", members[1]
 
 
 def iwslt14_pairs(data_set: DataSet, paths: dict[str, Path]) -> SplitPairs:
-    """fairseq's prepare-iwslt14.sh: at most 175 Moses tokens, ratio at most 1.5, every 23rd of the rest held out."""
+    """Follow fairseq's prepare-iwslt14.sh: at most 175 Moses tokens, ratio at most 1.5, every 23rd pair held out."""
     path = paths["talks"]
     languages = (data_set.source, data_set.target)
     train = tuple(f"de-en/train.tags.de-en.{language}" for language in languages)
@@ -90,9 +90,9 @@ IWSLT14 = DataSet(
 
 
 def wmt17_pairs(data_set: DataSet, paths: dict[str, Path]) -> SplitPairs:
-    """fairseq's prepare-wmt14en2de.sh: punctuation normalised, every 100th pair held out.
+    """Follow fairseq's prepare-wmt14en2de.sh: punctuation normalised, every 100th pair held out.
 
-    Length and ratio are limited later, as there, where the text has been cut into pieces (scripts/binarise.py).
+    As there, length and ratio are limited later, in pieces (``fairseq-ats binarise``).
     """
     languages = (data_set.source, data_set.target)
     normalise = [moses_normaliser(language) for language in languages]
@@ -123,27 +123,24 @@ WMT17 = DataSet(
     source="en",
     target="de",
     licence="free for research; cite WMT and the corpora (https://www.statmt.org/wmt17/translation-task.html)",
-    # Sizes and sha256: TensorFlow Datasets, tensorflow_datasets/url_checksums/wmt17_translate.txt.
+    # sha256: TensorFlow Datasets, tensorflow_datasets/url_checksums/wmt17_translate.txt.
     # md5 of the test set: sacreBLEU, sacrebleu/dataset/__init__.py, wmt14/full.
     archives={
         "europarl": Archive(
             "https://www.statmt.org/wmt13/training-parallel-europarl-v7.tgz",
-            657632379,
             "sha256:0224c7c710c8a063dfd893b0cc0830202d61f4c75c17eb8e31836103d27d96e7",
         ),
         "commoncrawl": Archive(
             "https://www.statmt.org/wmt13/training-parallel-commoncrawl.tgz",
-            918311367,
             "sha256:c7a74e2ea01ac6c920123108627e35278d4ccb5701e15428ffa34de86fa3a9e5",
         ),
         "news-commentary": Archive(
             "https://data.statmt.org/wmt17/translation-task/training-parallel-nc-v12.tgz",
-            168591139,
             "sha256:2b45f30ef1d550d302fd17dd3a5cbe19134ccc4c2cf50c2dae534aee600101a2",
         ),
         "test": Archive(
             "https://statmt.org/wmt14/test-full.tgz",
-            checksum="md5:a8cd784e006feb32ac6f3d9ec7eb389a",
+            "md5:a8cd784e006feb32ac6f3d9ec7eb389a",
         ),
     },
     download=1750,

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
-"""A public data set → binarised data, ready for training: what the scripts/prepare_*.sh run.
+"""Turn a public data set into binarised data, ready for training: what scripts/prepare_*.sh run.
 
-    python scripts/prepare_data.py iwslt14|wmt17|multi30k [options]
+    python -m scripts.data.prepare iwslt14|wmt17|multi30k [options]
 
-Archives are downloaded (an interrupted download goes on) or taken from a folder, checked, cleaned into raw text, and
-binarised. Each stage is done once; one that was interrupted is done over. scripts/data_sets.py has the recipes.
+Archives are downloaded or taken from a folder, checked, cleaned into raw text, and binarised. Each stage is done once;
+an interrupted stage is done again from its start.
 """
 
 from __future__ import annotations
@@ -15,24 +14,24 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import binarise
-from archives import DAMAGED, Archive, ArchiveFolder
-from data_sets import IWSLT14, MULTI30K_ADDRESS, MULTI30K_FILES, MULTI30K_LICENCE, WMT17, DataSet
-from parallel_text import write_splits
-from stages import check_ours, is_done, written_once
-
 from fairseq_ats.cli.arguments import positive
+from fairseq_ats.data.binarise import STAMP, Binarisation, binarise
+from fairseq_ats.files import check_ours, made_once, stamp_of
+from scripts.data.archives import DAMAGED, Archive, ArchiveFolder
+from scripts.data.data_sets import IWSLT14, MULTI30K_ADDRESS, MULTI30K_FILES, MULTI30K_LICENCE, WMT17, DataSet
+from scripts.data.parallel_text import write_splits
 
-RUNS = Path(__file__).resolve().parents[1] / "runs"
+RUNS = Path(__file__).resolve().parents[2] / "runs"
 TEXT_STAMP = "text.json"
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Says of a wrong option, in one line, what is allowed."""
+    """Say in one line what is wrong with the options, and what is allowed."""
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         args, unknown = self.parse_known_args(arguments)
@@ -48,16 +47,16 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a data set's script; every failure ends it with one sentence."""
+    """Prepare a data set; end with one sentence after every failure."""
     commands: dict[str, Callable[[str, Sequence[str]], None]] = {
         "iwslt14": lambda prog, options: prepare(IWSLT14, prog, options),
         "wmt17": lambda prog, options: prepare(WMT17, prog, options),
         "multi30k": prepare_multi30k,
     }
     if not arguments or arguments[0] not in commands:
-        sys.exit(f"usage: prepare_data.py {'|'.join(commands)} [options]")
+        sys.exit(f"usage: prepare {'|'.join(commands)} [options]")
     prog = f"prepare_{arguments[0]}"
-    # The default ends a process at once, and leaves behind what it was writing.
+    # By default the signal ends the process at once, and half-written files stay.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         commands[arguments[0]](prog, arguments[1:])
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def prepare(data_set: DataSet, prog: str, options: Sequence[str]) -> None:
-    """Archives → raw text → binarised data.
+    """Turn archives into raw text, and raw text into binarised data.
 
     Raises:
         ValueError: an option is wrong, or an archive, its text or the disk is not what it should be.
@@ -85,12 +84,10 @@ def prepare(data_set: DataSet, prog: str, options: Sequence[str]) -> None:
     work, output = args.work, args.output or args.work / "data"
     if args.archives is not None and not args.archives.is_dir():
         raise ValueError(f"--archives is {args.archives}, which is not a folder")
-    check_ours(work / "text", TEXT_STAMP)
-    check_ours(output, binarise.STAMP)
-
-    def say(message: str) -> None:
-        print(f"{prog}: {message}", flush=True)
-
+    text = work / "text"
+    check_ours(text, TEXT_STAMP)
+    check_ours(output, STAMP)
+    say = partial(_say, prog)
     say(data_set.title)
     say(f"licence: {data_set.licence}")
     if args.archives is not None:
@@ -99,26 +96,27 @@ def prepare(data_set: DataSet, prog: str, options: Sequence[str]) -> None:
         say(f"downloads {data_set.download} MB to {work / 'download'}, as far as they are not there:")
         for archive in data_set.archives.values():
             say(f"  {archive.address}")
-    say(f"text in {work / 'text'}, data in {output}; at most {data_set.disk} MB of disk, archives included")
+    say(f"text in {text}, data in {output}; at most {data_set.disk} MB of disk, archives included")
 
-    archives = ArchiveFolder(args.archives, work, say)
-    text = work / "text"
-    stamp = {name: archives.identity(archive) for name, archive in data_set.archives.items()}
-    is_text_done = is_done(text, TEXT_STAMP, stamp)
-    if not (is_text_done and (output / binarise.STAMP).is_file()):
+    archives = ArchiveFolder(args.archives, work / "download", say)
+    recorded = stamp_of(text, TEXT_STAMP)
+    stamp = {name: archives.identity(archive, recorded.get(name)) for name, archive in data_set.archives.items()}
+    if recorded != stamp or not (output / STAMP).is_file():
         check_disk(work, data_set.disk)
-    if not is_text_done:
+    if recorded != stamp:
         paths = {name: archives.get(archive) for name, archive in data_set.archives.items()}
         stamp = {name: archives.identity(archive) for name, archive in data_set.archives.items()}
         write_text(data_set, paths, text, stamp, say)
-        archives.remember(data_set.archives.values())
-    command = [str(text), str(output), "--source", data_set.source, "--target", data_set.target]
-    command += ["--vocabulary", str(args.vocabulary), "--workers", str(args.workers)]
-    command += ["--lowercase"] if data_set.lowercase else []
-    for option in ("longest", "ratio", "sample"):
-        value = getattr(data_set, option)
-        command += [] if value is None else [f"--{option}", str(value)]
-    binarise.main(command)
+    how = Binarisation(
+        data_set.source,
+        data_set.target,
+        args.vocabulary,
+        data_set.lowercase,
+        data_set.longest,
+        data_set.ratio,
+        data_set.sample,
+    )
+    binarise(text, output, how, say, args.workers)
 
 
 def check_disk(work: Path, megabytes: int) -> None:
@@ -133,10 +131,19 @@ def check_disk(work: Path, megabytes: int) -> None:
 
 
 def write_text(
-    data_set: DataSet, paths: dict[str, Path], text: Path, stamp: dict[str, Any], say: Callable[[str], None]
+    data_set: DataSet,
+    paths: dict[str, Path],
+    text: Path,
+    stamp: Mapping[str, Any],
+    say: Callable[[str], None],
 ) -> None:
+    """Write the raw text of a data set to the folder ``text``, from its archives.
+
+    Raises:
+        ValueError: an archive is damaged, or holds something else than expected.
+    """
     say(f"cleaning text into {text}")
-    with written_once(text, TEXT_STAMP, stamp) as folder:
+    with made_once(text, TEXT_STAMP, stamp) as folder:
         languages = (data_set.source, data_set.target)
         counts = write_splits(folder, languages, data_set.pairs(data_set, paths))
         if data_set.test_lines is not None and counts["test"] != data_set.test_lines:
@@ -148,7 +155,11 @@ def write_text(
 
 
 def prepare_multi30k(prog: str, options: Sequence[str]) -> None:
-    """Six gzip files → binarised data."""
+    """Turn Multi30k's six gzip files into binarised data.
+
+    Raises:
+        ValueError: an option is wrong, or a file is missing or not what it should be.
+    """
     parser = OptionParser(prog=prog, description=f"Multi30k. Licence: {MULTI30K_LICENCE}.", allow_abbrev=False)
     parser.add_argument("--raw", type=Path, metavar="DIR", help="holds the six files; else they are downloaded")
     parser.add_argument("--output", type=Path, metavar="DIR", default=RUNS / "multi30k" / "data")
@@ -157,46 +168,40 @@ def prepare_multi30k(prog: str, options: Sequence[str]) -> None:
     parser.add_argument("--vocabulary", type=positive, default=4000, help="sentencepiece pieces")
     parser.add_argument("--lowercase", action="store_true")
     args = parser.parse(options)
-
-    def say(message: str) -> None:
-        print(f"{prog}: {message}", flush=True)
-
     if args.raw is not None and not args.raw.is_dir():
         raise ValueError(f"--raw is {args.raw}, which is not a folder")
+    download, say = RUNS / "multi30k" / "download", partial(_say, prog)
     say(f"Multi30k task 1, 29,000 sentence pairs; licence: {MULTI30K_LICENCE}")
-    came = f"from {args.raw}" if args.raw else f"downloaded to {RUNS / 'multi30k' / 'download'}, 1.3 MB"
-    say(f"six files {came}; 30 MB of disk for all")
-    archives = ArchiveFolder(None, RUNS / "multi30k", say)
+    say(f"six files {f'from {args.raw}' if args.raw else f'downloaded to {download}, 1.3 MB'}; 30 MB of disk for all")
+    archives = ArchiveFolder(args.raw, download, say)
     names = {}
     with tempfile.TemporaryDirectory() as plain:
         for split, name in MULTI30K_FILES.items():
             for language in (args.source, args.target):
-                file = f"{name}.{language}"
+                archive = Archive(f"{MULTI30K_ADDRESS}/{name}.{language}.gz")
                 text = Path(plain) / f"{split}.{language}"
-                if args.raw is None:
-                    given = archives.get(Archive(f"{MULTI30K_ADDRESS}/{file}.gz"))
-                elif (args.raw / f"{file}.gz").is_file():
-                    given = args.raw / f"{file}.gz"
-                elif (args.raw / file).is_file():
-                    given = args.raw / file
+                unzipped = archives.path(archive).with_suffix("")
+                if args.raw is not None and unzipped.is_file() and not archives.path(archive).is_file():
+                    shutil.copyfile(unzipped, text)
+                    names[text.name] = unzipped
                 else:
-                    raise ValueError(f"{args.raw / file}.gz is missing; it is {MULTI30K_ADDRESS}/{file}.gz")
-                if given.suffix == ".gz":
-                    unzip(given, text)
-                else:
-                    shutil.copyfile(given, text)
-                names[text.name] = given
-        command = [plain, str(args.output), "--source", args.source, "--target", args.target]
-        command += ["--vocabulary", str(args.vocabulary), *(["--lowercase"] if args.lowercase else [])]
-        binarise.main(command, names)
+                    names[text.name] = archives.get(archive)
+                    unzip(names[text.name], text)
+        how = Binarisation(args.source, args.target, args.vocabulary, args.lowercase)
+        binarise(Path(plain), args.output, how, say, names=names)
 
 
 def unzip(path: Path, text: Path) -> None:
+    """Unzip a file; raise ValueError if it is damaged."""
     try:
         with gzip.open(path) as source, text.open("wb") as target:
             shutil.copyfileobj(source, target)
     except DAMAGED as error:
         raise ValueError(f"{path} is truncated or no gzip file") from error
+
+
+def _say(prog: str, message: str) -> None:
+    print(f"{prog}: {message}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Parallel text as a stream of sentence pairs: what fairseq's recipes do with it before it is cut into pieces.
+"""Clean parallel text, a stream of sentence pairs, as fairseq's recipes do before they cut it into pieces.
 
 The recipes are examples/translation/prepare-iwslt14.sh and prepare-wmt14en2de.sh of fairseq; the paper names no other.
 """
@@ -6,7 +6,6 @@ The recipes are examples/translation/prepare-iwslt14.sh and prepare-wmt14en2de.s
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -16,30 +15,13 @@ Pair = tuple[str, str]
 SEGMENT = re.compile(r'<seg id="[0-9]*">\s*(.*?)\s*</seg>')
 NOT_TEXT = ("<url>", "<talkid>", "<keywords>")
 AROUND_TEXT = re.compile("</?(?:title|description)>")
-# Unicode's categories of spaces, line separators, control and formatting characters.
-UNSEEN = frozenset(("Zs", "Zl", "Zp", "Cc", "Cf"))
-
-
-def count_lines(lines: Iterable[str], name: str | Path) -> tuple[int, int]:
-    """How many lines there are, and how many of them are blank: nothing in them can be seen.
-
-    Raises:
-        ValueError: all lines are blank.
-    """
-    total = blank = 0
-    for line in lines:
-        total += 1
-        blank += all(unicodedata.category(character) in UNSEEN for character in line)
-    if total > 0 and blank == total:
-        raise ValueError(f"{name} is blank: nothing is in any of its {total:,} lines")
-    return total, blank
 
 
 def in_step(sources: Iterable[str], targets: Iterable[str], names: tuple[str, str]) -> Iterator[Pair]:
     """Pair two texts line by line.
 
     Raises:
-        ValueError: they have different numbers of lines; said at the end, since streams have no length.
+        ValueError: they have different numbers of lines; this shows at the end only, since streams have no length.
     """
     counts = [0, 0]
     for pair in zip_longest(sources, targets):
@@ -52,16 +34,17 @@ def in_step(sources: Iterable[str], targets: Iterable[str], names: tuple[str, st
 
 
 def talk_lines(lines: Iterable[str]) -> Iterator[str]:
-    """The text of IWSLT's ``train.tags``: without the lines about a talk, and without the tags of title and summary."""
+    """Yield the text of IWSLT's ``train.tags``, without the lines about a talk and the tags of title and summary."""
     for line in lines:
         if not any(tag in line for tag in NOT_TEXT):
             yield AROUND_TEXT.sub("", line)
 
 
 def segments(lines: Iterable[str]) -> Iterator[str]:
-    """The sentences of a test set, IWSLT's XML or WMT's SGML (no XML parser reads it), typewriter apostrophes in them.
+    """Yield the sentences of a test set in IWSLT's XML or WMT's SGML, which no XML parser reads.
 
-    Entities stay as they are, as in fairseq's recipes and in sacreBLEU's references.
+    Apostrophes become typewriter apostrophes. Entities stay as they are, as in fairseq's recipes and in sacreBLEU's
+    references.
     """
     for line in lines:
         found = SEGMENT.search(line)
@@ -69,20 +52,14 @@ def segments(lines: Iterable[str]) -> Iterator[str]:
             yield found[1].replace("’", "'")
 
 
-def fits(source_tokens: int, target_tokens: int, longest: int, ratio: float) -> bool:
-    """Whether Moses' ``clean-corpus-n.perl -ratio RATIO 1 LONGEST`` keeps a pair with so many tokens."""
-    shorter, longer = sorted((source_tokens, target_tokens))
-    return shorter >= 1 and longer <= longest and longer <= ratio * shorter
-
-
 def held_out(pairs: Iterable[Pair], every: int) -> Iterator[tuple[str, Pair]]:
-    """Each pair with its split: every ``every``-th, counted from 1, is for validation."""
+    """Yield each pair with its split: every ``every``-th, counted from 1, is for validation."""
     for number, pair in enumerate(pairs, start=1):
         yield ("valid" if number % every == 0 else "train"), pair
 
 
 def write_splits(folder: Path, languages: Pair, pairs: Iterable[tuple[str, Pair]]) -> dict[str, int]:
-    """Write ``SPLIT.LANGUAGE`` files of train, valid and test; the number of pairs in each.
+    """Write the files ``SPLIT.LANGUAGE`` of train, valid and test; return the number of pairs in each.
 
     Raises:
         ValueError: a split is empty.
@@ -106,17 +83,17 @@ def write_splits(folder: Path, languages: Pair, pairs: Iterable[tuple[str, Pair]
 
 
 def moses_token_counter(language: str) -> Callable[[str], int]:
-    """How many tokens Moses' tokeniser makes of a line."""
-    from sacremoses import MosesTokenizer  # half a second, which a call with nothing to do need not wait for
+    """Return a function that counts the tokens that Moses' tokeniser makes of a line."""
+    from sacremoses import MosesTokenizer  # takes half a second, and a call with nothing to do needs none of it
 
     tokenizer = MosesTokenizer(language)
     return lambda line: len(tokenizer.tokenize(line, escape=False))
 
 
 def moses_normaliser(language: str) -> Callable[[str], str]:
-    """Moses' ``normalize-punctuation.perl`` and ``remove-non-printing-char.perl``, in this order.
+    """Return Moses' ``normalize-punctuation.perl`` and ``remove-non-printing-char.perl``, in this order.
 
-    The latter's ``\\p{C}`` becomes a space; sacremoses' own version removes it, which joins words.
+    The second script turns ``\\p{C}`` into a space; sacremoses' own version removes it, which joins words.
     """
     import regex
     from sacremoses import MosesPunctNormalizer

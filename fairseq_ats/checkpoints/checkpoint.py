@@ -1,0 +1,61 @@
+"""Hold a checkpoint as a value: it is read, checked and understood once for each command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq_ats.checkpoints.keys import STOCK_TASK_NAME, TASK_NAMES
+from fairseq_ats.checkpoints.reading import check_sums, partition_of, read_header
+from fairseq_ats.checkpoints.saved_options import saved_options
+from fairseq_ats.partition.partition import Partition
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a task of this plugin, or of stock fairseq's translation task.
+
+    Args:
+        path: the file.
+        state: what is in it. Its tensors stay on disk until they are used.
+        partition: None for a checkpoint of stock fairseq.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    partition: Partition | None
+
+    @classmethod
+    def open(cls, path: str | Path) -> Checkpoint:
+        """Read the file, and check every byte of it.
+
+        Raises:
+            ValueError: the file is damaged, cannot be read, carries code, was trained with another task, or contradicts
+                itself.
+        """
+        check_sums(str(path))
+        state = read_header(str(path))
+        if (state.get("cfg") is None) == (state.get("args") is None):
+            # With both, fairseq builds from args (fairseq/checkpoint_utils.py:451), and cfg is what was looked at.
+            found = "no options" if state.get("cfg") is None else "its options twice"
+            raise ValueError(f"{path} was not written by fairseq-train: it has {found}; allowed: cfg or args")
+        options = saved_options(state, "task")
+        task = options.get("_name") or options.get("task")
+        if task not in (STOCK_TASK_NAME, *TASK_NAMES):
+            allowed = ", ".join((STOCK_TASK_NAME, *TASK_NAMES))
+            raise ValueError(f"{path} was trained with --task {task}; allowed: {allowed}")
+        partition = partition_of(state.get("task_state"))
+        if (partition is not None) != (task in TASK_NAMES):
+            has = "no partition" if partition is None else "a partition"
+            raise ValueError(f"{path} was trained with --task {task} and has {has}; it was changed afterwards")
+        return cls(Path(path), state, partition)
+
+    def options(self, group: str) -> dict[str, Any]:
+        """Return one group of the options of the training, such as "model" or "task"."""
+        return saved_options(self.state, group)
+
+    @property
+    def updates(self) -> int:
+        """The number of updates after which it was written."""
+        return self.state["optimizer_history"][-1]["num_updates"]

@@ -1,0 +1,73 @@
+"""Decode every network of a run on the test set, and print what it scores, weighs and costs.
+
+    fairseq-ats evaluate DATA RUN [--beam 5]
+
+Each network is decoded from its own best checkpoint: ``checkpoint_best_core.pt``, ``checkpoint_best_level2.pt``, ...,
+or ``checkpoint_best.pt`` where there is no such file. The networks take turns batch by batch in one process, so that
+their speeds can be compared on a busy machine. Writes ``RUN/evaluation.json`` and, for each network,
+``RUN/test.NETWORK.txt``. The names of all these files have the training's ``--checkpoint-suffix`` before the last dot.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fairseq_ats.checkpoints.names import best_checkpoint
+from fairseq_ats.cli.arguments import CommandParser, positive
+from fairseq_ats.cli.environment import restart_in_cpu_environment, silence_libraries
+
+if TYPE_CHECKING:
+    from fairseq_ats.inference.evaluation import Network
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats evaluate") -> None:
+    """Run the command."""
+    parser = _parser(prog)
+    args = parser.parse_args(arguments)
+    best = best_checkpoint(args.checkpoint_suffix)
+    if not (args.run / best).is_file():
+        parser.error(f"argument RUN: {args.run} has no {best}; if the training had a --checkpoint-suffix, give it")
+    # Restart before the import of torch, which would otherwise be paid twice.
+    restart_in_cpu_environment(args.threads)
+    import torch
+
+    from fairseq_ats import plugin  # noqa: F401  lets torch read checkpoints
+    from fairseq_ats.inference.evaluation import conditions, evaluate, search_of
+
+    silence_libraries()
+    torch.set_num_threads(args.threads)
+    with parser.errors_in_a_sentence():
+        networks = evaluate(args.data, args.run, args.checkpoint_suffix, search_of(args.beam), args.batch_size)
+        result = conditions(networks, args.beam, args.batch_size, args.threads)
+        (args.run / f"evaluation{args.checkpoint_suffix}.json").write_text(json.dumps(result, indent=1) + "\n")
+        print(_table(networks))
+
+
+def _parser(prog: str) -> CommandParser:
+    parser = CommandParser(prog, __doc__)
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="folder of binarised data, with the raw references in it"
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder with the checkpoints")
+    parser.add_argument("--beam", type=positive, default=5, metavar="N", help="beam width (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=positive, default=32, metavar="N", help="sentences a batch (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default: %(default)s)")
+    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="as in the training")
+    return parser
+
+
+def _table(networks: Sequence[Network]) -> str:
+    """Return the results in Markdown."""
+    lines = ["| network | BLEU | parameters | words/s | speed | updates |", "|---|---:|---:|---:|---:|---:|"]
+    first = networks[0].words_per_second
+    for n in networks:
+        speed = n.words_per_second / first
+        lines.append(
+            f"| {n.name} | {n.bleu:.2f} | {n.parameters:,} | {n.words_per_second:,.0f} | {speed:.2f}× | {n.updates:,} |"
+        )
+    return "\n".join([*lines, "", f"sacreBLEU {networks[0].signature}"])

@@ -1,0 +1,185 @@
+"""Decode the test set with the networks of a run, and measure what they score and how fast they are."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import sacrebleu
+import torch
+from fairseq import utils
+
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
+from fairseq_ats.checkpoints.names import best_checkpoint
+from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.data.lines import raw_references
+from fairseq_ats.inference.engine import Search
+from fairseq_ats.inference.loading import load_network, prepare_to_decode
+
+TEST = "test"
+
+
+@dataclass
+class Network:
+    """One network to decode, and what was measured."""
+
+    name: str
+    checkpoint: Checkpoint = field(repr=False)
+    level: int | None
+    updates: int = 0
+    parameters: int = 0
+    bleu: float = 0.0
+    signature: str = ""
+    words: int = 0
+    seconds: float = 0.0
+    hypotheses: dict[int, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def words_per_second(self) -> float:
+        return self.words / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that was measured, without the hypotheses."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "hypotheses"}
+        return values | {"checkpoint": str(self.checkpoint.path), "words_per_second": self.words_per_second}
+
+
+def search_of(beam: int, length_penalty: float = 1.0) -> Search:
+    """Return a search whose hypotheses have at most 1.2 times the source's tokens and 10 more."""
+    return Search(beam, max_len_a=1.2, max_len_b=10, length_penalty=length_penalty)
+
+
+def evaluate(data: Path, run: Path, suffix: str, search: Search, batch_size: int) -> list[Network]:
+    """Decode the test set with every network of a run, and write the results into its folder.
+
+    Args:
+        data: folder of binarised data with the raw references.
+        suffix: the training's ``--checkpoint-suffix``.
+        batch_size: sentences.
+
+    Raises:
+        ValueError: a checkpoint or the data cannot be used.
+    """
+    networks = networks_of(run, suffix)
+    loaded = [load(network, data) for network in networks]
+    model, task = loaded[0]
+    references = raw_references(data, task.cfg.target_lang)
+    decode(networks, loaded, search, batches_of(model, task, TEST, batch_size))
+    for network in networks:
+        hypotheses = [network.hypotheses[i] for i in range(len(references))]
+        output = run / f"{TEST}.{network.name}{suffix}.txt"
+        output.write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
+        metric = sacrebleu.BLEU()
+        network.bleu = metric.corpus_score(hypotheses, [references]).score
+        network.signature = str(metric.get_signature())
+    return networks
+
+
+def conditions(networks: Sequence[Network], beam: int, batch_size: int, threads: int) -> dict[str, Any]:
+    """Return the results of :func:`evaluate` and how they were measured."""
+    partition = networks[0].checkpoint.partition
+    return {
+        "partition": None if partition is None else partition.to_dict(),
+        "beam": beam,
+        "batch_size": batch_size,
+        "threads": threads,
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "networks": [network.to_dict() for network in networks],
+    }
+
+
+def networks_of(run: Path, suffix: str = "") -> list[Network]:
+    """Return what a run trained: every network from the highest down, or a stock model.
+
+    Each network has its own best checkpoint, ``checkpoint_best_core.pt``, ``checkpoint_best_level2.pt``, ..., or
+    ``checkpoint_best.pt`` where there is no such file.
+
+    Raises:
+        ValueError: the checkpoints in the folder are of different runs.
+    """
+    best = Checkpoint.open(run / best_checkpoint(suffix))
+    partition = best.partition
+    if partition is None:
+        return [Network("standard", best, None)]
+    networks = []
+    for level in reversed(partition.levels):
+        name = partition.network_name(level)
+        path = run / best_checkpoint(suffix, name)
+        own = Checkpoint.open(path) if path.is_file() else best
+        if own.partition != partition:
+            raise ValueError(
+                f"{best.path} and {path.name} are not of one run; they have {partition} and {own.partition}"
+            )
+        networks.append(Network(name, own, level))
+    return networks
+
+
+def load(network: Network, data: Path) -> tuple[Any, Any]:
+    """Return model and task, as ``fairseq-generate`` builds them; note the network's updates and parameters."""
+    checkpoint = network.checkpoint
+    model, task = load_network(checkpoint, DataFolder.find(data, checkpoint.options("task")), network.level)
+    network.updates = checkpoint.updates
+    network.parameters = sum(p.numel() for p in model.parameters())
+    prepare_to_decode(model)
+    return model, task
+
+
+def batches_of(model: Any, task: Any, subset: str, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Return the mini-batches of a subset in the order of length; they hold every sentence once.
+
+    Raises:
+        ValueError: a sentence is longer than the model takes.
+    """
+    task.load_dataset(subset)
+    dataset = task.dataset(subset)
+    longest, _ = model.max_positions()  # the model does not read the references
+    for number, size in enumerate(dataset.src_sizes.tolist(), start=1):
+        if size > longest:
+            raise ValueError(
+                f"{task.cfg.data}: sentence {number:,} of {subset} has {size:,} tokens with its end, and the network "
+                f"takes {longest:,}; leave it out of the data, or translate the text with fairseq-ats translate, which "
+                "cuts long lines into parts"
+            )
+    return task.get_batch_iterator(dataset, max_sentences=batch_size).next_epoch_itr(shuffle=False)
+
+
+def decode(
+    networks: list[Network],
+    loaded: list[tuple[Any, Any]],
+    search: Search,
+    batches: Iterable[dict[str, Any]],
+    device: str = "cpu",
+) -> None:
+    """Decode batches with every network; note their hypotheses, words and seconds.
+
+    The networks take turns batch by batch in one process, so that their speeds can be compared on a busy machine.
+    """
+    options = argparse.Namespace(
+        beam=search.beam, lenpen=search.length_penalty, max_len_a=search.max_len_a, max_len_b=search.max_len_b
+    )
+    turns = [
+        (network, model.to(device), own_task, own_task.build_generator([model], options))
+        for network, (model, own_task) in zip(networks, loaded, strict=True)
+    ]
+    for number, batch in enumerate(batches):
+        # Another network begins with each batch, so that none always finds warm caches.
+        shift = number % len(turns)
+        for network, model, task, generator in turns[shift:] + turns[:shift]:
+            start = time.perf_counter()
+            beams = task.inference_step(generator, [model], utils.move_to_cuda(batch) if device == "cuda" else batch)
+            network.seconds += time.perf_counter() - start
+            for index, beam in zip(batch["id"].tolist(), beams, strict=True):
+                text = text_of(task, beam[0]["tokens"].cpu())
+                network.hypotheses[index] = text
+                network.words += len(text.split())
+
+
+def text_of(task: Any, tokens: torch.Tensor) -> str:
+    """Return the text of target tokens, which may be padded."""
+    return task.target_dictionary.string(utils.strip_pad(tokens, task.target_dictionary.pad()), "sentencepiece")

@@ -1,0 +1,1 @@
+"""Public data sets: downloading, cleaning and binarising, behind the scripts ``prepare_*.sh``."""
