@@ -88,7 +88,9 @@ def look_at(pid: int) -> Look:
     files = 0
     for name in os.listdir(f"/proc/{pid}/fd"):
         with suppress(OSError):  # closed meanwhile
-            files += not os.readlink(f"/proc/{pid}/fd/{name}").startswith("/dev/shm/")
+            path = os.readlink(f"/proc/{pid}/fd/{name}")
+            # fairseq opens its --log-file once more in each epoch (fairseq/logging/progress_bar.py:45).
+            files += not path.startswith("/dev/shm/") and not path.endswith("/train.log")
     return memory, files, len(processes)
 
 
