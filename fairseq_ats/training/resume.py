@@ -42,8 +42,8 @@ def partition_of_run(header: Mapping[str, Any], source: str, options: Options) -
     saved = partition_of(header.get("task_state"))
     if saved is None:
         raise ValueError(
-            f"{source} was not written by a task of this plugin; to begin a new run with the weights of a stock model, "
-            f"give --init-from {source} instead, and a --save-dir of its own"
+            f"{source} was not written by --task translation_with_partitioned_model; to begin a new run with the "
+            f"weights of a stock model, give --init-from {source} instead, and a --save-dir of its own"
         )
     partition = reconciled(options.given_partition(trains=True), saved, source)
     scheme = options.scheme
