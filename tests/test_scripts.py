@@ -411,28 +411,3 @@ def test_prepare_multi30k_refuses(tmp_path: Path) -> None:
     (raw / "train.en.gz").write_bytes(b"\x1f\x8b\x08\x00 truncated")
     assert f"{raw}/train.en.gz is truncated or no gzip file" in prepare("--raw", raw, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_every_option_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert not re.search(r"@[A-Z0-9_]+@", readme), "a number that was to be filled in"
-    options = ["--partitioned-linear-module-name", "--small-ratio", "--alternate", "--max-level", "--alternate-lr-coef"]
-    options += [
-        "--autocast",
-        "--init-from",
-        "--init-order",
-        "--init-super",
-        "--scheme",
-        "--alternate-pattern",
-        "--super-only-updates",
-        "--core-only-from",
-        "--distillation-weight",
-        "--distillation-temperature",
-        "--criteria-interval",
-        "--criteria-dropout",
-        "--criteria-by-layer-type",
-    ]
-    for option in options:
-        row = re.search(rf"^\| `{option}` \|.*\|.*\| `(.*)` \|$", readme, re.MULTILINE)
-        assert row, f"{option} has no row with an example"
-        assert option in row.group(1)

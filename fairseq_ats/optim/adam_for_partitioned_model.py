@@ -29,13 +29,26 @@ _COEFFICIENT = "alternate_lr_coef"
 class AdamForPartitionedModelConfig(FairseqAdamConfig):
     """Defaults of Table 4 of the paper."""
 
-    adam_betas: Any = field(default=(0.9, 0.98), metadata={"help": "betas for Adam optimizer"})
-    adam_eps: float = field(default=1e-9, metadata={"help": "epsilon for Adam optimizer"})
+    adam_betas: Any = field(
+        default=(0.9, 0.98),
+        metadata={
+            "help": "Adam's decay rates of the mean and of the squares of gradients; default: (0.9, 0.98), the paper's",
+            "example": '--adam-betas "(0.9, 0.999)"',
+        },
+    )
+    adam_eps: float = field(
+        default=1e-9,
+        metadata={
+            "help": "Adam's term that keeps a denominator from zero; default: 1e-9, the paper's",
+            "example": "--adam-eps 1e-8",
+        },
+    )
     alternate_lr_coef: Optional[float] = field(
         default=None,
         metadata={
             "help": "learning rate of an update that does not train the super-network, relative to --lr; default: as "
-            "in the checkpoint of a resumed run, or 1"
+            "in the checkpoint of a resumed run, or 1",
+            "example": "--alternate-lr-coef 0.5",
         },
     )
 

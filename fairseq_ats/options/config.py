@@ -34,22 +34,28 @@ class SuperStart(StrEnum):
 
 @dataclass
 class PartitionedConfig(FairseqDataclass):
-    """The options of this plugin. None stands for the checkpoint's value, or for the default in a new run."""
+    """The options of this plugin. None stands for the checkpoint's value, or for the default in a new run.
+
+    ``help`` and ``example`` of an option are also its row in docs/options.md (``python -m scripts.docs.options``).
+    """
 
     partitioned_linear_module_name: Optional[ChoiceEnum(list(MODULE_NAMES))] = field(
         default=None,
         metadata={
             "help": "layer that replaces linear layers: PartitionedRankLinear (low-rank core) or PartitionedLinear "
-            f"(small-width core); default: as in the checkpoint, or {DEFAULT_MODULE_NAME}"
+            f"(small-width core); default: as in the checkpoint, or {DEFAULT_MODULE_NAME}",
+            "example": "--partitioned-linear-module-name PartitionedLinear",
         },
     )
     # A number, or several with commas between them: see parse_small_ratio.
     small_ratio: Optional[str] = field(
         default=None,
         metadata={
-            "help": "r, rank or width of the core relative to the full layer, 0 < r < 1; several in ascending order, "
-            "with commas between them, also make networks between the core and the super-network; default: as in the "
-            f"checkpoint, or {DEFAULT_SMALL_RATIO}"
+            "help": "r, the size of the core relative to the full layer, 0 < r < 1. A low-rank core has rank "
+            "max(1, round(r * min(in, out))); a small-width core keeps r of the hidden neurons, and r of the key/query "
+            "dimensions of each head. Several ratios in ascending order, with commas between them, make networks "
+            f"between the core and the super-network; default: as in the checkpoint, or {DEFAULT_SMALL_RATIO}",
+            "example": "--small-ratio 0.03125,0.125",
         },
     )
     scheme: Optional[ChoiceEnum([name.value for name in SchemeName])] = field(
@@ -57,103 +63,123 @@ class PartitionedConfig(FairseqDataclass):
         metadata={
             "help": "what an update trains: the highest level (standard), the core as the only network (core), one "
             "network in turn (alternate), or every network by the sum of their gradients (slimmable); "
-            "default: as in the checkpoint of a resumed run, or standard"
+            "default: as in the checkpoint of a resumed run, or standard",
+            "example": "--scheme slimmable",
         },
     )
     alternate: bool = field(
         default=False,
         metadata={
-            "help": "alternate (the same as --scheme alternate): even updates train the super-network, odd updates "
-            "run and move only the core"
+            "help": "the paper's name of --scheme alternate: even updates train the super-network, odd updates run and "
+            "move only the core",
+            "example": "--alternate",
         },
     )
     alternate_pattern: Optional[str] = field(
         default=None,
         metadata={
             "help": "with --scheme alternate: how many updates in a row train each network, from the super-network "
-            "down, as in 3:1; default: one each"
+            "down, as in 3:1; in quotes in the YAML file of fairseq-hydra-train; default: as in the checkpoint of a "
+            "resumed run, or one each",
+            "example": "--alternate --alternate-pattern 3:1",
         },
     )
     super_only_updates: Optional[int] = field(
         default=None,
         metadata={
             "help": "with --scheme alternate or slimmable: train only the super-network for the first N updates; "
-            "default: as in the checkpoint of a resumed run, or 0"
+            "default: as in the checkpoint of a resumed run, or 0",
+            "example": "--alternate --super-only-updates 4000",
         },
     )
     core_only_from: Optional[int] = field(
         default=None,
         metadata={
             "help": "with --scheme alternate or slimmable: train only the core from update N on, counting from 0; "
-            "default: never"
+            "default: as in the checkpoint of a resumed run, or never",
+            "example": "--alternate --core-only-from 20000",
         },
     )
     distillation_weight: Optional[float] = field(
         default=None,
         metadata={
             "help": "with --scheme alternate or slimmable: weight, from 0 to 1, of the super-network's soft targets in "
-            "the loss of the smaller networks; default: as in the checkpoint of a resumed run, or 0"
+            "the loss of the smaller networks; default: as in the checkpoint of a resumed run, or 0",
+            "example": "--alternate --distillation-weight 0.5",
         },
     )
     distillation_temperature: Optional[float] = field(
         default=None,
         metadata={
-            "help": "temperature of the soft targets of --distillation-weight; default: as in the checkpoint of a "
-            "resumed run, or 1"
+            "help": "temperature, from 0.01 to 100, of the soft targets of --distillation-weight; default: as in the "
+            "checkpoint of a resumed run, or 1",
+            "example": "--alternate --distillation-weight 0.5 --distillation-temperature 2",
         },
     )
     max_level: Optional[int] = field(
         default=None,
         metadata={
-            "help": "highest network to build, to train or to decode with it: 1 is the core alone, 2 the "
-            "super-network, or with several ratios the next larger network, and so on; default: all networks"
+            "help": "highest network to build and train, or the network to decode: 1 is the core, 2 the super-network, "
+            "or with several ratios the next larger network, and so on. Training with 1 trains the core alone; "
+            "default: the highest network of the checkpoint, or the super-network",
+            "example": "--max-level 1",
         },
     )
     autocast: Optional[ChoiceEnum(list(AUTOCAST_PRECISIONS))] = field(
         default=None,
         metadata={
-            "help": "compute the matrix products of training in this precision and keep float32 weights; for CPUs "
-            "with bfloat16 instructions and for GPUs; default: the weights' precision"
+            "help": "compute the matrix products of training in this precision and keep float32 weights, without loss "
+            "scaling; for CPUs with bfloat16 instructions and for GPUs; default: the weights' precision",
+            "example": "--autocast bfloat16",
         },
     )
     init_from: Optional[str] = field(
         default=None,
         metadata={
             "help": "start a new run from the weights of this checkpoint, of a trained stock Transformer of the same "
-            "--arch; a resumed run ignores it"
+            "--arch; a resumed run ignores it",
+            "example": "--init-from runs/standard/checkpoint_best.pt",
         },
     )
     init_order: ChoiceEnum([order.value for order in InitOrder]) = field(
         default=InitOrder.UNCHANGED.value,
         metadata={
             "help": "with --init-from and a small-width core: put the important hidden neurons and key/query "
-            "dimensions first, into the core (importance), or keep their order (unchanged)"
+            "dimensions first, into the core (importance), or keep their order (unchanged, the default)",
+            "example": "--init-from runs/standard/checkpoint_best.pt --init-order importance",
         },
     )
     init_super: Optional[ChoiceEnum([start.value for start in SuperStart])] = field(
         default=None,
         metadata={
             "help": "with a low-rank core: start the super-network of a new run as the stock model (stock), or as its "
-            "core, with W = 0 (core); default: core with --scheme alternate or slimmable, stock otherwise"
+            "core, with W = 0 (core); default: core with --scheme alternate or slimmable, stock otherwise and with "
+            "--init-from",
+            "example": "--alternate --init-super stock",
         },
     )
     criteria_interval: int = field(
         default=0,
         metadata={
             "help": "measure the paper's convergence criteria (c_norm, c_sim, c_align, alpha_t, q_t) in updates 0, N, "
-            "2N, ...; 0: never. The training is the same with and without it"
+            "2N, ...; default: 0, never. The training is the same with and without it",
+            "example": "--criteria-interval 100",
         },
     )
     criteria_dropout: ChoiceEnum(list(DROPOUTS)) = field(
         default=DROPOUTS[0],
         metadata={
             "help": "dropout of the two gradients that --criteria-interval compares: the masks of the update for both "
-            "(same, the paper's definition), different masks, or none (off)"
+            "(same, the paper's definition and the default), different masks, or none (off)",
+            "example": "--criteria-interval 100 --criteria-dropout off",
         },
     )
     criteria_by_layer_type: bool = field(
         default=False,
-        metadata={"help": "also report the criteria of each layer type (encoder_fc1, decoder_cross_attn_qk, ...)"},
+        metadata={
+            "help": "also report the criteria of each layer type (encoder_fc1, decoder_cross_attn_qk, ...)",
+            "example": "--criteria-interval 100 --criteria-by-layer-type",
+        },
     )
     # Read-only views of other groups of fairseq's configuration.
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")

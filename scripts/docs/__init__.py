@@ -1,0 +1,1 @@
+"""Make pages of docs/ from the code."""

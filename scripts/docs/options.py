@@ -1,0 +1,114 @@
+"""Print docs/options.md, made from the same declarations as ``fairseq-train --help``.
+
+python -m scripts.docs.options > docs/options.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from dataclasses import Field, fields
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+
+from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModelConfig
+from fairseq_ats.options.config import PartitionedConfig
+
+# Heading and text of each table, and the options in it.
+SECTIONS = {
+    "Networks": (
+        "What is split, and which networks there are: [networks and schemes](schemes.md).",
+        ("partitioned_linear_module_name", "small_ratio", "max_level"),
+    ),
+    "Schemes": (
+        "Which networks an update trains: [training schemes](schemes.md#training-schemes).",
+        (
+            "scheme",
+            "alternate",
+            "alternate_pattern",
+            "super_only_updates",
+            "core_only_from",
+            "distillation_weight",
+            "distillation_temperature",
+        ),
+    ),
+    "Start and precision": (
+        "How a new run starts: [warm start](warm_start.md), [a low-rank core](../results/initialisation/README.md).\n"
+        "What works on a CPU and on a GPU: [precision](reliability.md#precision).",
+        ("init_from", "init_order", "init_super", "autocast"),
+    ),
+    "Criteria": (
+        "[Watch the theory while training](theory.md).",
+        ("criteria_interval", "criteria_dropout", "criteria_by_layer_type"),
+    ),
+    "Optimizer": (
+        "`--optimizer adam_for_partitioned_model` is fairseq's Adam with a mask. `--alternate` and `--core-only-from`\n"
+        "need it. Its other options are those of fairseq's `adam`.",
+        ("adam_betas", "adam_eps", "alternate_lr_coef"),
+    ),
+}
+
+HEAD = """# Options
+
+<!-- Made by python -m scripts.docs.options; change the help texts there, not this page. -->
+
+The options that `--task translation_with_partitioned_model` and `--optimizer adam_for_partitioned_model` add to
+`fairseq-train`. All other options are fairseq's and mean what they mean there. `fairseq-hydra-train` takes the same
+options as `task.NAME` and `optimizer.NAME`, with underscores; a file of `configs/` has them as keys.
+
+`--best-checkpoint-metric`, which is fairseq's, takes any metric that a validation computes for any network:
+`--best-checkpoint-metric core_bleu --maximize-best-checkpoint-metric --eval-bleu`.
+
+The partition (layer type, ratios, levels) is saved in the checkpoint. `fairseq-generate`, `fairseq-interactive`,
+`fairseq-validate`, `TransformerModel.from_pretrained` and a resumed training take it from there. You may give such an
+option again; contradicting the checkpoint is an error. A resumed training also takes its scheme, pattern, phases,
+distillation and `--alternate-lr-coef` from the checkpoint. If you give one of these another value, your value counts
+and the log warns."""
+
+VALUES = {int: "whole number", float: "number", str: "text", None: "text"}
+
+
+def main() -> None:
+    print(page())
+
+
+def page() -> str:
+    """Return the page in Markdown, without the last newline.
+
+    Raises:
+        KeyError: an option has no place in :data:`SECTIONS`, or there is no such option.
+    """
+    rows = dict(_rows(PartitionedConfig)) | dict(_rows(AdamForPartitionedModelConfig))
+    parts = [HEAD]
+    for heading, (text, names) in SECTIONS.items():
+        table = ["| option | value | meaning | example |", "|---|---|---|---|", *map(rows.pop, names)]
+        parts += [f"## {heading}", text, "\n".join(table)]
+    if rows:
+        raise KeyError(f"no place for {', '.join(rows)}")
+    return "\n\n".join(parts)
+
+
+def _rows(declared: type[FairseqDataclass]) -> Iterator[tuple[str, str]]:
+    """Yield name and table row of each option that this class itself declares."""
+    parser = argparse.ArgumentParser()
+    gen_parser_from_dataclass(parser, declared())
+    actions = {action.dest: action for action in parser._actions}
+    for option in fields(declared):
+        # Views of other groups have no help.
+        if option.name in declared.__annotations__ and "help" in option.metadata:
+            yield option.name, _row(option, actions[option.name])
+
+
+def _row(option: Field, action: argparse.Action) -> str:
+    if action.choices is not None:
+        value = ", ".join(f"`{choice}`" for choice in action.choices)
+    else:
+        value = "flag" if action.nargs == 0 else VALUES[action.type]
+    meaning = re.sub(r"--[a-z][a-z-]*( (alternate|slimmable|core|stock))?", r"`\g<0>`", option.metadata["help"])
+    return f"| `{action.option_strings[0]}` | {value} | {meaning} | `{option.metadata['example']}` |"
+
+
+if __name__ == "__main__":
+    main()
