@@ -352,4 +352,4 @@ def test_installed_package(tmp_path: Path) -> None:
     assert str(tmp_path / "site") in done.stdout
     assert "translation_with_partitioned_model" in done.stdout
     commands = {path.name for path in (tmp_path / "site" / "bin").iterdir()}
-    assert {"fairseq-ats-average", "fairseq-ats-translate"} <= commands
+    assert {"fairseq-ats", "fairseq-ats-average", "fairseq-ats-convert", "fairseq-ats-translate"} <= commands

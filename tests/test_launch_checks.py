@@ -28,8 +28,8 @@ TORCHRUN = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "2
         (2, TCP, False, 2, {}, None),
         (2, None, False, 0, SLURM, None),
         (1, None, False, 0, TORCHRUN, None),  # see independent_trainings_problem
-        (2, None, False, 0, {}, "--distributed-world-size is 2 and there is no CUDA device"),
-        (2, None, False, 0, TORCHRUN, "--distributed-world-size is 2 and there is no CUDA device"),
+        (2, None, False, 0, {}, "--distributed-world-size is 2, but fairseq starts a worker for each"),
+        (2, None, False, 0, TORCHRUN, "--distributed-world-size is 2, but fairseq starts a worker for each"),
         (2, TCP, False, 0, {}, f"--distributed-init-method is {TCP} without --distributed-no-spawn"),
         (1, TCP, False, 0, {}, f"--distributed-init-method is {TCP} without --distributed-no-spawn"),
     ],

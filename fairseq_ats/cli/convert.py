@@ -57,27 +57,34 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-conver
 
 def _parser(prog: str) -> CommandParser:
     parser = CommandParser(prog, __doc__, epilog=EPILOG)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of fairseq-train with this plugin's task")
     parser.add_argument(
-        "--level", required=True, help="the network: core, super, level2, ..., or its number: 1 is the core"
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="written by fairseq-train with this plugin's task"
+    )
+    parser.add_argument(
+        "--level",
+        required=True,
+        metavar="LEVEL",
+        help="the network: core, super, level2, ..., or its number: 1 is the core",
     )
     parser.add_argument("--to", choices=list(FORMATS), required=True, metavar="FORMAT", help=", ".join(FORMATS))
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="file or folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument(
-        "--data", type=Path, help="folder with the dictionaries; default: the one that the checkpoint was trained with"
+        "--data", type=Path, metavar="DIR", help="folder with the dictionaries (default: as in training)"
     )
     parser.add_argument(
-        "--sentencepiece-model", type=Path, metavar="FILE", help="default: sentencepiece.model of the data folder"
+        "--sentencepiece-model", type=Path, metavar="FILE", help="(default: sentencepiece.model in the data)"
     )
     parser.add_argument(
         "--verify-on",
         type=Path,
         metavar="FILE",
-        help="text in the source language, one sentence a line, whose best hypotheses must be equal, too; without a "
-        "sentencepiece model: tokens with spaces between them",
+        help="compare the best hypotheses for this text, too: source language, one sentence a line; without a "
+        "sentencepiece model, tokens with spaces between them",
     )
-    parser.add_argument("--beam", type=positive, default=5, help="beam width of --verify-on; default: %(default)s")
+    parser.add_argument(
+        "--beam", type=positive, default=5, metavar="N", help="beam width of --verify-on (default: %(default)s)"
+    )
     parser.add_argument(
         "--dense", action="store_true", default=None, help="fairseq, ctranslate2: multiply a low-rank network out"
     )
@@ -85,13 +92,13 @@ def _parser(prog: str) -> CommandParser:
         "--keep-optimizer-state",
         action="store_true",
         default=None,
-        help="core: keep the core's, so that training goes on from the file with --max-level 1",
+        help="core: keep the optimizer state of the core, so that the file can resume with --max-level 1",
     )
     parser.add_argument(
         "--quantization",
         choices=list(TOLERANCES),
         metavar="TYPE",
-        help=f"ctranslate2: type of the stored weights: {', '.join(TOLERANCES)}; default: {EXACT}",
+        help=f"ctranslate2: type of the stored weights: {', '.join(TOLERANCES)} (default: {EXACT})",
     )
     return parser
 

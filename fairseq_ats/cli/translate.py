@@ -48,12 +48,16 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-transl
 def _parser(prog: str) -> CommandParser:
     parser = CommandParser(prog, __doc__)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, or a folder that fairseq-ats convert wrote")
-    parser.add_argument("--level", help="core, super, level2, ..., or a number (default: the highest of a checkpoint)")
+    parser.add_argument(
+        "--level", metavar="LEVEL", help="core, super, level2, ..., or a number (default: the highest of a checkpoint)"
+    )
     parser.add_argument("--input", type=Path, metavar="FILE", help="text in UTF-8 (default: stdin)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="written when all is translated (default: stdout)")
-    parser.add_argument("--data", help="of a checkpoint: folder of its binarised data (default: as in training)")
+    parser.add_argument("--data", metavar="DIR", help="folder with the dictionaries (default: as in training)")
     parser.add_argument("--sentencepiece-model", metavar="FILE", help="(default: sentencepiece.model in the data)")
-    parser.add_argument("--beam", type=positive, help=f"(default: {Search.beam}, or as the folder says)")
+    parser.add_argument(
+        "--beam", type=positive, metavar="N", help=f"beam width (default: {Search.beam}, or as the folder says)"
+    )
     parser.add_argument(
         "--max-len-a",
         type=float,
@@ -62,21 +66,36 @@ def _parser(prog: str) -> CommandParser:
         f"(default: {Search.max_len_a:g}, or as the folder says)",
     )
     parser.add_argument(
-        "--max-len-b", type=positive, metavar="B", help=f"(default: {Search.max_len_b}, or as the folder says)"
+        "--max-len-b",
+        type=positive,
+        metavar="B",
+        help=f"see --max-len-a (default: {Search.max_len_b}, or as the folder says)",
     )
     parser.add_argument(
-        "--lenpen", type=float, help=f"above 1 for longer translations (default: {Search.length_penalty:g})"
+        "--lenpen",
+        type=float,
+        metavar="P",
+        help=f"length penalty: above 1 for longer translations (default: {Search.length_penalty:g})",
     )
     parser.add_argument(
-        "--batch-size", type=positive, default=Machine.batch_size, help="sentences (default: %(default)s)"
+        "--batch-size",
+        type=positive,
+        default=Machine.batch_size,
+        metavar="N",
+        help="sentences a batch (default: %(default)s)",
     )
     parser.add_argument(
         "--buffer-size",
         type=positive,
+        metavar="N",
         help=f"lines read before they are translated (default: {BUFFER_SIZE}, and 1 from a terminal)",
     )
-    parser.add_argument("--threads", type=positive, help="CPU threads, of each worker (default: the engine's choice)")
-    parser.add_argument("--workers", type=positive, default=1, help="batches at once, with CTranslate2 (default: 1)")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads of each worker (default: the engine's choice)"
+    )
+    parser.add_argument(
+        "--workers", type=positive, default=1, metavar="N", help="batches at once, with CTranslate2 (default: 1)"
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: cuda where there is one)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser

@@ -1,1 +1,1 @@
-"""Check and read binarised data and text."""
+"""Make, check and read binarised data and text."""

@@ -1,8 +1,8 @@
-"""Whether binarised data are whole, before they are used.
+"""Check that binarised data are whole, before they are used.
 
-fairseq takes ``SPLIT.SRC-TGT.LANGUAGE.idx`` and ``.bin`` as they are: an index that does not fit its data reads other
-sentences, or stops a training days later, and a token number outside the dictionary ends in an IndexError of an
-embedding, or in another embedding.
+fairseq takes ``SPLIT.SRC-TGT.LANGUAGE.idx`` and ``.bin`` as they are. An index that does not fit its data reads other
+sentences, or stops a training days later. A token number outside the dictionary reads another embedding, or ends in an
+IndexError.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQ")  # magic, version, type of tokens, number of sentences
 _TOKEN_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}
 
-_CHUNK = 2**24  # tokens that are looked at at once
+_CHUNK = 2**24  # tokens that are read at once
 
 
 def folder_of(data: str, split: str, epoch: int, train_subset: str) -> str:
-    """Where fairseq reads a split from (fairseq/tasks/translation.py:329); training data may be in several folders."""
+    """Return where fairseq reads a split (fairseq/tasks/translation.py:329); training data may have several folders."""
     folders = split_paths(data)
     return folders[(epoch - 1) % len(folders)] if split == train_subset else folders[0]
 
@@ -42,21 +42,21 @@ def folder_problems(data: str) -> list[str]:
 
 
 def dictionary_sum(dictionary: Dictionary) -> str:
-    """SHA-256 of the symbols in their order: two dictionaries of one size give a network's numbers other meanings."""
+    """Return the SHA-256 of the symbols in order; it tells dictionaries of one size apart."""
     return hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()
 
 
 def check_split(folder: str | Path, split: str, dictionaries: Sequence[tuple[str, Dictionary]]) -> None:
     """Check every file of a split that is in fairseq's default format (``--dataset-impl mmap``).
 
-    That an index has the length that it says, places sentences one behind the other, and covers its data to the last
-    byte; that both languages have the same number of sentences; and that every token is in its dictionary. All data are
-    read once, as fairseq itself does when it opens them. Not told apart: another token of the dictionary.
+    An index must have the length that it says, place sentences one behind the other, and cover its data to the last
+    byte. Both languages must have the same number of sentences. Every token must be in its dictionary; a wrong token
+    that is in the dictionary goes unnoticed. All data are read once, as fairseq does when it opens them.
 
     Args:
         folder: one folder of binarised data.
         split: "train", "valid", ...; the files of ``split1``, ``split2``, ... belong to it.
-        dictionaries: with their languages, the source's first.
+        dictionaries: pairs of language and dictionary, the source first.
 
     Raises:
         ValueError: a file is damaged, or does not fit the others.
@@ -70,11 +70,11 @@ def check_split(folder: str | Path, split: str, dictionaries: Sequence[tuple[str
                 counts[language] = _check_file(prefix, dictionary)
         if len(set(counts.values()) - {None}) > 1:
             said = " and ".join(f"{count:,} of {language}" for language, count in counts.items())
-            raise ValueError(f"{folder}/{pair} has {said} sentences; binarise it anew")
+            raise ValueError(f"{folder}/{pair} has {said} sentences; binarise it again")
 
 
 def _parts(folder: str | Path, split: str, source: str, target: str) -> Iterator[str]:
-    """The beginnings of the file names of ``split``, ``split1``, ``split2``, ..."""
+    """Yield the beginnings of the file names of ``split``, ``split1``, ``split2``, ..."""
     for number in itertools.count():
         name = f"{split}{number or ''}"
         pairs = [f"{name}.{source}-{target}", f"{name}.{target}-{source}"]
@@ -105,7 +105,7 @@ def check_upsampling(folders: Sequence[str], split: str, source: str, target: st
 
 
 def buckets_problem(num_batch_buckets: int) -> str | None:
-    """Why fairseq cannot put sentences into buckets by length, as ``--num-batch-buckets`` asks; None if it can."""
+    """Return why fairseq cannot put sentences into buckets by length (``--num-batch-buckets``); None if it can."""
     if num_batch_buckets <= 0:
         return None
     try:
@@ -120,17 +120,17 @@ def buckets_problem(num_batch_buckets: int) -> str | None:
 
 
 def _check_file(prefix: str, dictionary: Dictionary) -> int | None:
-    """The number of sentences; None for another format, which is left to fairseq."""
+    """Check one file; return its number of sentences, or None if it has another format, which is left to fairseq."""
     size = os.path.getsize(f"{prefix}.idx")
     with open(f"{prefix}.idx", "rb") as file:
         header = file.read(_HEADER.size)
     if not header.startswith(_MAGIC[:8]) and header[:6] in (b"TNTIDX", b"HUFFID"):
         return None
     if len(header) < _HEADER.size:
-        raise ValueError(f"{prefix}.idx ({size:,} bytes) is truncated; binarise the data anew")
+        raise ValueError(f"{prefix}.idx ({size:,} bytes) is truncated; binarise the data again")
     magic, version, code, sentences = _HEADER.unpack(header)
     if magic != _MAGIC or version != 1 or code not in _TOKEN_TYPES:
-        raise ValueError(f"{prefix}.idx is damaged, or not an index of fairseq-preprocess; binarise the data anew")
+        raise ValueError(f"{prefix}.idx is damaged, or not an index of fairseq-preprocess; binarise the data again")
     if size != _HEADER.size + sentences * (4 + 8):
         raise ValueError(f"{prefix}.idx has {size:,} bytes, which is not an index of {sentences:,} sentences")
     lengths = np.fromfile(f"{prefix}.idx", np.int32, sentences, offset=_HEADER.size)
@@ -141,7 +141,7 @@ def _check_file(prefix: str, dictionary: Dictionary) -> int | None:
         raise ValueError(f"{prefix}.idx is damaged: its sentences do not lie one behind the other")
     held, expected = os.path.getsize(f"{prefix}.bin"), int(ends[-1]) if sentences else 0
     if held != expected:
-        raise ValueError(f"{prefix}.bin has {held:,} bytes, and by its index {expected:,}; binarise the data anew")
+        raise ValueError(f"{prefix}.bin has {held:,} bytes, and by its index {expected:,}; binarise the data again")
     _check_tokens(f"{prefix}.bin", tokens, dictionary)
     return sentences
 

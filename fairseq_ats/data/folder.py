@@ -1,4 +1,4 @@
-"""What a folder of binarised data says about the text that a checkpoint translates."""
+"""Read what a folder of binarised data says about the text that a checkpoint translates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DataFolder:
 
     @classmethod
     def find(cls, given: Path | None, task_options: Mapping[str, Any]) -> DataFolder:
-        """The folder of ``--data``, or that which the checkpoint was trained with.
+        """Return the folder of ``--data``, or else the one that the checkpoint was trained with.
 
         Args:
             task_options: the checkpoint's options of the task.
@@ -45,7 +45,7 @@ class DataFolder:
             said = "--data is" if given else "the checkpoint was trained with"
             raise ValueError(f"{said} {path}, which is not a folder; --data names the folder of its binarised data")
         stamp = _read_stamp(path / STAMP)
-        # fairseq saves the languages only if they were given; otherwise it reads them off the names of the data files.
+        # fairseq saves the languages only if they were given; else it reads them off the names of the data files.
         languages = (task_options.get("source_lang"), task_options.get("target_lang"))
         if None in languages:
             languages = (stamp.get("source"), stamp.get("target"))

@@ -55,14 +55,14 @@ def count_lines(lines: Iterable[str], name: str | Path) -> tuple[int, int]:
 
 
 def raw_lines(data: Path, language: str) -> list[str]:
-    """Return the raw test set that ``fairseq-ats binarise`` put beside the binarised data.
+    """Return one side of the raw test set, which ``fairseq-ats binarise`` puts beside the binarised data.
 
     Raises:
         ValueError: there is none, or it is not UTF-8.
     """
     path = data / f"test.{language}"
     if not path.is_file():
-        raise ValueError(f"{data} has no {path.name}, the raw text that fairseq-ats binarise puts there")
+        raise ValueError(f"{data} has no {path.name}, the raw references that fairseq-ats binarise puts there")
     return list(read_lines(path))
 
 

@@ -1,4 +1,4 @@
-"""Lines of text → pieces → lines of text."""
+"""Cut lines of text into pieces, and put pieces together to lines."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SENTENCE_ENDS = tuple(".!?。！？")
 
 
 class Text:
-    """Cuts lines as the training data was cut, and puts pieces together as ``fairseq-interactive`` does.
+    """Cut lines as the training data was cut, and put pieces together as ``fairseq-interactive`` does.
 
     Args:
-        sentencepiece_model: None for a network that reads tokens: they are then separated by spaces.
+        sentencepiece_model: None for a network that reads tokens with spaces between them.
         lowercase: the training data was lower-cased.
 
     Raises:
@@ -36,21 +36,21 @@ class Text:
                 raise ValueError(f"{sentencepiece_model} cannot be read as a sentencepiece model: {error}") from error
 
     def encode(self, line: str) -> Pieces:
-        """No piece for a blank line. A character that the dictionary does not know becomes a piece that it does not."""
+        """Return the pieces of a line; a blank line has none, and an unknown character becomes an unknown piece."""
         line = line.strip()
         if self._lowercase:
             line = line.lower()
         if self._processor is not None:
-            # sentencepiece takes UTF-8, in which half of a surrogate pair has no place.
+            # sentencepiece takes UTF-8, which cannot hold half of a surrogate pair.
             line = " ".join(self._processor.encode(line.encode("utf-8", "replace").decode("utf-8"), out_type=str))
         # fairseq-preprocess and fairseq-interactive end a token at any white space, also at one inside a piece.
         return tokenize_line(line)
 
     def decode(self, pieces: Pieces) -> str:
-        """One line."""
+        """Return the line that pieces make."""
         if self._processor is None:
             return " ".join(pieces)
-        # Not the processor's own decode: fairseq's, of which an unknown piece comes out as "<unk>"
+        # As fairseq does, and not as the processor would: an unknown piece becomes "<unk>"
         # (fairseq/data/encoders/sentencepiece_bpe.py:51).
         return "".join(pieces).replace(WORD_START, " ").strip()
 
@@ -58,7 +58,7 @@ class Text:
 def parts(pieces: Pieces, limit: int) -> Iterator[Pieces]:
     """Cut a sentence that is too long for a network into parts of at most ``limit`` pieces.
 
-    Cut is where the last sentence ends in the second half of a part; else before its last word; else anywhere.
+    Cut after the last end of a sentence in the second half of a part; else before its last word; else anywhere.
     """
     while len(pieces) > limit:
         ends = [n for n in range(limit // 2 + 1, limit + 1) if pieces[n - 1].endswith(_SENTENCE_ENDS)]

@@ -1,9 +1,7 @@
-"""The log of a training (``--log-file``), read back: fairseq's own formats "simple" (also what it writes beside a
-progress bar) and "json".
+"""Read the log of a training (``--log-file``) in fairseq's formats "simple" and "json"; a progress bar logs "simple".
 
-fairseq repeats a line for each epoch that the process has begun (each adds a handler, fairseq/logging/progress_bar.py,
-line 45), and a resumed run writes once more what came after its checkpoint. So of several lines of one update, or of
-one epoch, the last one counts.
+fairseq repeats a line for each epoch that the process has begun: each adds a handler (fairseq/logging/progress_bar.py,
+line 45). A resumed run repeats what came after its checkpoint. So the last line of an update, or of an epoch, counts.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SIMPLE = re.compile(r"epoch (\d+) \| (valid on '[^']*' subset \| )?(.*)")
-_PROCESS = "{'_name'"  # its options, fairseq_cli/train.py, main
+_PROCESS = "{'_name'"  # the options of a process, fairseq_cli/train.py, main
 _BEGIN = "Start iterating over samples"  # fairseq_cli/train.py, train
 _END = "done training in"  # fairseq_cli/train.py, main
 
@@ -27,9 +25,9 @@ class TrainingLog:
 
     Args:
         epochs: number of the epoch → averages over its updates, under fairseq's names.
-        processes: number of the epoch → number of the process that ended it; a resumed run has several.
-        validations: number of updates → what the validation said.
-        is_finished: the training came to its end, and did not begin again.
+        processes: number of the epoch → number of the process that ended it; a resumed run has several processes.
+        validations: number of updates → results of the validation.
+        is_finished: the training came to its end and did not begin again.
     """
 
     epochs: dict[int, Point]
@@ -39,7 +37,7 @@ class TrainingLog:
 
     @classmethod
     def read(cls, path: Path) -> TrainingLog:
-        """Of a file that need not be complete: a training may be writing it."""
+        """Read a log, which a training may still be writing."""
         epochs: dict[int, Point] = {}
         processes: dict[int, int] = {}
         validations: dict[int, Point] = {}
@@ -62,20 +60,21 @@ class TrainingLog:
 
     @property
     def updates(self) -> int:
-        """Of the whole run: a validation is logged before its epoch's end."""
+        """Return the number of updates of the whole run; a validation is logged before the end of its epoch."""
         return max([*self.validations, *(int(point["num_updates"]) for point in self.epochs.values())], default=0)
 
     @property
     def tokens_per_update(self) -> float:
-        """Target tokens without padding, on average."""
+        """Return the average number of target tokens without padding."""
         return self._mean("wpb")
 
     @property
     def sentences_per_update(self) -> float:
+        """Return the average number of sentence pairs."""
         return self._mean("bsz")
 
     def _mean(self, name: str) -> float:
-        """Weighted by the updates of each epoch.
+        """Return the mean over all updates of what is logged for each epoch.
 
         Raises:
             ValueError: no epoch has ended.
@@ -91,13 +90,13 @@ class TrainingLog:
 
     @property
     def train_seconds(self) -> float:
-        """In updates, over all epochs; without validations, saving and reading data."""
+        """Return the seconds in updates, over all epochs, without validations, saving and reading data."""
         return sum(point["train_wall"] for point in self.epochs.values())
 
     @property
     def wall_seconds(self) -> float:
-        """Of training processes up to the end of the last epoch, without what an interruption lost."""
-        # fairseq's clock begins anew when a run is resumed (fairseq/trainer.py:657).
+        """Return the seconds of training processes up to the end of the last epoch, without what interruptions lost."""
+        # A resumed run starts fairseq's clock again (fairseq/trainer.py:657).
         walls: dict[int, float] = {}
         for epoch, process in self.processes.items():
             walls[process] = max(walls.get(process, 0.0), self.epochs[epoch]["wall"])
@@ -105,7 +104,7 @@ class TrainingLog:
 
 
 def _parse(line: str) -> tuple[int, bool, Point] | None:
-    """Epoch, whether of a validation, numbers; None for any other line."""
+    """Return the epoch, whether a validation wrote the line, and its numbers; None for any other line."""
     if line.startswith("{"):
         return _parse_json(line)
     match = _SIMPLE.match(line)
@@ -135,5 +134,5 @@ def _numbers(values: dict[str, object]) -> Point:
         try:
             result[name] = float(str(value))
         except ValueError:
-            continue  # "None", of a metric that has no value yet
+            continue  # "None": the metric has no value yet
     return result
