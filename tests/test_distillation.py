@@ -12,10 +12,12 @@ import torch
 from fairseq import metrics, optim
 from fairseq.criterions import FairseqCriterion
 
+from tests.conftest import TINY_ARCH
 from tests.plain_networks import NOISE
 
 Build = Callable[..., SimpleNamespace]
 
+UNSHARED = [option for option in TINY_ARCH if option != "--share-all-embeddings"]
 DISTILLED = ("--small-ratio", "0.25", "--distillation-weight", "0.5", "--distillation-temperature", "2")
 
 
@@ -126,11 +128,11 @@ def test_losses_that_cannot_be_distilled(
     build: Build, batch: Any, criterion: list[str], options: list[str], message: str
 ) -> None:
     """They are refused at start, and train without distillation."""
-    training = [*criterion, "--max-tokens", "400", "--cpu"]
+    choices = {"training": [*criterion, "--max-tokens", "400", "--cpu"], "arch": UNSHARED}
     small = ["--alternate", "--small-ratio", "0.25", *options]
     with pytest.raises(ValueError, match=message):
-        build(*small, "--distillation-weight", "0.5", training=training)
-    built = build(*small, training=training)
+        build(*small, "--distillation-weight", "0.5", **choices)
+    built = build(*small, **choices)
     assert step(built, batch, 1)["core:loss"] > 0
     assert gradients_of(built)
 

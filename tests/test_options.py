@@ -75,6 +75,15 @@ Build = Callable[..., SimpleNamespace]
         (["--weight-decay", "-1"], r"--weight-decay is -1\.0; allowed: 0 or more"),
         (["--max-tokens", "-5"], "--max-tokens is -5; allowed: 1 or more"),
         (["--batch-size", "0"], "--batch-size is 0; allowed: 1 or more"),
+        (["--required-batch-size-multiple", "0"], "--required-batch-size-multiple is 0, by which fairseq divides"),
+        (["--validate-interval", "0"], "--validate-interval is 0, by which fairseq divides; allowed: 1"),
+        (["--save-interval", "0"], "--save-interval is 0, by which fairseq divides; allowed: 1"),
+        (["--log-interval", "0"], "--log-interval is 0, by which fairseq divides; allowed: 1"),
+        (["--warmup-updates", "0"], "--warmup-updates is 0; allowed: 1 or more, with --lr-scheduler inverse_sqrt"),
+        (
+            ["--eval-bleu", "--eval-bleu-args", "{beam: 4}"],
+            r"--eval-bleu-args is \{beam: 4\}; allowed: options in JSON",
+        ),
         (["--update-freq", "1,0"], "--update-freq is 0; allowed: 1 or more"),
         (["--lr=-0.1"], r"--lr is -0\.1; allowed: 0 or more"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.dataclass.utils import merge_with_parent
 
 from fairseq_ats.checkpoints.keys import RUN_KEY
 from fairseq_ats.optim.adam_for_partitioned_model import FairseqAdamForPartitionedModel
+from fairseq_ats.options.checks import training_problems
+from fairseq_ats.options.run_options import recall_, settle_
+from fairseq_ats.options.values import Options
 from fairseq_ats.schemes.schedule import Schedule
+from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 from tests.conversions import save_checkpoint
 
 Build = Callable[..., SimpleNamespace]
@@ -39,54 +45,76 @@ def test_what_is_not_given_is_the_checkpoints(
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
+MEMORY = {
+    "scheme": "alternate",
+    "alternate_pattern": "2:1",
+    "super_only_updates": 3,
+    "core_only_from": None,
+    "distillation_weight": 0.5,
+    "distillation_temperature": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def training_options(parse: Callable[..., Any]) -> Any:
+    return merge_with_parent(PartitionedTranslationConfig(), parse().task)  # as fairseq sets a task up
+
+
+@pytest.fixture
+def options(training_options: Any) -> Any:
+    return copy.deepcopy(training_options)
+
+
 @pytest.mark.parametrize(
-    ("options", "schedule", "weight", "said"),
+    ("given", "schedule", "weight", "said"),
     [
-        (RUN, SCHEDULE, 0.5, None),
-        ("--alternate", SCHEDULE, 0.5, None),
+        ({}, SCHEDULE, 0.5, []),
+        (MEMORY, SCHEDULE, 0.5, []),
+        ({"alternate": True}, SCHEDULE, 0.5, []),
         (
-            "--scheme standard",
+            {"scheme": "standard"},
             Schedule("standard", 2),
             0.0,
-            "--scheme alternate, and --scheme is standard now",
+            ["--scheme alternate, and --scheme is standard now"],
         ),
         (
-            "--scheme slimmable --core-only-from 9",
+            {"scheme": "slimmable", "core_only_from": 9},
             Schedule("slimmable", 2, core_only_from=9),
             0.0,
-            "--scheme alternate, and --scheme is slimmable now",
+            ["--scheme alternate, and --scheme is slimmable now"],
         ),
         (
-            "--alternate-pattern 1:1",
-            Schedule("alternate", 2, (1, 1), super_only_updates=3),
+            {"alternate_pattern": "1:1", "core_only_from": 9},
+            Schedule("alternate", 2, (1, 1), super_only_updates=3, core_only_from=9),
             0.5,
-            "--alternate-pattern 2:1, and it is 1:1 now",
+            ["--alternate-pattern 2:1, and it is 1:1 now", "without --core-only-from, and it is 9 now"],
         ),
-        (
-            "--alternate --core-only-from 9",
-            Schedule("alternate", 2, (2, 1), super_only_updates=3, core_only_from=9),
-            0.5,
-            "without --core-only-from, and it is 9 now",
-        ),
-        ("--distillation-weight 0", SCHEDULE, 0.0, "--distillation-weight 0.5, and it is 0.0 now"),
-        ("--reset-optimizer", Schedule("standard", 2), 0.0, None),
+        ({"distillation_weight": 0.0}, SCHEDULE, 0.0, ["--distillation-weight 0.5, and it is 0.0 now"]),
     ],
 )
 def test_what_is_given_counts_and_is_said(
-    build: Build,
-    checkpoint: Path,
-    caplog: pytest.LogCaptureFixture,
-    options: str | list[str],
-    schedule: Schedule,
-    weight: float,
-    said: str | None,
+    options: Any, given: dict[str, Any], schedule: Schedule, weight: float, said: list[str]
 ) -> None:
-    options = options.split() if isinstance(options, str) else options
-    task = build("--restore-file", str(checkpoint), *options).task
-    assert task.scheme == schedule
-    assert task.cfg.distillation_weight == weight
+    options.update(given)
+    assert recall_(options, {RUN_KEY: MEMORY}) == said
+    settle_(options)
+    assert Options(options).scheme.schedule(2) == schedule
+    assert options.distillation_weight == weight
+    assert training_problems(options) == []
+
+
+def test_a_temperature_without_distillation_is_not_recalled(options: Any) -> None:
+    options.distillation_weight = 0.0
+    recall_(options, {RUN_KEY: MEMORY | {"distillation_temperature": 2.0}})
+    settle_(options)
+    assert training_problems(options) == []
+
+
+def test_a_contradiction_is_logged(build: Build, checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task = build("--restore-file", str(checkpoint), "--scheme", "standard").task
+    assert task.scheme == Schedule("standard", 2)
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ([] if said is None else [f"{checkpoint} was trained with {said}"])
+    assert warnings == [f"{checkpoint} was trained with --scheme alternate, and --scheme is standard now"]
 
 
 def test_what_is_remembered_is_checked(build: Build, checkpoint: Path) -> None:
@@ -94,42 +122,31 @@ def test_what_is_remembered_is_checked(build: Build, checkpoint: Path) -> None:
         build("--restore-file", str(checkpoint), optimizer="adam")
 
 
-def test_weights_alone_bring_no_options(build: Build, checkpoint: Path) -> None:
-    assert build("--finetune-from-model", str(checkpoint)).task.scheme == Schedule("standard", 2)
-
-
-def with_memory(checkpoint: Path, path: Path, memory: Any) -> Path:
-    state = torch.load(checkpoint)
-    del state["task_state"][RUN_KEY]
-    state["task_state"] |= memory
-    torch.save(state, path)
-    return path
+@pytest.mark.parametrize("option", [["--reset-optimizer", "--restore-file"], ["--finetune-from-model"]])
+def test_weights_alone_bring_no_options(build: Build, checkpoint: Path, option: list[str]) -> None:
+    assert build(*option, str(checkpoint)).task.scheme == Schedule("standard", 2)
 
 
 def test_a_checkpoint_of_an_older_version(
     build: Build, checkpoint: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    older = with_memory(checkpoint, tmp_path / "older.pt", {})
-    assert build("--restore-file", str(older)).task.scheme == Schedule("standard", 2)
-    assert build("--restore-file", str(older), *RUN).task.scheme == SCHEDULE
+    state = torch.load(checkpoint)
+    del state["task_state"][RUN_KEY]
+    torch.save(state, tmp_path / "older.pt")
+    assert build("--restore-file", str(tmp_path / "older.pt")).task.scheme == Schedule("standard", 2)
     assert "was trained with" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("memory", "message"),
-    [
-        ("alternate", "the checkpoint's options of the run are a str"),
-        ({"scheme": "zigzag"}, "zigzag"),
-        ({"scheme": "alternate", "super_only_updates": -4}, "--super-only-updates is -4; allowed: 0 or more"),
-    ],
+    [("alternate", "the checkpoint's options of the run are a str"), ({"scheme": "zigzag"}, "zigzag")],
 )
-def test_a_memory_that_cannot_be(build: Build, checkpoint: Path, tmp_path: Path, memory: Any, message: str) -> None:
-    damaged = with_memory(checkpoint, tmp_path / "damaged.pt", {RUN_KEY: memory})
+def test_a_memory_that_cannot_be(options: Any, memory: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build("--restore-file", str(damaged))
+        recall_(options, {RUN_KEY: memory})
 
 
-@pytest.mark.parametrize("scheme", [["--max-level", "1"], ["--scheme", "core"], []])
+@pytest.mark.parametrize("scheme", [["--max-level", "1"], []])
 def test_a_core_alone_goes_on_as_it_began(
     build: Build, caplog: pytest.LogCaptureFixture, tmp_path: Path, scheme: list[str]
 ) -> None:

@@ -89,6 +89,13 @@ def test_every_arch_is_a_translation_model_or_refused(parse: Callable[..., Any])
     assert {model_class.__name__ for model_class in archs.values()} >= TRANSLATION_ARCHS
 
 
+@pytest.mark.parametrize("shared", ["--share-all-embeddings", "--share-decoder-input-output-embed"])
+def test_an_adaptive_softmax_with_shared_embeddings_is_refused(build: Build, shared: str) -> None:
+    """fairseq trains it, and can read no checkpoint of it."""
+    with pytest.raises(ValueError, match=rf"--adaptive-softmax-cutoff is \[40, 80\] and {shared} is given"):
+        build("--adaptive-softmax-cutoff", "40,80", shared, arch=["--arch", "transformer_tiny"])
+
+
 def test_quant_noise_is_refused(build: Build) -> None:
     with pytest.raises(ValueError, match=r"--quant-noise-pq is 0\.1"):
         build("--quant-noise-pq", "0.1")

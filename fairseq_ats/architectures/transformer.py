@@ -77,6 +77,16 @@ def check_model_options(cfg: Any) -> None:
     cutoff = getattr(cfg, "adaptive_softmax_cutoff", None)
     if isinstance(cutoff, str) and not re.fullmatch(r"[\d\s,]*", cutoff):
         raise ValueError(f"--adaptive-softmax-cutoff is {cutoff!r}; allowed: numbers with commas between them")
+    if cutoff is not None:
+        # With the first two fairseq can read none of its checkpoints: it adds weights of an output layer that the model
+        # does not have (fairseq/models/transformer/transformer_decoder.py:402). The third needs adaptive input
+        # embeddings.
+        for name in ("share_all_embeddings", "share_decoder_input_output_embed", "tie_adaptive_weights"):
+            if getattr(cfg, name, False):
+                raise ValueError(
+                    f"--adaptive-softmax-cutoff is {cutoff} and --{name.replace('_', '-')} is given, which fairseq "
+                    "cannot have together; leave one of them out"
+                )
     for side in ("encoder", "decoder"):
         flat = getattr(cfg, f"{side}_xformers_att_config", None)
         # fairseq takes a dictionary, too (fairseq/models/transformer/transformer_config.py:305).

@@ -114,7 +114,7 @@ def _check_countable(model: nn.Module, length: int) -> None:
     if cutoff is not None:
         raise ValueError(
             f"--adaptive-softmax-cutoff is {cutoff}, with which the cost depends on how rare the words of a text are; "
-            "leave it out to count the rest of the network"
+            "allowed: a model without it"
         )
     for side in (model.encoder, model.decoder):
         if side.embed_positions is not None and length > side.embed_positions.max_positions:

@@ -3,6 +3,7 @@
 # No "from __future__ import annotations" here: fairseq makes options from the field types and needs them as types
 # (fairseq/dataclass/utils.py:39).
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
         # None while decoding, where fairseq has no optimizer.
         problems = [] if cfg.optimizer_name is None else list(filter(None, [buckets_problem(cfg.num_batch_buckets)]))
         metric = cfg.best_checkpoint_metric or ""
-        if split_metric(metric)[1] == "bleu" and not cfg.eval_bleu:
+        if cfg.eval_bleu:
+            problems += _json_problems(cfg)
+        elif split_metric(metric)[1] == "bleu":
             problems.append(f"--best-checkpoint-metric is {metric}, which needs --eval-bleu")
         return problems
 
@@ -113,3 +116,16 @@ class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
         dictionaries = list(zip(languages, (self.src_dict, self.tgt_dict), strict=True))
         check_split(folder_of(self.cfg.data, split, epoch, self.cfg.train_subset), split, dictionaries)
         super().load_dataset(split, epoch, combine, **kwargs)
+
+
+def _json_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    problems = []
+    for option, value in (
+        ("--eval-bleu-args", cfg.eval_bleu_args),
+        ("--eval-bleu-detok-args", cfg.eval_bleu_detok_args),
+    ):
+        try:
+            dict(json.loads(value))
+        except (TypeError, ValueError):
+            problems.append(f"{option} is {value}; allowed: options in JSON, as in '{{\"beam\": 4}}'")
+    return problems

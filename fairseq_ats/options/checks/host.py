@@ -19,6 +19,15 @@ from fairseq_ats.schemes.schedule import SchemeName
 LEGACY_DDP = ("legacy_ddp", "no_c10d")
 _PYTORCH_DDP = ("pytorch_ddp", "c10d")
 
+# fairseq divides by them: by some at the end of an epoch, which is lost, by the first in C, which ends the process.
+_DIVISORS = (
+    ("dataset", "required_batch_size_multiple"),
+    ("dataset", "required_seq_len_multiple"),
+    ("dataset", "validate_interval"),
+    ("checkpoint", "save_interval"),
+    ("common", "log_interval"),
+)
+
 
 def host_problems(options: Options) -> list[str]:
     """Return one message for each of fairseq's options with which this training cannot be done."""
@@ -168,10 +177,18 @@ def range_problems(cfg: PartitionedConfig) -> list[str]:
     problems = []
     if option_of(cfg, "optimizer", "_name") == OPTIMIZER_NAME:
         problems += adam_problems(group_of(cfg, "optimizer"))
+    problems += [
+        f"--{name.replace('_', '-')} is 0, by which fairseq divides; allowed: 1 or more"
+        for group, name in _DIVISORS
+        if option_of(cfg, group, name) == 0
+    ]
     for group, name in (("dataset", "max_tokens"), ("dataset", "batch_size")):
         value = option_of(cfg, group, name)
         if value is not None and value < 1:
             problems.append(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more")
+    warmup = option_of(cfg, "lr_scheduler", "warmup_updates")
+    if option_of(cfg, "lr_scheduler", "_name") == "inverse_sqrt" and warmup < 1:
+        problems.append(f"--warmup-updates is {warmup}; allowed: 1 or more, with --lr-scheduler inverse_sqrt")
     for value in option_of(cfg, "optimization", "update_freq") or []:
         if value < 1:
             problems.append(f"--update-freq is {value}; allowed: 1 or more")
