@@ -42,6 +42,7 @@ from fairseq_ats.convert.formats.core import CoreCheckpoint
 from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
 from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.convert.verification import VerificationError
 from fairseq_ats.data.lines import raw_lines, raw_references
 from fairseq_ats.translate import Translator
 from scripts.benchmarks.timing import ratio_column, rotated
@@ -147,7 +148,10 @@ def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
             both = read_header(str(best[level]))
             torch.save({key: value for key, value in both.items() if key != "last_optimizer_state"}, path)
         else:
-            convert(best[level], level, FORMS[name], path, data=args.data)
+            try:
+                convert(best[level], level, FORMS[name], path, data=args.data)
+            except (ValueError, VerificationError) as error:
+                sys.exit(f"deployment: {name}: {error}; --forms chooses others")
         if form.startswith("CTranslate2"):
             contestants.append(Contestant(name, path, None, None))
         else:
