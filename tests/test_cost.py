@@ -71,7 +71,7 @@ def test_sentences_that_no_training_would_take() -> None:
     limits = ["--max-source-positions", "9", "--max-target-positions", "7"]
     built = build([*ARCH, "--task", TASK_NAME, *limits], numbered_dictionary(VOCABULARY))
     assert cost.network_cost(built.model, built.task, 2, 7, 1).forward_flops > 0
-    with pytest.raises(ValueError, match="--length is 8 and the model takes sentences of at most 7 tokens"):
+    with pytest.raises(ValueError, match="--length is 8; allowed: up to 7, which is what this model takes"):
         cost.network_cost(built.model, built.task, 2, 8, 1)
 
 

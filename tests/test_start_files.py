@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fairseq_ats import cost
+from fairseq_ats.cli import cost as command
+from fairseq_ats.cost import cost
 from fairseq_ats.translate import Translator
 from tests.conversions import SUPER, convert, load, save_checkpoint
 from tests.test_cost import ARCH
@@ -78,5 +79,5 @@ def test_options_are_counted_without_the_files(
     (tmp_path / "checkpoints/checkpoint_last.pt").write_bytes(checkpoint.read_bytes())
     monkeypatch.chdir(tmp_path)
     files = [*options, "--init-from", "gone.pt", "--finetune-from-model", str(checkpoint)]
-    cost.main([*ARCH, *files, "--vocabulary", "20", "--tokens", "12", "--length", "6"])
+    command.main([*ARCH, *files, "--vocabulary", "20", "--tokens", "12", "--length", "6"])
     assert "| core |" in capsys.readouterr().out

@@ -81,7 +81,7 @@ def test_all_that_starts_at_zero_has_a_gradient(build: Build, batch: dict[str, A
             ["--init-super", "core", "--partitioned-linear-module-name", "PartitionedLinear"],
             "--init-super is core and --partitioned-linear-module-name is PartitionedLinear; allowed",
         ),
-        (["--init-super", "core", "--init-from", "x.pt"], "--init-super is core and --init-from is x.pt"),
+        (["--init-super", "core", "--init-from", "x.pt"], "--init-super core and --init-from exclude each other"),
     ],
 )
 def test_refused(build: Build, options: list[str], message: str) -> None:

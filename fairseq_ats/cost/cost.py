@@ -116,11 +116,12 @@ def _check_countable(model: nn.Module, length: int) -> None:
             f"--adaptive-softmax-cutoff is {cutoff}, with which the cost depends on how rare the words of a text are; "
             "allowed: a model without it"
         )
-    for side in (model.encoder, model.decoder):
-        if side.embed_positions is not None and length > side.embed_positions.max_positions:
-            raise ValueError(
-                f"--length is {length}; allowed: up to {side.embed_positions.max_positions}, with this model"
-            )
+    longest = min(model.max_positions())
+    if length > longest:
+        raise ValueError(
+            f"--length is {length}; allowed: up to {longest}, which is what this model takes "
+            "(--max-source-positions, --max-target-positions)"
+        )
 
 
 def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[int, int, int]:

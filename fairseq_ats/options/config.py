@@ -36,7 +36,7 @@ class SuperStart(StrEnum):
 class PartitionedConfig(FairseqDataclass):
     """The options of this plugin. None stands for the checkpoint's value, or for the default in a new run.
 
-    ``help`` and ``example`` of an option are also its row in docs/options.md (``python -m scripts.docs.options``).
+    ``help`` and ``example`` of an option are also its row on the page of options.
     """
 
     partitioned_linear_module_name: Optional[ChoiceEnum(list(MODULE_NAMES))] = field(
