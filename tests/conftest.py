@@ -109,7 +109,7 @@ def build(parse: Callable[..., Any]) -> Callable[..., SimpleNamespace]:
 @pytest.fixture(scope="session")
 def two_trained_networks(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an alternating run whose networks, with small-width cores, translate some of the toy corpus."""
-    from tests.command_line import train  # which imports this module
+    from tests.support.command_line import train  # which imports this module
 
     folder = tmp_path_factory.mktemp("trained")
     options = ["--alternate", "--partitioned-linear-module-name", "PartitionedLinear", "--small-ratio", "0.25"]

@@ -18,7 +18,7 @@ from fairseq import options
 
 from fairseq_ats.cli.main import COMMANDS
 from scripts.docs.options import page
-from tests.markdown import cells_of
+from tests.support.markdown import cells_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/**/*.md")])

@@ -1,0 +1,79 @@
+"""Several workers: every one of them trains the same networks as one worker would, whatever happens to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support import instrumented
+from tests.support.command_line import train_command
+from tests.support.updates import check_in_step
+
+# Five batches: of two workers, one has none left for the third update.
+ONE_EPOCH = ["--alternate", "--small-ratio", "0.25", "--max-tokens", "1200", "--dropout", "0"]
+ONE_EPOCH += ["--max-epoch", "1", "--disable-validation", "--no-save", "--weight-decay", "0.1"]
+
+
+def train(
+    data: Path,
+    folder: Path,
+    *options: str,
+    of_all: Sequence[instrumented.Change] = (),
+    of_last: Sequence[instrumented.Change] = (),
+) -> list[list[dict[str, Any]]]:
+    """What each of two workers recorded; ``of_last`` is done to the second only."""
+    command = train_command(data, folder / "run", 100, *ONE_EPOCH, *options)
+    record = [partial(instrumented.record_updates, folder / f"{rank}.pt") for rank in (0, 1)]
+    changes = [record[0], *of_all], [record[1], *of_all, *of_last]
+    codes = instrumented.finish(*instrumented.start_workers(command, folder, *changes))
+    assert codes == [0, 0], "".join((folder / f"{rank}.log").read_text()[-2000:] for rank in (0, 1))
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def one_worker(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """One worker that takes two batches for each update."""
+    folder = tmp_path_factory.mktemp("one")
+    command = train_command(toy_data, folder / "run", 100, *ONE_EPOCH, "--update-freq", "2")
+    process = instrumented.start(command, folder / "log", partial(instrumented.record_updates, folder / "0.pt"))
+    assert instrumented.finish(process) == [0], (folder / "log").read_text()[-2000:]
+    return torch.load(folder / "0.pt")
+
+
+@pytest.mark.parametrize("backend", ["legacy_ddp", "pytorch_ddp"])
+def test_two_workers_are_one_with_twice_the_batches(
+    one_worker: list[dict[str, Any]], toy_data: Path, tmp_path: Path, backend: str
+) -> None:
+    """To float rounding, over a whole epoch of an odd number of batches; c10d and no_c10d are other names of these."""
+    options, changes = ["--ddp-backend", backend], []
+    if backend == "pytorch_ddp":
+        options, changes = [*options, "--find-unused-parameters"], [instrumented.use_pytorch_ddp_on_cpu]
+    workers = train(toy_data, tmp_path, *options, of_all=changes)
+    assert [record["empty"] for record in workers[1]] == [[False], [False], [True]]
+    check_in_step(workers, [1, 2, 3])
+    for mine, expected in zip(workers[0], one_worker, strict=True):
+        for name, tensors in expected["moved"].items():
+            for kind, value in tensors.items():
+                torch.testing.assert_close(mine["moved"][name][kind], value, rtol=1e-6, atol=1e-8)
+
+
+def test_one_worker_runs_out_of_memory(toy_data: Path, tmp_path: Path) -> None:
+    """In a core update that is not the first; the other's batch makes it."""
+    out_of_memory = partial(instrumented.run_out_of_memory, 3)
+    options = ["--ddp-backend", "legacy_ddp", "--max-tokens", "600", "--max-update", "4"]
+    workers = train(toy_data, tmp_path, *options, of_last=[out_of_memory])
+    check_in_step(workers, [1, 2, 3, 4])
+    assert "skipping a batch" in (tmp_path / "1.log").read_text()
+
+
+def test_one_worker_overflows(toy_data: Path, tmp_path: Path) -> None:
+    """In fp16, in a core update: no worker makes it, and the next one trains the core again."""
+    options = ["--ddp-backend", "legacy_ddp", "--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", "4"]
+    overflow = partial(instrumented.overflow, 1)
+    workers = train(toy_data, tmp_path, *options, of_all=[instrumented.take_this_for_a_gpu], of_last=[overflow])
+    check_in_step(workers, [1, 1, 2])
