@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -111,7 +111,7 @@ def _translates(model_class: type[nn.Module]) -> bool:
     return True
 
 
-def refuse_unsupported(model: nn.Module) -> None:
+def refuse_unsupported(model: Any) -> None:
     """Raises ValueError, with the option to change, for a model that cannot be partitioned."""
     if not _translates(type(model)) or not transformer_layers(model):
         raise ValueError(f"the model is a {type(model).__name__}; {ALLOWED_ARCHS}")
@@ -128,6 +128,7 @@ def partition_linears_(model: nn.Module, partition: Partition, initialise: bool 
     swapped: list[PartitionedModule] = []
 
     def swap(owner: nn.Module, name: str, dim: int, groups: int = 1) -> None:
+        make: Callable[..., PartitionedModule]
         if partition.module_name == "PartitionedRankLinear":
             make = partial(PartitionedRankLinear.from_linear, initialise=initialise)
         else:
@@ -174,7 +175,7 @@ def replace_attention_and_dropout_(model: nn.Module) -> None:
         FastDropout.convert_(dropout)
 
 
-def transformer_layers(model: nn.Module) -> list[nn.Module]:
+def transformer_layers(model: nn.Module) -> list[TransformerEncoderLayerBase | TransformerDecoderLayerBase]:
     """Encoder and decoder layers, in the model's order."""
     kinds = (TransformerEncoderLayerBase, TransformerDecoderLayerBase)
     return [m for m in model.modules() if isinstance(m, kinds)]

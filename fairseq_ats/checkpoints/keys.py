@@ -26,7 +26,7 @@ State = dict[str, float | str | None]
 
 def states_of(extra_state: Mapping[str, Any]) -> list[State]:
     """Return what a checkpoint's extra state has of each network. A single network is saved without a list."""
-    saved = next((extra_state[name] for name in TASK_CLASSES if name in extra_state), [])
+    saved: State | list[State] = next((extra_state[name] for name in TASK_CLASSES if name in extra_state), [])
     return saved if isinstance(saved, list) else [saved]
 
 

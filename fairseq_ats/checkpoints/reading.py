@@ -84,7 +84,7 @@ def _size(path: str) -> str:
 
 
 # What fairseq reads without looking, if it is there (fairseq/trainer.py:401).
-_TYPES = {
+_TYPES: dict[str, type | tuple[type, ...]] = {
     "model": dict,
     "cfg": (dict, DictConfig),
     "args": argparse.Namespace,

@@ -16,7 +16,7 @@ from fairseq_ats.inference.deployed_folder import DeployedFolder
 
 def write_dictionaries(source: SourceNetwork, folder: Path) -> tuple[str, str]:
     """``dict.LANGUAGE.txt`` of both languages, under fairseq's names; returns the file names."""
-    names = tuple(f"dict.{language}.txt" for language in (source.task.cfg.source_lang, source.task.cfg.target_lang))
+    names = f"dict.{source.task.cfg.source_lang}.txt", f"dict.{source.task.cfg.target_lang}.txt"
     source.task.source_dictionary.save(str(folder / names[0]))
     source.task.target_dictionary.save(str(folder / names[1]))
     return names

@@ -10,7 +10,7 @@ from torch import Tensor
 from fairseq_ats.architectures.transformer import attentions
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.modules.blocks import join
-from fairseq_ats.modules.linear import OUTPUT_DIM
+from fairseq_ats.modules.linear import OUTPUT_DIM, PartitionedLinear
 from fairseq_ats.modules.linear_base import PartitionedLinearModule
 from fairseq_ats.partition.partition import CORE
 
@@ -34,8 +34,10 @@ def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:
         for own, _ in layer.named_parameters(recurse=False):
             del parameters[f"{name}.{own}"]
         weight, bias = layer.weight, layer.bias
-        if id(layer) in widened and weight.shape[0] < layer.out_features:
-            weight, bias = (t if t is None else _fill_up(t, layer.out_features, layer.groups) for t in (weight, bias))
+        # Of small width: a low-rank layer gives the full width at every level.
+        if isinstance(layer, PartitionedLinear) and id(layer) in widened and weight.shape[0] < layer.out_features:
+            weight = _fill_up(weight, layer.out_features, layer.groups)
+            bias = None if bias is None else _fill_up(bias, layer.out_features, layer.groups)
         parameters[f"{name}.weight"] = weight.detach()
         if bias is not None:
             parameters[f"{name}.bias"] = bias.detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.tasks.translation import TranslationTask
@@ -44,7 +45,7 @@ class SourceNetwork:
 
     @property
     def partition(self) -> Partition:
-        return self.checkpoint.partition
+        return cast(Partition, self.checkpoint.partition)  # checked by read_source
 
     @property
     def name(self) -> str:

@@ -76,8 +76,8 @@ def random_pairs(source: SourceNetwork) -> list[tuple[list[str], list[str]]]:
         numbers = torch.randint(dictionary.nspecial, len(dictionary), (length,), generator=generator)
         return [dictionary[n] for n in numbers.tolist()]
 
-    sides = tuple(zip(dictionaries, source.model.max_positions(), strict=True))
-    return [tuple(draw(*side) for side in sides) for _ in range(_RANDOM_PAIRS)]
+    one, other = zip(dictionaries, source.model.max_positions(), strict=True)
+    return [(draw(*one), draw(*other)) for _ in range(_RANDOM_PAIRS)]
 
 
 @torch.no_grad()

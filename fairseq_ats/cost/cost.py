@@ -109,7 +109,7 @@ def network_cost(
     )
 
 
-def _check_countable(model: nn.Module, length: int) -> None:
+def _check_countable(model: Any, length: int) -> None:
     cutoff = model.cfg.adaptive_softmax_cutoff
     if cutoff is not None:
         raise ValueError(

@@ -19,7 +19,7 @@ _IN_CHECKPOINTS = (
     argparse.Namespace,
     np.ndarray,
     np.dtype,
-    np._core.multiarray._reconstruct,
+    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]  # numpy has it and does not declare it
     np.dtypes.Int64DType,
     np.dtypes.Float64DType,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Pieces, Search
+from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
 
 
 class CTranslate2Engine(Engine):
@@ -36,7 +36,7 @@ class CTranslate2Engine(Engine):
         self._batch_size = machine.batch_size
         super().__init__(search, max_positions)
 
-    def best(self, sentences: Sequence[Pieces]) -> list[Hypothesis]:
+    def best(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
         if not sentences:
             return []
         results = self.translator.translate_batch(

@@ -116,7 +116,7 @@ class Engine(ABC):
         return min(self.search.longest(source_pieces), self._max_target_pieces)
 
     @abstractmethod
-    def best(self, sentences: Sequence[Pieces]) -> list[Hypothesis]:
+    def best(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
         """The best hypothesis for each sentence, in order; no sentence is empty, or has over ``max_source_pieces``."""
 
     def translate(self, sentences: Sequence[Pieces]) -> list[Pieces]:

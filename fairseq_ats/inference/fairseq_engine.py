@@ -9,7 +9,7 @@ import torch
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks.translation import TranslationTask
 
-from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Pieces, Search
+from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
 
 
 def use_torch_on(machine: Machine) -> str:
@@ -56,7 +56,7 @@ class FairseqEngine(Engine):
         )
         self._generator = task.build_generator([self._model], options)
 
-    def best(self, sentences: Sequence[Pieces]) -> list[Hypothesis]:
+    def best(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
         found: dict[int, Hypothesis] = {}
         by_length = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
         for start in range(0, len(by_length), self._batch_size):
@@ -64,7 +64,7 @@ class FairseqEngine(Engine):
             found |= zip(indices, self._best_of_batch([sentences[i] for i in indices]), strict=True)
         return [found[index] for index in range(len(sentences))]
 
-    def _best_of_batch(self, sentences: Sequence[Pieces]) -> list[Hypothesis]:
+    def _best_of_batch(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
         encode = self._task.source_dictionary.encode_line
         tokens = [encode(" ".join(pieces), add_if_not_exist=False).long() for pieces in sentences]
         dataset = self._task.build_dataset_for_inference(tokens, [len(numbers) for numbers in tokens])
@@ -75,6 +75,6 @@ class FairseqEngine(Engine):
         found: dict[int, Hypothesis] = {}
         for index, hypotheses in zip(batch["id"].tolist(), beams, strict=True):
             numbers = hypotheses[0]["tokens"].tolist()
-            tokens = tuple(target[number] for number in numbers if number != target.eos())
-            found[index] = Hypothesis(tokens, float(hypotheses[0]["score"]))
+            words = tuple(target[number] for number in numbers if number != target.eos())
+            found[index] = Hypothesis(words, float(hypotheses[0]["score"]))
         return [found[index] for index in range(len(sentences))]

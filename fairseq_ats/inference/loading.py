@@ -52,7 +52,11 @@ def load_network(
             cannot be built.
     """
     path = checkpoint.path
-    options = {"data": str(data.path), "source_lang": data.source_language, "target_lang": data.target_language}
+    options: dict[str, Any] = {
+        "data": str(data.path),
+        "source_lang": data.source_language,
+        "target_lang": data.target_language,
+    }
     # Views of the options of data sets, which have no value in a task of its own; their defaults.
     options |= {"dataset_impl": None, "train_subset": "train", "required_seq_len_multiple": 1}
     if checkpoint.partition is None:

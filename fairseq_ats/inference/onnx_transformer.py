@@ -98,8 +98,8 @@ class OnnxDecoder(FairseqIncrementalDecoder):
         if incremental_state is None:
             state: dict[str, dict[str, Tensor | None]] = {}
             steps = range(1, prev_output_tokens.shape[1] + 1)
-            logits = [self(prev_output_tokens[:, :step], encoder_out, state)[0] for step in steps]
-            return torch.cat(logits, dim=1), None
+            every = [self(prev_output_tokens[:, :step], encoder_out, state)[0] for step in steps]
+            return torch.cat(every, dim=1), None
         caches = self.get_incremental_state(incremental_state, self._CACHES)
         if caches is None:
             caches = self._empty_caches(prev_output_tokens.shape[0])

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
@@ -68,8 +68,8 @@ class Translator:
     ) -> None:
         path = Path(path)
         machine = Machine(batch_size, threads, workers, device)
-        given = {"beam": beam, "max_len_a": max_len_a, "max_len_b": max_len_b, "length_penalty": length_penalty}
-        given = {name: value for name, value in given.items() if value is not None}
+        search = {"beam": beam, "max_len_a": max_len_a, "max_len_b": max_len_b, "length_penalty": length_penalty}
+        given: dict[str, Any] = {name: value for name, value in search.items() if value is not None}
         if level is not None:
             check_level_name(level)
         if path.is_dir():
@@ -84,8 +84,9 @@ class Translator:
         else:
             raise ValueError(f"{path} is neither a checkpoint nor a folder")
 
+    # A string is an iterable of strings, too; it is one line.
     @overload
-    def __call__(self, text: str) -> str: ...
+    def __call__(self, text: str) -> str: ...  # type: ignore[overload-overlap]
 
     @overload
     def __call__(self, text: Iterable[str]) -> list[str]: ...
@@ -122,7 +123,7 @@ class Translator:
         return [line.replace("\n", " ") for line in joined]
 
 
-def _open_folder(path: Path, level: str | int | None, given: dict[str, float], machine: Machine) -> tuple[Engine, Text]:
+def _open_folder(path: Path, level: str | int | None, given: dict[str, Any], machine: Machine) -> tuple[Engine, Text]:
     folder = DeployedFolder.read(path)
     check_sums(path)
     number = folder.level if level is None else folder.partition.level_of(level)
@@ -168,5 +169,6 @@ def _open_checkpoint(
         raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
     text = Text(model, folder.lowercase)
     device = use_torch_on(machine)
-    network, task = load_to_decode(checkpoint, folder, None if level is None else partition.level_of(level))
+    number = None if level is None or partition is None else partition.level_of(level)
+    network, task = load_to_decode(checkpoint, folder, number)
     return FairseqEngine(network, task, search, machine.batch_size, device), text

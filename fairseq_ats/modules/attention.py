@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from fairseq.modules import MultiheadAttention
 from torch import Tensor
@@ -83,6 +85,8 @@ class PartitionedMultiheadAttention(MultiheadAttention):
             k, v, key_padding_mask = self._append_to_cache(saved_state, k, v, key_padding_mask, static_kv)
             self._set_input_buffer(incremental_state, saved_state)
 
+        assert k is not None  # computed, or from the cache
+        assert v is not None
         if k.shape[0] != bsz:  # the cache holds one entry for all hypotheses of a sentence
             beam = bsz // k.shape[0]
             k, v = k.repeat_interleave(beam, 0), v.repeat_interleave(beam, 0)
@@ -100,9 +104,9 @@ class PartitionedMultiheadAttention(MultiheadAttention):
             context = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, dropout_p=self._dropout_p(), scale=self.scaling
             )
-        if need_head_weights:
+        if weights is not None and need_head_weights:
             weights = weights.transpose(0, 1)
-        elif need_weights:
+        elif weights is not None and need_weights:
             weights = weights.mean(1)
         else:
             weights = None
@@ -166,12 +170,14 @@ class PartitionedMultiheadAttention(MultiheadAttention):
         key_padding_mask: Tensor | None,
         static_kv: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        if "prev_key" in saved_state:
-            if static_kv:
-                k, v = saved_state["prev_key"], saved_state["prev_value"]
-            else:
-                k = torch.cat([saved_state["prev_key"], k], dim=2)
-                v = torch.cat([saved_state["prev_value"], v], dim=2)
+        has_previous = "prev_key" in saved_state
+        if has_previous and static_kv:
+            k, v = saved_state["prev_key"], saved_state["prev_value"]
+        assert k is not None  # computed, or from the cache
+        assert v is not None
+        if has_previous and not static_kv:
+            k = torch.cat([cast(Tensor, saved_state["prev_key"]), k], dim=2)
+            v = torch.cat([cast(Tensor, saved_state["prev_value"]), v], dim=2)
         key_padding_mask = self._append_prev_key_padding_mask(
             key_padding_mask=key_padding_mask,
             prev_key_padding_mask=saved_state.get("prev_key_padding_mask"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +44,8 @@ class PartitionedLinear(PartitionedLinearModule):
         max_level: the highest level to build: 1 is the core alone; None is the super-network.
     """
 
+    core_weight: Tensor
+
     def __init__(
         self,
         weight: Tensor,
@@ -59,9 +63,11 @@ class PartitionedLinear(PartitionedLinearModule):
         for level, block in enumerate(divide(weight, sizes, dim, groups), start=CORE_LEVEL):
             self.add_block(level, "weight", block)
         self.splits_bias = bias is not None and dim == OUTPUT_DIM
-        biases = divide(bias, sizes, 0, groups) if self.splits_bias else [bias, *(None for _ in sizes)]
-        for level, block in enumerate(biases, start=CORE_LEVEL):
-            self.add_block(level, "bias", block)
+        biases: Sequence[Tensor | None] = [bias, *(None for _ in sizes)]
+        if bias is not None and self.splits_bias:
+            biases = divide(bias, sizes, 0, groups)
+        for level, part in enumerate(biases, start=CORE_LEVEL):
+            self.add_block(level, "bias", part)
 
     @classmethod
     def from_linear(

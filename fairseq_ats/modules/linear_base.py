@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +27,8 @@ class PartitionedLinearModule(PartitionedModule, ABC):
             up. Two levels may have the same size in a layer: the block between them is then empty.
         max_level: the highest level to build; see :class:`PartitionedModule`.
     """
+
+    core_bias: Tensor | None
 
     def __init__(self, in_features: int, out_features: int, sizes: Sequence[int], max_level: int | None = None) -> None:
         super().__init__(len(sizes) + 1, max_level)
@@ -75,7 +78,7 @@ class PartitionedLinearModule(PartitionedModule, ABC):
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Return the dense weight and the bias of the folded level."""
-        return self._parameters["weight"], self._parameters["bias"]
+        return cast(Tensor, self._parameters["weight"]), self._parameters["bias"]
 
     def fold(self, level: int) -> None:
         """Store the dense weight and the bias of ``level``; a subclass may store something smaller."""

@@ -36,6 +36,10 @@ class PartitionedRankLinear(PartitionedLinearModule):
         ranks: the ranks of the levels below the super-network, ascending up to k; None stands for k alone.
     """
 
+    extension_weight: Tensor
+    folded_u: Tensor
+    folded_v: Tensor
+
     def __init__(
         self,
         u: Tensor,

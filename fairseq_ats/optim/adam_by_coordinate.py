@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def step_selected(p: nn.Parameter, state: dict[str, Any], group: dict[str, Any],
     """
     beta1, beta2 = group["betas"]
     m, v = state["exp_avg"], state["exp_avg_sq"]
-    gradient = p.grad.to(m.dtype)
+    gradient = cast(Tensor, p.grad).to(m.dtype)
     # torch's load_state_dict leaves the count on the device on which it was saved.
     counts = torch.as_tensor(state["step"], dtype=torch.float32, device=p.device) + selected
     t = counts.double().clamp(min=1)  # 0 only where no update has selected anything so far

@@ -57,7 +57,8 @@ class AdamForPartitionedModel(MaskedStep, FusedAdam):
     """Adam that moves what the mask selects."""
 
     def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        # mypy looks at the base class of MaskedStep; what is called is FusedAdam, next in the order.
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)  # type: ignore[call-arg]
         self.alternate_lr_coef = 1.0
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fairseq.optim.adam import Adam
@@ -81,7 +81,7 @@ class FusedAdam(Adam):
         counts = torch.full((len(parameters),), step, dtype=torch.float32, device=device).unbind()
         adamw(
             [p.data for p in parameters],
-            [p.grad for p in parameters],
+            [cast(Tensor, p.grad) for p in parameters],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -100,8 +100,9 @@ class FusedAdam(Adam):
 
 
 def _is_fusable(p: nn.Parameter) -> bool:
-    full_precision = p.dtype in (torch.float32, torch.float64) and p.grad.dtype == p.dtype
-    if not full_precision or p.device.type not in FUSED_DEVICES or p.grad.is_sparse:
+    gradient = cast(Tensor, p.grad)
+    full_precision = p.dtype in (torch.float32, torch.float64) and gradient.dtype == p.dtype
+    if not full_precision or p.device.type not in FUSED_DEVICES or gradient.is_sparse:
         return False
     # The kernel walks through memory, and would take elements of a transposed gradient for others.
-    return p.grad.stride() == p.stride()
+    return gradient.stride() == p.stride()

@@ -39,7 +39,8 @@ class PartitionedConfig(FairseqDataclass):
     ``help`` and ``example`` of an option are also its row on the page of options.
     """
 
-    partitioned_linear_module_name: Optional[ChoiceEnum(list(MODULE_NAMES))] = field(
+    # A call is no type to mypy, but fairseq makes the choices of an option from the field type (ChoiceEnum).
+    partitioned_linear_module_name: Optional[ChoiceEnum(list(MODULE_NAMES))] = field(  # type: ignore[valid-type]
         default=None,
         metadata={
             "help": "layer that replaces linear layers: PartitionedRankLinear (low-rank core) or PartitionedLinear "
@@ -58,7 +59,7 @@ class PartitionedConfig(FairseqDataclass):
             "example": "--small-ratio 0.03125,0.125",
         },
     )
-    scheme: Optional[ChoiceEnum([name.value for name in SchemeName])] = field(
+    scheme: Optional[ChoiceEnum([name.value for name in SchemeName])] = field(  # type: ignore[valid-type]
         default=None,
         metadata={
             "help": "what an update trains: the highest level (standard), the core as the only network (core), one "
@@ -125,7 +126,7 @@ class PartitionedConfig(FairseqDataclass):
             "example": "--max-level 1",
         },
     )
-    autocast: Optional[ChoiceEnum(list(AUTOCAST_PRECISIONS))] = field(
+    autocast: Optional[ChoiceEnum(list(AUTOCAST_PRECISIONS))] = field(  # type: ignore[valid-type]
         default=None,
         metadata={
             "help": "compute the matrix products of training in this precision and keep float32 weights, without loss "
@@ -141,7 +142,7 @@ class PartitionedConfig(FairseqDataclass):
             "example": "--init-from runs/standard/checkpoint_best.pt",
         },
     )
-    init_order: ChoiceEnum([order.value for order in InitOrder]) = field(
+    init_order: ChoiceEnum([order.value for order in InitOrder]) = field(  # type: ignore[valid-type]
         default=InitOrder.UNCHANGED.value,
         metadata={
             "help": "with --init-from and a small-width core: put the important hidden neurons and key/query "
@@ -149,7 +150,7 @@ class PartitionedConfig(FairseqDataclass):
             "example": "--init-from runs/standard/checkpoint_best.pt --init-order importance",
         },
     )
-    init_super: Optional[ChoiceEnum([start.value for start in SuperStart])] = field(
+    init_super: Optional[ChoiceEnum([start.value for start in SuperStart])] = field(  # type: ignore[valid-type]
         default=None,
         metadata={
             "help": "with a low-rank core: start the super-network of a new run as the stock model (stock), or as its "
@@ -166,7 +167,7 @@ class PartitionedConfig(FairseqDataclass):
             "example": "--criteria-interval 100",
         },
     )
-    criteria_dropout: ChoiceEnum(list(DROPOUTS)) = field(
+    criteria_dropout: ChoiceEnum(list(DROPOUTS)) = field(  # type: ignore[valid-type]
         default=DROPOUTS[0],
         metadata={
             "help": "dropout of the two gradients that --criteria-interval compares: the masks of the update for both "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 def group_of(cfg: Any, group: str) -> Any:
     """Return a group of fairseq's options; None if the task was made without it."""
     whole = cfg._get_parent() if isinstance(cfg, DictConfig) else None
-    return None if whole is None else OmegaConf.select(whole, group)
+    return None if whole is None else OmegaConf.select(cast(DictConfig, whole), group)
 
 
 def option_of(cfg: Any, group: str, name: str) -> Any:

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fairseq_ats.checkpoints.names import last_checkpoint, with_suffix
 from fairseq_ats.options.config import InitOrder, PartitionedConfig, SuperStart
@@ -19,8 +19,6 @@ from fairseq_ats.partition.partition import CORE_LEVEL, parse_small_ratio
 from fairseq_ats.schemes.options import SchemeOptions
 from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.theory.monitor import CriteriaOptions
-
-Section = TypeVar("Section")
 
 # Beyond these z / T is a one-hot or a uniform distribution in float32, and T² leaves its range.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
@@ -102,6 +100,7 @@ class CheckpointOptions:
 
     def to_load(self) -> str | None:
         """Return the file from which fairseq will train on (fairseq/checkpoint_utils.py:207), if there is one."""
+        candidates: list[str | None]
         if self.restores_another:
             candidates = [with_suffix(self.restore_file, self.checkpoint_suffix)]
         else:
@@ -148,6 +147,10 @@ class HostOptions:
         return self.distributed_world_size > 1 or self.ddp_backend == "fully_sharded"
 
 
+# A class that has fields with the names of options.
+Section = TypeVar("Section", CheckpointOptions, HostOptions)
+
+
 class Options:
     """The options of a task.
 
@@ -171,7 +174,8 @@ class Options:
 
     @cached_property
     def distillation(self) -> DistillationOptions:
-        return DistillationOptions(self._cfg.distillation_weight, self._cfg.distillation_temperature)
+        weight, temperature = self._cfg.distillation_weight, self._cfg.distillation_temperature
+        return DistillationOptions(cast(float, weight), cast(float, temperature))  # settled: no longer None
 
     @cached_property
     def criteria(self) -> CriteriaOptions:

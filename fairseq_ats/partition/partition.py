@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 CORE_LEVEL = 1
 
@@ -34,7 +34,7 @@ SmallRatio = float | Sequence[float]
 
 def ratios_of(small_ratio: SmallRatio) -> tuple[float, ...]:
     """The ratios of the levels below the super-network, from the core up."""
-    return tuple(small_ratio) if isinstance(small_ratio, list | tuple) else (small_ratio,)
+    return tuple(small_ratio) if isinstance(small_ratio, list | tuple) else (cast(float, small_ratio),)
 
 
 def parse_small_ratio(value: str | float | None) -> SmallRatio | None:
@@ -79,7 +79,7 @@ class Partition:
 
     module_name: str = DEFAULT_MODULE_NAME
     small_ratio: SmallRatio = DEFAULT_SMALL_RATIO
-    max_level: int | None = None
+    max_level: int = cast(int, None)  # an int from __post_init__ on
 
     def __post_init__(self) -> None:
         problems = self.problems(self.module_name, self.small_ratio, self.max_level)

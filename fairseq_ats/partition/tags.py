@@ -20,7 +20,7 @@ def tag_levels(parameter: nn.Parameter, levels: Iterable[int]) -> None:
     The tag is fairseq's attribute ``param_group``, one of the few that FP16Optimizer copies from a parameter to its
     fp32 master (fairseq/optim/fp16_optimizer.py:73). It is not saved, and ``copy.deepcopy`` loses it.
     """
-    parameter.param_group = "levels" + "_".join(map(str, sorted(levels)))
+    parameter.param_group = "levels" + "_".join(map(str, sorted(levels)))  # type: ignore[attr-defined]  # fairseq's
 
 
 def levels_of(parameter: nn.Parameter) -> frozenset[int] | None:

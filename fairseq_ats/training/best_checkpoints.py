@@ -13,7 +13,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from fairseq_ats.checkpoints.keys import State
 from fairseq_ats.checkpoints.names import best_checkpoint, last_checkpoint
@@ -67,7 +67,7 @@ class BestOfNetwork:
         """
         value = self._validated
         self._is_best = value is not None and (value >= self.best if self.maximize else value <= self.best)
-        if self._is_best:
+        if value is not None and self._is_best:
             self.best = value
         return {"metric": self.metric, "best": self.best, "value": value}
 
@@ -77,7 +77,7 @@ class BestOfNetwork:
         If the checkpoint is itself the best, the run may have been killed before it was copied: call :meth:`saved`.
         """
         if state.get("metric") == self.metric:
-            self.best = state["best"]
+            self.best = cast(float, state["best"])  # None only without a metric
             self._is_best = state.get("value") == self.best
 
     def saved(self, checkpoint: str) -> None:

@@ -75,7 +75,7 @@ class Distillation:
                 teacher.predict(model, sample)
         return teacher
 
-    def log_softmax(self, model: nn.Module, net_output: Any) -> Tensor:
+    def log_softmax(self, model: Any, net_output: Any) -> Tensor:
         """Return log softmax(z / T) of a model's output: (batch, target, vocabulary), in float32 at least.
 
         The model's own log-probabilities differ from z by a constant for each token.
@@ -91,8 +91,8 @@ class Teacher:
 
     def __init__(self, distillation: Distillation) -> None:
         self.distillation = distillation
-        self._probabilities: Tensor | None = None  # p: (batch, target, vocabulary)
-        self._entropy: Tensor | None = None  # of p: (batch, target)
+        self._probabilities: Tensor  # p: (batch, target, vocabulary)
+        self._entropy: Tensor  # of p: (batch, target)
 
     def predict(self, model: nn.Module, sample: dict[str, Any]) -> None:
         """Take the soft targets from a forward pass of their own, at the level at which ``model`` is.
@@ -128,7 +128,7 @@ class Teacher:
         """Wrap ``criterion`` of a smaller network: mix in the soft targets, and log the criterion's own loss."""
         weight, temperature = self.distillation.weight, self.distillation.temperature
 
-        def forward(model: nn.Module, sample: dict[str, Any]) -> tuple[Tensor, Any, dict[str, Any]]:
+        def forward(model: Any, sample: dict[str, Any]) -> tuple[Tensor, Any, dict[str, Any]]:
             (loss, sample_size, logging_output), net_output = _with_output(criterion, model, sample)
             counted = self.distillation.counted(model.get_targets(sample, net_output), criterion)
             divergence = self._divergence(self.distillation.log_softmax(model, net_output), counted)

@@ -54,6 +54,11 @@ class PartitionedTask(BatchesOfTheirOwn):
 
     cfg: PartitionedConfig
 
+    # From build_model on; the guard in training only.
+    partition: Partition
+    scheme: Scheme
+    out_of_memory_guard: OutOfMemoryGuard
+
     # What a task says of its data and its models.
 
     @classmethod
@@ -127,10 +132,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         self.options = Options(cfg)
         criteria = self.options.criteria
         self.criteria = CriteriaMonitor(criteria.interval, self.layer_type, criteria.dropout, criteria.by_layer_type)
-        self.partition: Partition | None = None
-        self.scheme: Scheme | None = None
         self.distillation: Distillation | None = None
-        self.out_of_memory_guard: OutOfMemoryGuard | None = None
         self.best_of_other_networks: list[BestOfNetwork] = []
         self._update: Update | None = None
         self._resumed_from: Mapping[str, Any] | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fairseq.data import Dictionary
@@ -46,7 +46,7 @@ def start_from_stock_(
             f"--init-order is importance and --partitioned-linear-module-name is {partition.module_name}, which "
             "does not depend on an order; allowed: unchanged, or PartitionedLinear"
         )
-    load_stock_weights_(model, start.init_from, dictionaries)
+    load_stock_weights_(model, cast(str, start.init_from), dictionaries)
     if by_importance:
         order_by_importance_(model)
 

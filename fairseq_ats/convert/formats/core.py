@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -94,7 +94,7 @@ def _options_of_core(options: Any) -> Any:
         return argparse.Namespace(**_options_of_core(vars(options)))
     if not isinstance(options, Mapping):
         return options
-    changes = {"max_level": CORE_LEVEL, "alternate": False} | _NO_SCHEME
+    changes: dict[str, Any] = {"max_level": CORE_LEVEL, "alternate": False} | _NO_SCHEME
     if options.get("best_checkpoint_metric"):
         _, changes["best_checkpoint_metric"] = split_metric(options["best_checkpoint_metric"])
     return dict(options) | {name: value for name, value in changes.items() if name in options}
@@ -111,7 +111,7 @@ def _progress_of_core(extra_state: Mapping[str, Any]) -> dict[str, Any]:
         progress["val_loss"] = None  # another network's, as what --patience counted
         progress.pop("best", None)
         progress.pop(PATIENCE_KEY, None)
-        if math.isfinite(of_core["best"]):
+        if math.isfinite(cast(float, of_core["best"])):
             progress["best"] = of_core["best"]
     for ema in ("ema", "ema_fp32_params"):
         if ema in progress:

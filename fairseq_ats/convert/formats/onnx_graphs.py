@@ -7,6 +7,9 @@ they are called as they are, so that the thin layers of a low-rank core stay thi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.modules import MultiheadAttention
@@ -19,6 +22,8 @@ class EncoderGraph(nn.Module):
 
     The decoder reads nothing else of the encoder; computed here, they are computed once and not in every step.
     """
+
+    cross_attentions: Iterable[MultiheadAttention]
 
     def __init__(self, model: TransformerModelBase) -> None:
         super().__init__()
@@ -100,7 +105,7 @@ class DecoderStepGraph(nn.Module):
         return decoder.output_layer(x), longer
 
 
-def _position_table(side: nn.Module) -> Tensor:
+def _position_table(side: Any) -> Tensor:
     """Vectors by position: the buffer of sinusoidal ones, or the learned parameter."""
     positions = side.embed_positions
     return positions.weight if isinstance(positions, nn.Embedding) else positions.weights

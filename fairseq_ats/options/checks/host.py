@@ -159,7 +159,7 @@ def _criteria_problems(host: HostOptions, interval: int) -> list[str]:
 
     Workers with weights of their own have no common point x. Under FSDP no worker has a whole gradient.
     """
-    problems = []
+    problems: list[str] = []
     if interval <= 0:
         return problems
     if host.use_bmuf:
