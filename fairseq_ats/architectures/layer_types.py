@@ -1,4 +1,4 @@
-"""What kind of layer a parameter of a fairseq Transformer belongs to."""
+"""Tell which kind of layer a parameter of a fairseq Transformer belongs to."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ _PROJECTIONS = {"q_proj": "qk", "k_proj": "qk", "v_proj": "vo", "out_proj": "vo"
 
 
 def layer_type(parameter_name: str) -> str:
-    """``encoder.layers.3.self_attn.k_proj.core_u`` → ``encoder_self_attn_qk``.
+    """Return a parameter's layer type: ``encoder.layers.3.self_attn.k_proj.core_u`` → ``encoder_self_attn_qk``.
 
-    ``encoder`` or ``decoder``, and one of: ``embedding`` (learned positions too), ``self_attn_qk``, ``self_attn_vo``,
-    ``cross_attn_qk``, ``cross_attn_vo`` (queries and keys, values and output), ``fc1``, ``fc2``, ``norm``,
-    ``output_projection``, ``other``. Layers of all depths go together. A tied parameter counts once, under the first of
-    its names: with ``--share-all-embeddings`` it is the encoder's embedding, and there is no other.
+    A type is ``encoder`` or ``decoder``, then one of: ``embedding`` (also learned positions), ``self_attn_qk``,
+    ``self_attn_vo``, ``cross_attn_qk``, ``cross_attn_vo`` (``qk``: queries and keys, ``vo``: values and output),
+    ``fc1``, ``fc2``, ``norm``, ``output_projection``, ``other``. Layers at all depths share a type. A tied
+    parameter counts once, under its first name: with ``--share-all-embeddings`` the shared matrix is the encoder's
+    ``embedding`` and nothing else.
 
     Args:
-        parameter_name: as in ``model.named_parameters()``.
+        parameter_name: a name from ``model.named_parameters()``.
     """
     side, *parts = parameter_name.split(".")
     return f"{side}_{_kind(parts)}"

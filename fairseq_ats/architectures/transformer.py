@@ -34,22 +34,22 @@ ALLOWED_ARCHS = (
 def partition_model_(model: nn.Module, partition: Partition, initialise: bool = True) -> int:
     """Partition a stock encoder–decoder Transformer in place.
 
-    Replaced are both feed-forward layers of every encoder and decoder layer, and the key and query projections of
-    every attention (section 4.1 and appendix C of the paper): 60 layers in a 6+6-layer model. Value and output
-    projections, embeddings and the softmax stay whole.
+    Replace both feed-forward layers of every encoder and decoder layer, and the key and query projections of every
+    attention (section 4.1 and appendix C of the paper): 60 layers in a 6+6-layer model. Value and output projections,
+    embeddings and the softmax stay whole.
 
-    In place, because fairseq's BLEU generator already holds the model. Each new layer is made from the initialised
-    stock layer, so that initial statistics are fairseq's.
+    The model changes in place because fairseq's BLEU generator already holds it. Each new layer starts from the
+    initialised stock layer, so that the initial statistics are fairseq's.
 
     Args:
-        initialise: False for a model whose parameters a checkpoint is about to fill; saves factorising the weights.
+        initialise: False skips the factorisation of the weights, for a model whose parameters a checkpoint will fill.
 
     Returns:
         The number of replaced linear layers.
 
     Raises:
-        ValueError: not an encoder–decoder Transformer, a variant whose layers cannot be replaced, or two levels that
-            are the same network.
+        ValueError: the model is not an encoder–decoder Transformer, its layers cannot be replaced, or two levels are
+            the same network.
     """
     refuse_unsupported(model)
     swaps = partition_linears_(model, partition, initialise)
@@ -60,15 +60,15 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
 def check_model_options(cfg: Any) -> None:
     """Check the model's options before it is built.
 
-    Before, because building is not harmless: a checkpoint brings its own options, and fairseq passes some of them to
-    ``eval``: those of some models (fconv), and of a Transformer the cut-offs of an adaptive softmax and the settings of
-    xFormers attention (fairseq/utils.py, ``eval_str_list`` and ``eval_str_dict``).
+    The check comes first because building is not harmless. A checkpoint brings its own options, and fairseq passes
+    some of them to ``eval``: options of some models (fconv), and two options of a Transformer: the cut-offs of an
+    adaptive softmax and the settings of xFormers attention (fairseq/utils.py, ``eval_str_list`` and ``eval_str_dict``).
 
     Args:
         cfg: fairseq's model options, as ``task.build_model`` gets them.
 
     Raises:
-        ValueError: ``--arch`` names something else than an encoder-decoder Transformer, or an option is not allowed.
+        ValueError: ``--arch`` does not name an encoder-decoder Transformer, or an option is not allowed.
     """
     name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
     model_class = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY.get(name)
@@ -78,9 +78,9 @@ def check_model_options(cfg: Any) -> None:
     if isinstance(cutoff, str) and not re.fullmatch(r"[\d\s,]*", cutoff):
         raise ValueError(f"--adaptive-softmax-cutoff is {cutoff!r}; allowed: numbers with commas between them")
     if cutoff is not None:
-        # With the first two fairseq can read none of its checkpoints: it adds weights of an output layer that the model
-        # does not have (fairseq/models/transformer/transformer_decoder.py:402). The third needs adaptive input
-        # embeddings.
+        # With either of the first two options, fairseq cannot read its own checkpoints: it adds weights for an output
+        # layer that the model does not have (fairseq/models/transformer/transformer_decoder.py:402). The third option
+        # needs adaptive input embeddings.
         for name in ("share_all_embeddings", "share_decoder_input_output_embed", "tie_adaptive_weights"):
             if getattr(cfg, name, False):
                 raise ValueError(
@@ -89,7 +89,7 @@ def check_model_options(cfg: Any) -> None:
                 )
     for side in ("encoder", "decoder"):
         flat = getattr(cfg, f"{side}_xformers_att_config", None)
-        # fairseq takes a dictionary, too (fairseq/models/transformer/transformer_config.py:305).
+        # fairseq also accepts a dictionary (fairseq/models/transformer/transformer_config.py:305).
         nested = getattr(cfg, side, None)
         read = nested.get if isinstance(nested, Mapping) else partial(getattr, nested)
         if flat is not None or read("xformers_att_config", None) is not None:
@@ -97,10 +97,10 @@ def check_model_options(cfg: Any) -> None:
 
 
 def _translates(model_class: type[nn.Module]) -> bool:
-    """Whether a class is a Transformer that can be called as fairseq's criteria call a translation model.
+    """Return whether a class is a Transformer with the call signature that fairseq's translation criteria use.
 
-    fairseq's models that do not predict from left to right are Transformers by class, and want the target, too
-    (fairseq/models/nat).
+    fairseq's non-autoregressive models are subclasses of the Transformer, but their ``forward`` also requires the
+    target (fairseq/models/nat).
     """
     if not issubclass(model_class, TransformerModelBase):
         return False
@@ -112,7 +112,11 @@ def _translates(model_class: type[nn.Module]) -> bool:
 
 
 def refuse_unsupported(model: Any) -> None:
-    """Raises ValueError, with the option to change, for a model that cannot be partitioned."""
+    """Refuse a model that cannot be partitioned.
+
+    Raises:
+        ValueError: the model cannot be partitioned; the message names the option to change.
+    """
     if not _translates(type(model)) or not transformer_layers(model):
         raise ValueError(f"the model is a {type(model).__name__}; {ALLOWED_ARCHS}")
     noise = model.cfg.quant_noise
@@ -124,7 +128,11 @@ def refuse_unsupported(model: Any) -> None:
 
 
 def partition_linears_(model: nn.Module, partition: Partition, initialise: bool = True) -> int:
-    """Replace the linear layers only; see :func:`partition_model_`."""
+    """Replace only the linear layers and return their number; see :func:`partition_model_`.
+
+    Raises:
+        ValueError: two levels of a family of three or more are the same network.
+    """
     swapped: list[PartitionedModule] = []
 
     def swap(owner: nn.Module, name: str, dim: int, groups: int = 1) -> None:
@@ -143,13 +151,15 @@ def partition_linears_(model: nn.Module, partition: Partition, initialise: bool 
     for attention in attentions(model):
         swap(attention, "q_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
         swap(attention, "k_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
-    if partition.super_level > 2:  # with one ratio, a core that is rounded to the whole has always been allowed
+    if partition.super_level > 2:  # with one ratio, a core that rounds to the full size has always been allowed
         _refuse_equal_levels(swapped, partition)
     return len(swapped)
 
 
 def _refuse_equal_levels(layers: Sequence[PartitionedModule], partition: Partition) -> None:
-    """One layer may have the same size at two levels, and an empty block between them; not all of them may.
+    """Refuse two levels at which every layer has the same size.
+
+    A single layer may have the same size at two levels; the block between them is then empty.
 
     Raises:
         ValueError: two levels are the same network.
@@ -164,10 +174,12 @@ def _refuse_equal_levels(layers: Sequence[PartitionedModule], partition: Partiti
 
 
 def replace_attention_and_dropout_(model: nn.Module) -> None:
-    """The rest of :func:`partition_model_`: attention that calls its projections, dropout that is cheap on a CPU.
+    """Replace attention and dropout; see :func:`partition_model_`.
+
+    The new attention calls its projections. The new dropout is cheap on a CPU.
 
     Raises:
-        ValueError: a variant of attention that cannot be replaced.
+        ValueError: the model has a variant of attention that cannot be replaced.
     """
     for attention in attentions(model):
         PartitionedMultiheadAttention.convert_(attention)
@@ -176,11 +188,11 @@ def replace_attention_and_dropout_(model: nn.Module) -> None:
 
 
 def transformer_layers(model: nn.Module) -> list[TransformerEncoderLayerBase | TransformerDecoderLayerBase]:
-    """Encoder and decoder layers, in the model's order."""
+    """Return the encoder and decoder layers, in the model's order."""
     kinds = (TransformerEncoderLayerBase, TransformerDecoderLayerBase)
     return [m for m in model.modules() if isinstance(m, kinds)]
 
 
 def attentions(model: nn.Module) -> list[MultiheadAttention]:
-    """Every attention of the encoder and decoder layers: self and cross."""
+    """Return every self-attention and cross-attention of the encoder and decoder layers."""
     return [m for layer in transformer_layers(model) for m in layer.children() if isinstance(m, MultiheadAttention)]

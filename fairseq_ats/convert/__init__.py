@@ -1,4 +1,4 @@
-"""Take one network of a checkpoint out: ``fairseq-ats-convert``."""
+"""Convert one network of a checkpoint to another format: ``fairseq-ats-convert``."""
 
 from fairseq_ats.convert.conversion import convert
 from fairseq_ats.convert.formats.core import CoreCheckpoint

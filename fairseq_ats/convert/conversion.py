@@ -1,4 +1,4 @@
-"""One conversion: refuse what cannot be, read, write, verify, and only then let the result appear."""
+"""Run one conversion: check the options, read, write, verify, and only then put the result in place."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ def convert(
     beam: int = 5,
     overwrite: bool = False,
 ) -> None:
-    """Convert one network of a checkpoint; nothing is left behind if that fails.
+    """Convert one network of a checkpoint. Leave nothing behind if the conversion fails.
 
     Args:
         level: "core", "super", "level2", ..., or the level's number.
         data, sentencepiece_model: see :func:`~fairseq_ats.convert.source_network.read_source`.
-        verify_on: text file of which the best hypotheses must be the source's; raw if there is a sentencepiece model,
-            otherwise tokens.
-        beam: width of these beams.
+        verify_on: text file. The best hypotheses of the source and of the result must agree on its sentences (see
+            :func:`~fairseq_ats.convert.verification.check_same_beams`). The text is raw if there is a sentencepiece
+            model, otherwise tokens with spaces between them.
+        beam: beam width for ``verify_on``.
         overwrite: replace an existing output.
 
     Raises:
-        ValueError: the checkpoint, or an option, is not allowed.
-        VerificationError: the result computes something else than its source.
+        ValueError: the checkpoint or an option is not allowed.
+        VerificationError: the result and its source do not compute the same.
     """
     check_level_name(level)
     checkpoint, output = Path(checkpoint), Path(output)
@@ -69,5 +70,5 @@ def convert(
 
 
 def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the size in bytes of a file, or of all files in a folder and its subfolders."""
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

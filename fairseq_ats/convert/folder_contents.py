@@ -1,4 +1,4 @@
-"""What makes a folder translate text by itself: dictionaries, sentencepiece model, description."""
+"""Complete a folder so that it translates text by itself: dictionaries, sentencepiece model, description."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fairseq_ats.inference.deployed_folder import DeployedFolder
 
 
 def write_dictionaries(source: SourceNetwork, folder: Path) -> tuple[str, str]:
-    """``dict.LANGUAGE.txt`` of both languages, under fairseq's names; returns the file names."""
+    """Write the dictionaries of both languages as ``dict.LANGUAGE.txt``, fairseq's names, and return the file names."""
     names = f"dict.{source.task.cfg.source_lang}.txt", f"dict.{source.task.cfg.target_lang}.txt"
     source.task.source_dictionary.save(str(folder / names[0]))
     source.task.target_dictionary.save(str(folder / names[1]))
@@ -23,11 +23,11 @@ def write_dictionaries(source: SourceNetwork, folder: Path) -> tuple[str, str]:
 
 
 def complete_folder(source: SourceNetwork, folder: Path, output_format: str, weights: str, package: str) -> None:
-    """Put everything beside the network in ``folder`` that translating text needs.
+    """Write everything that translating text needs into ``folder``, beside the network.
 
     Args:
         output_format, weights: as in :mod:`fairseq_ats.inference.deployed_folder`.
-        package: the one that reads the network; its version is noted.
+        package: the package that reads the network; the description records its version.
     """
     dictionaries = write_dictionaries(source, folder)
     if source.sentencepiece_model is not None:

@@ -1,4 +1,4 @@
-"""A partitioned model → the parameters of a stock fairseq Transformer that computes the same."""
+"""Fold a partitioned model into the parameters of a stock fairseq Transformer that computes the same."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from fairseq_ats.partition.partition import CORE
 
 
 def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:
-    r"""The model at its level as a stock state dict.
+    r"""Return the model at its level as a stock state dict.
 
-    Each partitioned layer becomes one dense weight: :math:`W + VU` or all blocks side by side in the super-network,
-    :math:`VU` or the level's blocks below it. The feed-forward layers of a small-width core stay narrow; see
-    :func:`feed_forward_sizes`.
+    Each partitioned layer becomes one dense weight. In the super-network the weight is :math:`W + VU` (low rank) or all
+    blocks side by side (small width). Below it the weight is :math:`VU` or the level's blocks. The feed-forward layers
+    of a small-width core stay narrow; see :func:`feed_forward_sizes`.
 
-    Its keys and queries do not, because stock fairseq gives every head ``embed_dim / heads`` dimensions: rows of zeros
-    fill each head up. That leaves every score as it was: the new terms of a head's :math:`q \cdot k` are zero, and the
-    scale is :math:`head\_dim^{-1/2}` of the full head dimension in the partitioned attention, too.
+    The keys and queries of a small-width core become full width, because stock fairseq gives every head
+    ``embed_dim / heads`` dimensions. Rows of zeros fill each head. The scores do not change: the new terms of a head's
+    :math:`q \cdot k` are zero, and the partitioned attention also scales by :math:`head\_dim^{-1/2}` of the full head
+    dimension.
     """
     parameters = {name: value.detach() for name, value in model.state_dict().items()}
     widened = {id(projection) for attention in attentions(model) for projection in (attention.q_proj, attention.k_proj)}
@@ -34,7 +35,7 @@ def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:
         for own, _ in layer.named_parameters(recurse=False):
             del parameters[f"{name}.{own}"]
         weight, bias = layer.weight, layer.bias
-        # Of small width: a low-rank layer gives the full width at every level.
+        # Only a small-width layer can be narrow: a low-rank layer has the full width at every level.
         if isinstance(layer, PartitionedLinear) and id(layer) in widened and weight.shape[0] < layer.out_features:
             weight = _fill_up(weight, layer.out_features, layer.groups)
             bias = None if bias is None else _fill_up(bias, layer.out_features, layer.groups)
@@ -45,21 +46,24 @@ def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:
 
 
 def _fill_up(rows: Tensor, size: int, groups: int) -> Tensor:
-    """Zeros after the rows of each group, until there are ``size`` rows in all."""
+    """Append rows of zeros to each of ``groups`` equal groups, so that there are ``size`` rows in all."""
     return join([rows, rows.new_zeros(size - rows.shape[0], *rows.shape[1:])], OUTPUT_DIM, groups)
 
 
 def feed_forward_sizes(parameters: dict[str, Tensor]) -> dict[str, int]:
-    """``{"encoder": ..., "decoder": ...}``: hidden neurons of a feed-forward module; of a side without layers none."""
+    """Return the number of hidden neurons of a feed-forward module: ``{"encoder": ..., "decoder": ...}``.
+
+    A side without layers has no entry.
+    """
     first = {side: parameters.get(f"{side}.layers.0.fc1.weight") for side in ("encoder", "decoder")}
     return {side: weight.shape[0] for side, weight in first.items() if weight is not None}
 
 
 def check_dense(source: SourceNetwork, dense: bool, output_format: str) -> None:
-    """A low-rank network loses what it was trained for when its thin layers become dense; that is done on request only.
+    """Require ``--dense`` to multiply out a low-rank network, because it then loses its savings.
 
     Raises:
-        ValueError: it was not requested, or there is nothing to request it for.
+        ValueError: the network is of low rank and ``dense`` is False, or it is not of low rank and ``dense`` is True.
     """
     if source.is_low_rank and not dense:
         keep = "--to onnx and --to core keep" if source.name == CORE else "--to onnx keeps"
@@ -72,7 +76,7 @@ def check_dense(source: SourceNetwork, dense: bool, output_format: str) -> None:
 
 
 def dense_cost(source: SourceNetwork) -> Iterator[str]:
-    """One line on what multiplying out a low-rank network costs; none for others."""
+    """Yield one line on the cost of multiplying out a low-rank network; nothing for another network."""
     if source.is_low_rank:
         thin, dense = source.parameters, _parameters_when_dense(source.model)
         bytes_more = 4 * (dense - thin)  # float32

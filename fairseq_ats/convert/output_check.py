@@ -1,4 +1,4 @@
-"""Whether a conversion may write where it is asked to."""
+"""Check that a conversion may write its output at the given path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fairseq_ats.data.folder import SENTENCEPIECE_MODEL
 from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, SUMS_FILE
 from fairseq_ats.inference.onnx_transformer import DECODER_FILE, ENCODER_FILE
 
-# What the formats write; CTranslate2's vocabularies are one file or two.
+# Names of the files that the formats write. CTranslate2 writes one vocabulary file or two.
 WRITTEN = (
     DESCRIPTION_FILE,
     SUMS_FILE,
@@ -25,13 +25,15 @@ WRITTEN = (
 
 
 def check_output(output: Path, inputs: Sequence[Path], is_folder: bool, overwrite: bool) -> None:
-    """Before any work.
+    """Check the output path before any work.
 
     Args:
         inputs: files and folders that the conversion reads.
+        is_folder: whether the format writes a folder and not a file.
+        overwrite: allow an existing output. A folder must hold nothing but the result of an earlier conversion.
 
     Raises:
-        ValueError: the output cannot be written there, or must not be.
+        ValueError: the output cannot be written there, or must not replace what is there.
     """
     if not output.parent.is_dir():
         raise ValueError(f"--output is {output}, and there is no folder {output.parent}")

@@ -1,4 +1,4 @@
-"""What the formats have in common: refuse, write, and say what the written network computes."""
+"""Define what every output format does: check the network, write it, and verify the written network."""
 
 from __future__ import annotations
 
@@ -12,13 +12,22 @@ from fairseq_ats.convert.source_network import SourceNetwork
 
 
 class OutputFormat(ABC):
-    """A format that a network is converted to; its attributes are the options of that conversion."""
+    """An output format. Its attributes are the options of the conversion.
+
+    Attributes:
+        is_folder: whether the output is a folder and not a file.
+        packages: import names of the packages that the format needs.
+    """
 
     is_folder: ClassVar[bool] = False
     packages: ClassVar[Sequence[str]] = ()
 
     def require_packages(self) -> None:
-        """Raises ValueError, with what to install, if a package of this format is missing."""
+        """Check that the packages of this format can be imported.
+
+        Raises:
+            ValueError: a package is missing; the message says what to install.
+        """
         for package in self.packages:
             try:
                 importlib.import_module(package)
@@ -29,16 +38,28 @@ class OutputFormat(ABC):
 
     @abstractmethod
     def check(self, source: SourceNetwork) -> None:
-        """Raises ValueError, before any work, if the network cannot be put into this format."""
+        """Check, before any work, that the format can hold the network.
+
+        Raises:
+            ValueError: the format cannot hold the network.
+        """
 
     @abstractmethod
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
-        """Write the file, or into the empty folder; yields a line for each thing worth knowing."""
+        """Write the network to ``path``, and yield lines for the log.
+
+        Args:
+            path: the file to write, or an empty folder to fill.
+        """
 
     @abstractmethod
     def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
-        """Compare what was written with its source, on random input and on ``sentences``; yields lines on it.
+        """Compare the written network with its source, on random input and on ``sentences``; yield lines for the log.
+
+        Args:
+            sentences: source sentences, cut into pieces.
+            beam: beam width for ``sentences``.
 
         Raises:
-            VerificationError: it computes something else.
+            VerificationError: the two networks do not compute the same.
         """

@@ -1,4 +1,4 @@
-"""The network that is converted: read from a checkpoint, built, and ready to decode."""
+"""Read one network of a checkpoint, build it, and prepare it for decoding."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ class SourceNetwork:
     """One network of a checkpoint.
 
     Args:
-        checkpoint: where the network comes from. Its partition has the highest level that it holds, not this network's.
-        level: of this network.
-        model: the partitioned model at that level, prepared for decoding: a core has no extension parameters, and
-            another network has folded weights in their place.
-        parameters: of the network before it was prepared.
+        checkpoint: the checkpoint that holds the network. Its partition has the checkpoint's highest level, not this
+            network's level.
+        level: this network's level.
+        model: the partitioned model at ``level``, prepared for decoding. A core has no extension parameters. Any other
+            network has folded weights in their place.
+        parameters: the number of parameters before the model was prepared.
         task: fairseq's task, with both dictionaries.
-        data: the folder that they were read from.
-        sentencepiece_model: which makes tokens of text; None if the network reads tokens.
+        data: the folder with the dictionaries.
+        sentencepiece_model: the file that cuts text into tokens; None if the network reads tokens.
     """
 
     checkpoint: Checkpoint
@@ -49,7 +50,7 @@ class SourceNetwork:
 
     @property
     def name(self) -> str:
-        """ "core", "super", "level2", ..."""
+        """The network's name: "core", "super", "level2", ..."""
         return self.partition.network_name(self.level)
 
     @property
@@ -58,7 +59,7 @@ class SourceNetwork:
 
     @property
     def is_low_rank(self) -> bool:
-        """Whether its layers are thin: those of the super-network are dense."""
+        """Whether the network has thin, low-rank layers. The layers of a super-network are dense."""
         return self.name != SUPER and self.partition.module_name == "PartitionedRankLinear"
 
 
@@ -69,12 +70,12 @@ def read_source(
 
     Args:
         level: the network's name, or its level's number.
-        data: folder with the dictionaries of both languages; None is the one that the checkpoint was trained with.
-        sentencepiece_model: None is the one in ``data``, if there is one.
+        data: folder with the dictionaries of both languages; None means the folder from the checkpoint's training.
+        sentencepiece_model: None means the model in the data folder, if there is one.
 
     Raises:
-        ValueError: a file that carries code, a checkpoint one of another task, a level that it does not hold, or no
-            dictionaries.
+        ValueError: the file carries code, another task wrote the checkpoint, the checkpoint does not hold the level,
+            the dictionaries are missing, or ``sentencepiece_model`` is not a file.
     """
     checkpoint = Checkpoint.open(path)
     partition = checkpoint.partition

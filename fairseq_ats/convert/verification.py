@@ -1,4 +1,4 @@
-"""Does a converted network compute what its source computes?"""
+"""Verify that a converted network computes what its source computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fairseq_ats.data.text import Pieces, Text, parts
 from fairseq_ats.inference.engine import Hypothesis, Machine, Search
 from fairseq_ats.inference.fairseq_engine import FairseqEngine
 
-# Two hypotheses whose scores differ by less are a tie that rounding decides.
+# The largest difference of two scores that counts as a tie: rounding then decides which hypothesis ranks first.
 TIE = 1e-3
 
 _RANDOM_PAIRS = 8
@@ -26,20 +26,25 @@ _SEED = 1
 
 
 class VerificationError(RuntimeError):
-    """The converted network computes something else than its source."""
+    """The converted network does not compute what its source computes."""
 
 
 def engine_of(model: FairseqEncoderDecoderModel, task: TranslationTask, beam: int) -> FairseqEngine:
-    """A fairseq model as ``fairseq-ats-translate`` uses it; what is left open is at its default."""
+    """Return the engine that ``fairseq-ats-translate`` uses for a fairseq model, on a CPU.
+
+    All options but the beam width have their defaults.
+    """
     return FairseqEngine(model, task, Search(beam=beam), Machine.batch_size, "cpu")
 
 
 def read_sentences(path: Path, text: Text, longest: int) -> list[Pieces]:
-    """Pieces of the sentences of a text file; blank lines are left out, and long ones cut as for translation.
+    """Read the sentences of a text file and cut them into pieces.
+
+    Skip blank lines. Cut a long line into parts, as for translation.
 
     Args:
-        text: cuts a line as the training data was cut.
-        longest: the most pieces that the network translates at once.
+        text: cuts a line into pieces as the training data was cut.
+        longest: the largest number of pieces that the network translates at once.
 
     Raises:
         ValueError: the file cannot be read, or holds no sentence.
@@ -55,19 +60,22 @@ def read_sentences(path: Path, text: Text, longest: int) -> list[Pieces]:
 
 
 def numbered(tokens: Sequence[str], dictionary: Dictionary) -> Tensor:
-    """Numbers of the tokens and of end-of-sentence, (length + 1,)."""
+    """Return the dictionary's numbers of the tokens and of end-of-sentence, (length + 1,)."""
     return torch.tensor([dictionary.index(token) for token in tokens] + [dictionary.eos()])
 
 
 def as_batch(sentences: Sequence[Sequence[str]], dictionary: Dictionary) -> tuple[Tensor, Tensor]:
-    """Sources (batch, time), padded on the left as fairseq pads them, and their lengths."""
+    """Return the source tokens (batch, time), padded on the left as in fairseq, and their lengths (batch,)."""
     rows = [numbered(tokens, dictionary) for tokens in sentences]
     batch = collate_tokens(rows, dictionary.pad(), left_pad=True)
     return batch, torch.tensor([len(row) for row in rows])
 
 
 def random_pairs(source: SourceNetwork) -> list[tuple[list[str], list[str]]]:
-    """Source and target tokens at random, of different lengths, from everything that the dictionaries hold."""
+    """Return pairs of random source and target tokens, of random lengths.
+
+    The draw covers both dictionaries except their special symbols. The seed is fixed.
+    """
     generator = torch.Generator().manual_seed(_SEED)
     dictionaries = (source.task.source_dictionary, source.task.target_dictionary)
 
@@ -84,7 +92,10 @@ def random_pairs(source: SourceNetwork) -> list[tuple[list[str], list[str]]]:
 def log_probabilities(
     model: FairseqEncoderDecoderModel, task: TranslationTask, pairs: Sequence[tuple[list[str], list[str]]]
 ) -> list[Tensor]:
-    """For each pair, of each target token and end-of-sentence: (length + 1, vocabulary), in nats."""
+    """Return, for each pair, the log-probabilities of the whole vocabulary at each position of the target.
+
+    The positions include end-of-sentence. Each tensor has the shape (length + 1, vocabulary) and is in nats.
+    """
     source, lengths = as_batch([source for source, _ in pairs], task.source_dictionary)
     targets = task.target_dictionary
     rows = [numbered(tokens, targets) for _, tokens in pairs]
@@ -102,17 +113,17 @@ def check_same_network(
     beam: int,
     tolerance: float,
 ) -> Iterator[str]:
-    """Log-probabilities of the whole vocabulary on random sentence pairs, and beams on ``sentences``.
+    """Compare the log-probabilities of the whole vocabulary on random pairs, and the best hypotheses on ``sentences``.
 
     Args:
-        task: of the converted model.
-        tolerance: largest allowed difference of log-probabilities, in nats.
+        task: the converted model's task.
+        tolerance: the largest allowed difference of log-probabilities, in nats.
 
     Yields:
-        A line on what was found.
+        One line on the result of each comparison.
 
     Raises:
-        VerificationError: more than rounding differs.
+        VerificationError: the networks differ by more than rounding.
     """
     pairs = random_pairs(source)
     expected = torch.cat(log_probabilities(source.model, source.task, pairs))
@@ -124,21 +135,23 @@ def check_same_network(
 
 
 def check_difference(what: str, expected: Tensor, found: Tensor, tolerance: float, on_average: bool = False) -> str:
-    """Two tensors of log-probabilities on random pairs.
+    """Compare two tensors of log-probabilities on random pairs.
 
     Args:
-        on_average: hold the mean difference against the tolerance and not the largest.
+        what: a name for the values, for the messages.
+        tolerance: the largest allowed difference, in nats.
+        on_average: compare the mean difference with the tolerance, and not the largest difference.
 
     Returns:
-        One line on what was found.
+        One line on the result.
 
     Raises:
-        VerificationError: they differ by more, or are no numbers.
+        VerificationError: the difference exceeds the tolerance or is NaN.
     """
     differences = (found.double() - expected.double()).abs()
     difference = float(differences.mean() if on_average else differences.max())
     size = f"{difference:.2g} nats{' on average' if on_average else ''}"
-    if not difference <= tolerance:  # NaN, too
+    if not difference <= tolerance:  # also refuses NaN
         raise VerificationError(f"{what} differ from the source's by {size} on random input; allowed: {tolerance:g}")
     by = "by" if on_average else "by at most"
     return f"{what}: differ {by} {size} on {_RANDOM_PAIRS} random pairs (allowed: {tolerance:g})"
@@ -147,24 +160,25 @@ def check_difference(what: str, expected: Tensor, found: Tensor, tolerance: floa
 def check_same_beams(
     expected: Sequence[Hypothesis], found: Sequence[Hypothesis], longest: int, exact: bool = True
 ) -> str:
-    """The best hypothesis of every sentence.
+    """Compare the best hypothesis of every sentence.
 
-    Two differences are none of the network: a tie, and a hypothesis that never ends. At the longest length fairseq
-    scores the end-of-sentence that it puts there, and CTranslate2 ranks the hypotheses without it.
+    Two kinds of difference are allowed, because the network does not cause them: a tie, and a hypothesis without an
+    end. At the longest length fairseq appends end-of-sentence and scores it. CTranslate2 ranks the hypotheses without
+    it.
 
     Args:
-        longest: tokens that a hypothesis may have.
-        exact: False counts only, for weights that were rounded on purpose.
+        longest: the largest number of tokens in a hypothesis.
+        exact: False only counts the differences, for weights that were rounded on purpose.
 
     Returns:
-        One line on what was found.
+        One line on the result.
 
     Raises:
-        VerificationError: a hypothesis differs otherwise.
+        VerificationError: ``exact`` is True, and a difference is neither a tie nor a hypothesis without an end.
     """
     different = [(a, b) for a, b in zip(expected, found, strict=True) if a.tokens != b.tokens]
     cut_off = [(a, b) for a, b in different if len(b.tokens) >= longest]
-    # A hypothesis that does end has one score: what ranks before it has none that is lower.
+    # A hypothesis that ends has the same score in both engines. A hypothesis that ranks before it cannot score lower.
     endless = [(a, b) for a, b in cut_off if len(a.tokens) >= longest or b.score >= a.score - TIE]
     ties = [(a, b) for a, b in different if abs(a.score - b.score) <= TIE and (a, b) not in endless]
     report = f"best hypotheses of the beams: {len(expected) - len(different)} of {len(expected)} sentences identical"

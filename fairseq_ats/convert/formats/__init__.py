@@ -1,1 +1,1 @@
-"""Write one network in a format that others read."""
+"""Write one network in a format that other programs read."""

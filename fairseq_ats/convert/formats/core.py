@@ -1,4 +1,4 @@
-"""``--to core``: the core alone, as training with ``--max-level 1`` would have saved it."""
+"""Write the core alone, as training with ``--max-level 1`` would have saved it: ``--to core``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from fairseq_ats.partition.names import split_metric
 from fairseq_ats.partition.partition import CORE, CORE_LEVEL
 from fairseq_ats.partition.tags import holds
 
-# The same tensors in the same code.
+# Nats. Zero: both networks run the same code on the same tensors.
 TOLERANCE = 0.0
 
-# Options of trainings of more than one network, at their defaults.
+# Options that need more than one network, at their defaults.
 _NO_SCHEME = {
     "scheme": None,
     "alternate_pattern": None,
@@ -37,10 +37,11 @@ _NO_SCHEME = {
 
 @dataclass(frozen=True)
 class CoreCheckpoint(OutputFormat):
-    """``--to core``.
+    """The format of ``--to core``.
 
     Args:
-        keep_optimizer_state: keep that of the core's parameters, so that training goes on with ``--max-level 1``.
+        keep_optimizer_state: keep the optimizer's state of the core's parameters, so that training can resume with
+            ``--max-level 1``.
     """
 
     keep_optimizer_state: bool = False
@@ -61,13 +62,13 @@ class CoreCheckpoint(OutputFormat):
 
 
 def core_checkpoint(source: SourceNetwork, keep_optimizer_state: bool) -> dict[str, Any]:
-    """The checkpoint without its super-network.
+    """Return the checkpoint with the core as its only network.
 
-    The running averages of the log are left out: they are those of all networks. Without the optimizer's state it is
-    what ``--no-save-optimizer-state`` saves.
+    Drop the running averages of the log: they mix all networks. Without the optimizer's state, the result equals what
+    ``--no-save-optimizer-state`` saves.
 
     Raises:
-        ValueError: the optimizer's state is to be kept and is not one entry for each parameter.
+        ValueError: ``keep_optimizer_state`` is True, and the state does not have one entry for each parameter.
     """
     core = dict(source.checkpoint.state)
     core["model"] = _without_extension(core["model"])
@@ -89,7 +90,7 @@ def _without_extension(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _options_of_core(options: Any) -> Any:
-    """One group of options, as they would be given to train the core alone."""
+    """Return one group of options with the values that train the core alone."""
     if isinstance(options, argparse.Namespace):
         return argparse.Namespace(**_options_of_core(vars(options)))
     if not isinstance(options, Mapping):
@@ -101,14 +102,18 @@ def _options_of_core(options: Any) -> Any:
 
 
 def _progress_of_core(extra_state: Mapping[str, Any]) -> dict[str, Any]:
-    """What fairseq keeps beside the networks: the best value so far becomes the core's."""
+    """Return fairseq's training progress without the other networks.
+
+    Drop the running averages and the extension parameters of EMA weights. If the checkpoint has a best value of the
+    core, that value becomes fairseq's best value, and the count of ``--patience`` is dropped.
+    """
     progress = dict(extra_state) | {"metrics": {}}
     others = states_of(progress)
     for name in TASK_CLASSES:
         progress.pop(name, None)
     of_core = next((state for state in others if split_metric(str(state.get("metric")))[0] == CORE), None)
     if of_core is not None:
-        progress["val_loss"] = None  # another network's, as what --patience counted
+        progress["val_loss"] = None  # another network's value, as is the count of --patience
         progress.pop("best", None)
         progress.pop(PATIENCE_KEY, None)
         if math.isfinite(cast(float, of_core["best"])):
@@ -120,10 +125,13 @@ def _progress_of_core(extra_state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _optimizer_state_of_core(source: SourceNetwork, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Adam's state of the core's parameters.
+    """Return Adam's state of the core's parameters.
 
-    It is numbered by the parameters' order (fairseq/trainer.py:305 hands them over in the model's order, then the
-    criterion's), and the core's parameters have the same order in both models.
+    The parameters' order numbers the state: fairseq/trainer.py:305 passes the model's parameters in their order, then
+    the criterion's. The core's parameters have the same order in both models.
+
+    Raises:
+        ValueError: the state does not have one group with one entry for each parameter.
     """
     whole, _ = load_network(source.checkpoint, source.data, source.partition.max_level)
     in_core = [holds(p, CORE_LEVEL) for p in whole.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""``--to ctranslate2``: a folder that CTranslate2, a fast inference engine, reads."""
+"""Write a folder for CTranslate2, a fast inference engine: ``--to ctranslate2``."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ from fairseq_ats.convert.verification import (
 from fairseq_ats.inference.ctranslate2_engine import CTranslate2Engine
 from fairseq_ats.inference.engine import Machine, Search
 
-# Types of stored weights, CTranslate2's names (ctranslate2/specs/model_spec.py, ACCEPTED_MODEL_TYPES) → allowed
-# difference in nats: the largest for float32, where only the order of sums differs, and the mean for types that round
-# the weights. On 3+3 layers of 128: float32 5e-6, float16 0.001, bfloat16 0.01, integers 0.03 with AVX-512 VNNI. On a
-# CPU that has AVX2 alone: int8 0.18, on 2+2 layers of 32. Rounding can hide a wrong weight, so a network of any type is
-# also compared with its source in float32.
+# Types of stored weights, under CTranslate2's names (ctranslate2/specs/model_spec.py, ACCEPTED_MODEL_TYPES), and the
+# allowed difference of log-probabilities in nats. For float32, where only the order of sums differs, the limit is for
+# the largest difference; for types that round the weights, for the mean difference. Measured with 3+3 layers of width
+# 128: float32 5e-6, float16 0.001, bfloat16 0.01, integers 0.03 (AVX-512 VNNI). Measured with 2+2 layers of width 32 on
+# a CPU with only AVX2: int8 0.18. Rounding can hide a wrong weight, so the verification also compares every network
+# with its source in float32.
 EXACT = "float32"
 TOLERANCES = {
     "float32": 1e-4,
@@ -53,11 +54,11 @@ ACTIVATIONS = ("gelu", "gelu_accurate", "gelu_fast", "relu", "swish")
 
 @dataclass(frozen=True)
 class CTranslate2Model(OutputFormat):
-    """``--to ctranslate2``.
+    """The format of ``--to ctranslate2``.
 
     Args:
-        dense: allow a low-rank network below the super-network, whose thin layers become dense ones.
-        quantization: type of the stored weights, one of ``TOLERANCES``.
+        dense: allow a low-rank network below the super-network. Its thin layers become dense.
+        quantization: type of the stored weights, a key of ``TOLERANCES``.
     """
 
     dense: bool = False
@@ -79,7 +80,7 @@ class CTranslate2Model(OutputFormat):
 
     def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
         if self.quantization != EXACT:
-            # What rounding hides would be seen here.
+            # Compare in float32 first: rounding can hide a wrong weight.
             with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
                 _write_network(source, Path(scratch), EXACT)
                 for line in _compare(source, Path(scratch), sentences, beam, EXACT):
@@ -88,7 +89,7 @@ class CTranslate2Model(OutputFormat):
 
 
 def _write_network(source: SourceNetwork, folder: Path, quantization: str) -> None:
-    """CTranslate2's own files."""
+    """Write CTranslate2's own files into ``folder``."""
     from ctranslate2.converters import FairseqConverter  # optional package
 
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -103,7 +104,7 @@ def _write_network(source: SourceNetwork, folder: Path, quantization: str) -> No
 def _compare(
     source: SourceNetwork, folder: Path, sentences: Sequence[Sequence[str]], beam: int, quantization: str
 ) -> Iterator[str]:
-    """As :meth:`CTranslate2Model.verify`, for a folder with weights of the type ``quantization``."""
+    """Do as :meth:`CTranslate2Model.verify` does, for a folder with weights of the type ``quantization``."""
     exact = quantization == EXACT
     machine = Machine(threads=torch.get_num_threads(), device="cpu")
     engine = CTranslate2Engine(folder, source.model.max_positions(), Search(beam=beam), machine)
@@ -123,9 +124,9 @@ def _compare(
 
 
 def unsupported_options(cfg: TransformerConfig) -> list[str]:
-    """A sentence for each option of the model that CTranslate2, or its converter, does not know.
+    """Return one message for each option of the model that CTranslate2 or its converter does not support.
 
-    The converter checks some of them itself, with a message of its own; others it would pass over.
+    The converter checks some of these options itself, with its own messages. It would silently ignore the others.
     """
     problems = []
     for what, option in (("attention_heads", "attention-heads"), ("normalize_before", "normalize-before")):
@@ -140,7 +141,7 @@ def unsupported_options(cfg: TransformerConfig) -> list[str]:
             problems.append(f"--decoder-{what.replace('_', '-')} is {size}; allowed: that of --decoder-embed-dim")
     if cfg.adaptive_softmax_cutoff is not None:
         problems.append("--adaptive-softmax-cutoff is given")
-    # Its graph asks for the first layer of both sides.
+    # CTranslate2's graph reads the first layer of the encoder and of the decoder.
     empty = [side for side in ("encoder", "decoder") if getattr(cfg, side).layers == 0]
     problems += [f"--{side}-layers is 0; allowed: 1 or more" for side in empty]
     switches = (
@@ -155,11 +156,12 @@ def unsupported_options(cfg: TransformerConfig) -> list[str]:
 
 
 def _checkpoint_for_ctranslate2(source: SourceNetwork) -> dict[str, Any]:
-    """The stock checkpoint with its options as the flat, complete namespace that the converter reads.
+    """Return the stock checkpoint with its options as the converter needs them: one flat, complete namespace.
 
-    The converter sets attributes of ``args`` and looks options up that a configuration of ``fairseq-hydra-train`` may
-    leave to the arch (ctranslate2/converters/fairseq.py, ``_load``). It reads the file with PyTorch's weights-only
-    loader, or without in releases before 4.8: it is handed this file only, written a moment before.
+    The converter sets attributes of ``args``. It also looks up options that a configuration of ``fairseq-hydra-train``
+    may leave to the arch (ctranslate2/converters/fairseq.py, ``_load``). It reads the file with PyTorch's weights-only
+    loader; releases before 4.8 read it without that loader. Either is safe, because the converter reads only a file
+    that this module has just written.
     """
     stock = stock_checkpoint(source)
     args = argparse.Namespace(**stock["cfg"]["model"])
@@ -168,10 +170,10 @@ def _checkpoint_for_ctranslate2(source: SourceNetwork) -> dict[str, Any]:
     args.arch, args.task = arch, stock["cfg"]["task"]["_name"]
     for option in ("alignment_layer", "alignment_heads"):
         if option in args:
-            delattr(args, option)  # of transformer_align; CTranslate2 ends the process if there is no such layer
+            delattr(args, option)  # an option of transformer_align; without that layer CTranslate2 ends the process
     for side, size in feed_forward_sizes(stock["model"]).items():
         if side in args:
-            delattr(args, side)  # the nested form of the options that are set here
+            delattr(args, side)  # the nested form of the options that the next lines set
         options = vars(getattr(source.model.cfg, side)) | {"ffn_embed_dim": size}
         for option, value in options.items():
             setattr(args, f"{side}_{option}", value)
@@ -179,7 +181,10 @@ def _checkpoint_for_ctranslate2(source: SourceNetwork) -> dict[str, Any]:
 
 
 def _of_targets(source: SourceNetwork, pairs: Sequence[tuple[list[str], list[str]]]) -> list[Tensor]:
-    """The source network's log-probability of each target token and of end-of-sentence."""
+    """Return, for each pair, the source network's log-probabilities of the target tokens and of end-of-sentence.
+
+    Each tensor has the shape (length + 1,) and is in nats.
+    """
     every = log_probabilities(source.model, source.task, pairs)
     targets = [numbered(target, source.task.target_dictionary) for _, target in pairs]
     return [of.gather(1, target[:, None])[:, 0] for of, target in zip(every, targets, strict=True)]

@@ -1,4 +1,4 @@
-"""``--to fairseq``: a checkpoint that stock fairseq reads without this plugin."""
+"""Write a checkpoint that stock fairseq reads without this plugin: ``--to fairseq``."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTran
 
 STOCK_OPTIMIZER = "adam"
 
-# Nats. Folding rounds W + VU once in float32 and not in every product; 1e-5 was seen (3+3 layers of 128).
+# Nats. Folding rounds W + VU once, in float32; the unfolded network rounds in every product. The largest difference
+# that was measured is 1e-5 (3+3 layers of width 128).
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class StockCheckpoint(OutputFormat):
-    """``--to fairseq``.
+    """The format of ``--to fairseq``.
 
     Args:
-        dense: allow a low-rank network below the super-network, whose thin layers become dense ones.
+        dense: allow a low-rank network below the super-network. Its thin layers become dense.
     """
 
     dense: bool = False
@@ -47,7 +48,7 @@ class StockCheckpoint(OutputFormat):
     def check(self, source: SourceNetwork) -> None:
         check_dense(source, self.dense, "fairseq")
         if isinstance(source.model, BARTModel):
-            # It looks for its task among its options (fairseq/models/bart/model.py:234): a Namespace has it.
+            # BART looks for its task among its options (fairseq/models/bart/model.py:234). A Namespace has the task.
             raise ValueError("--to fairseq is not for BART, whose options stock fairseq cannot read from plain values")
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
@@ -60,12 +61,12 @@ class StockCheckpoint(OutputFormat):
 
 
 def stock_checkpoint(source: SourceNetwork) -> dict[str, Any]:
-    """The network as a dictionary for ``torch.save``: plain values and tensors only.
+    """Return the network as a dictionary for ``torch.save``, with plain values and tensors only.
 
-    ``torch.load`` of torch >= 2.6 reads nothing else without an allow-list, and stock fairseq has none. So the options
-    of the model, an ``argparse.Namespace`` after ``fairseq-train``, become a dictionary, which fairseq accepts (it is
-    what ``fairseq-hydra-train`` writes). Options of this plugin are left out; so are the optimizer's state and the
-    running averages of the log, which are those of all networks.
+    ``torch.load`` of torch >= 2.6 reads other types only with an allow-list, and stock fairseq has no allow-list.
+    ``fairseq-train`` saves the model's options as an ``argparse.Namespace``; here they become a dictionary. fairseq
+    accepts a dictionary, because ``fairseq-hydra-train`` writes one. Drop the options of this plugin. Drop the
+    optimizer's state and the running averages of the log, because they belong to all networks.
     """
     parameters = stock_parameters(source.model)
     history = source.checkpoint.state["optimizer_history"][-1] | {"optimizer_name": "FairseqAdam"}
@@ -83,7 +84,7 @@ def stock_checkpoint(source: SourceNetwork) -> dict[str, Any]:
 
 
 def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> dict[str, Any]:
-    """fairseq's configuration with its groups, as stock training of the folded network would have saved it."""
+    """Return fairseq's configuration, group by group, as stock training of the folded network would have saved it."""
     stock = {group: _values(options) for group, options in cfg.items()}
     own = _own_options(stock)
     stock["task"] = {name: value for name, value in stock["task"].items() if name in _names(TranslationConfig)}
@@ -98,13 +99,13 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
     forget_start_files_(options)
     model = vars(options)
     for side, size in feed_forward.items():
-        # fairseq reads the nested form where there is one (fairseq/models/transformer/transformer_config.py:305).
+        # fairseq prefers the nested form if there is one (fairseq/models/transformer/transformer_config.py:305).
         if side in model:
             model[side] = _values(model[side]) | {"ffn_embed_dim": size}
         model[f"{side}_ffn_embed_dim"] = size
     stock["model"] = model
 
-    # After fairseq-train the model's group repeats the options of all others.
+    # fairseq-train saves the options of all groups in the model's group, as well.
     for group in (stock["common"], stock["checkpoint"], model):
         if "user_dir" in group:
             group["user_dir"] = None
@@ -117,7 +118,7 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
 
 
 def _own_options(cfg: Mapping[str, Any]) -> set[str]:
-    """Names of the options that this plugin adds to fairseq's; views of fairseq's own options are none."""
+    """Return the names of the options that this plugin adds to fairseq's, without views of fairseq's own options."""
     of_fairseq = {
         name
         for group, options in cfg.items()
@@ -140,10 +141,10 @@ def _values(options: Any) -> Any:
 
 
 def as_plain(value: Any) -> Any:
-    """The same in dictionaries, lists, numbers, strings and tensors.
+    """Return the value as None, dictionaries, lists, numbers, strings and tensors only.
 
     Raises:
-        ValueError: something else is in it.
+        ValueError: the value holds an object of another type.
     """
     if isinstance(value, argparse.Namespace):
         value = vars(value)

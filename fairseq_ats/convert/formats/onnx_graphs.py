@@ -1,8 +1,8 @@
-"""A Transformer as two modules that can be traced: its encoder, and one step of its decoder.
+"""Present a Transformer as two modules that can be traced: its encoder, and one step of its decoder.
 
-fairseq's own forward methods ask tensors for values ("is there a pad?", fairseq/models/transformer/
-transformer_encoder.py:231 and transformer_decoder.py:328), on which a traced graph cannot depend. Its layers do not;
-they are called as they are, so that the thin layers of a low-rank core stay thin.
+fairseq's forward methods branch on the values of tensors ("is there a pad?", fairseq/models/transformer/
+transformer_encoder.py:231 and transformer_decoder.py:328). A traced graph cannot do so. fairseq's layers do not branch
+on values, so the modules call them unchanged, and the thin layers of a low-rank core stay thin.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 
 class EncoderGraph(nn.Module):
-    """Source tokens → keys and values of every decoder layer's attention to the source.
+    """The encoder: source tokens → keys and values for the cross-attention of every decoder layer.
 
-    The decoder reads nothing else of the encoder; computed here, they are computed once and not in every step.
+    The decoder reads nothing else from the encoder. This graph computes the keys and values once; otherwise every
+    step would compute them again.
     """
 
     cross_attentions: Iterable[MultiheadAttention]
@@ -31,9 +32,11 @@ class EncoderGraph(nn.Module):
         self.cross_attentions = nn.ModuleList([layer.encoder_attn for layer in model.decoder.layers])
 
     def forward(self, source: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(batch, source) → padding (batch, source), true at pads, and for each layer a key and a value.
+        """Encode the source tokens (batch, source).
 
-        Keys are (batch, heads, source, d'), values (batch, heads, source, head_dim).
+        Returns:
+            The padding (batch, source), true at pads; and for each decoder layer the keys (batch, heads, source, d')
+            and then the values (batch, heads, source, head_dim). d' is the number of key dimensions of a head.
         """
         encoder = self.encoder
         padding = source.eq(encoder.padding_idx)
@@ -54,7 +57,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderStepGraph(nn.Module):
-    """The last target token and the caches of all tokens before it → logits of the next token, and longer caches."""
+    """One step of the decoder: the last target token and the caches → the next token's logits and longer caches."""
 
     def __init__(self, model: TransformerModelBase) -> None:
         super().__init__()
@@ -63,23 +66,23 @@ class DecoderStepGraph(nn.Module):
     def forward(
         self, token: Tensor, padding: Tensor, cross: list[Tensor], past: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """One step.
+        """Run one step.
 
         Args:
-            token: (batch, 1).
-            padding, cross: of :class:`EncoderGraph`, one row for each hypothesis.
-            past: for each layer keys (batch, heads, steps, d') and values (batch, heads, steps, head_dim); steps is 0
-                at first.
+            token: the last target token of each hypothesis, (batch, 1).
+            padding, cross: the outputs of :class:`EncoderGraph`, with one row for each hypothesis.
+            past: for each layer the keys (batch, heads, steps, d') and then the values (batch, heads, steps, head_dim)
+                of all tokens before the last; ``steps`` is 0 at first.
 
         Returns:
-            Logits (batch, 1, vocabulary), and the caches with one step more.
+            The logits (batch, 1, vocabulary), and the caches with one more step.
         """
         decoder = self.decoder
         x = decoder.embed_scale * decoder.embed_tokens(token)
         if decoder.project_in_dim is not None:
             x = decoder.project_in_dim(x)
         if decoder.embed_positions is not None:
-            first = decoder.padding_idx + 1  # pads have the position padding_idx (fairseq/utils.py, make_positions)
+            first = decoder.padding_idx + 1  # padding_idx is the pads' position (fairseq/utils.py, make_positions)
             x = x + _position_table(decoder)[first + past[0].shape[2]]
         if decoder.layernorm_embedding is not None:
             x = decoder.layernorm_embedding(x)
@@ -90,7 +93,7 @@ class DecoderStepGraph(nn.Module):
             state: dict[str, dict[str, Tensor | None]] = {}
             x, _, _ = layer(
                 x,
-                encoder_out=x,  # any tensor: keys and values of the source are in the cache
+                encoder_out=x,  # any tensor: the cache holds the keys and values of the source
                 incremental_state=state,
                 prev_self_attn_state=own,
                 prev_attn_state=[*source, padding],
@@ -106,20 +109,20 @@ class DecoderStepGraph(nn.Module):
 
 
 def _position_table(side: Any) -> Tensor:
-    """Vectors by position: the buffer of sinusoidal ones, or the learned parameter."""
+    """Return the position vectors, one in each row: the buffer of sinusoidal positions, or the learned parameter."""
     positions = side.embed_positions
     return positions.weight if isinstance(positions, nn.Embedding) else positions.weights
 
 
 def _by_head(projected: Tensor, attention: MultiheadAttention) -> Tensor:
-    """(time, batch, heads·d) → (batch, heads, time, d), as attention caches it."""
+    """Reshape (time, batch, heads·d) to (batch, heads, time, d), the shape of an attention's cache."""
     return projected.unflatten(-1, (attention.num_heads, -1)).permute(1, 2, 0, 3)
 
 
 def example_inputs(model: TransformerModelBase) -> tuple[tuple, tuple]:
-    """Inputs to trace both graphs with: 2 sentences of 5 tokens, after 3 steps of the decoder.
+    """Return inputs for tracing both graphs: 2 sentences of 5 tokens, after 3 steps of the decoder.
 
-    The sizes differ from each other and from 1: a trace takes sizes of 1 for constants.
+    The sizes differ from each other and from 1, because a trace treats a size of 1 as a constant.
     """
     source = torch.full((2, 5), model.encoder.dictionary.eos())
     padding, cross = EncoderGraph(model)(source)
