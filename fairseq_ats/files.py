@@ -1,7 +1,7 @@
 """Write files and folders that appear whole or not at all.
 
-:func:`written_whole` writes one file or folder. :func:`made_once` writes a folder that a later call finds finished: the
-folder holds a stamp, a JSON file that says what the folder was made from.
+:func:`written_whole` writes one file or folder. :func:`made_once` writes a folder together with a stamp. The stamp is a
+JSON file in the folder that records what the folder was made from, so that a later call can see that it is finished.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def written_whole(path: str | Path, is_folder: bool = False) -> Iterator[Path]:
-    """Yield a path to write to; it becomes ``path`` when the context ends well, and is removed otherwise.
+    """Yield a temporary path to write to, and rename it to ``path`` when the context ends without an error.
 
-    The old content of ``path`` stays until then, and comes back if it cannot be replaced. A symbolic link stays a link:
-    the file that it points to is replaced.
+    Remove the temporary path if the context raises. Keep the old content of ``path`` until the rename, and restore it
+    if the rename fails. Keep a symbolic link as a link, and replace the file that it points to.
 
     Args:
-        is_folder: yield an empty folder, and not the path of a file.
+        path: the final path of the file or folder.
+        is_folder: yield an empty folder instead of the path of a file that does not exist yet.
 
     Raises:
-        ValueError: the folder of ``path`` does not exist or cannot be written to, or something else than a file (or,
-            with ``is_folder``, than a folder) is at ``path``: nothing may take the place of a device.
+        ValueError: the parent folder of ``path`` does not exist or cannot be written to; or ``path`` exists and is not
+            a file (with ``is_folder``: not a folder). A device, for example, is never replaced.
     """
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
@@ -39,7 +40,7 @@ def written_whole(path: str | Path, is_folder: bool = False) -> Iterator[Path]:
         raise ValueError(f"{path} cannot be written: it is there already and not a {'folder' if is_folder else 'file'}")
     prefix = _prefix_of_partial(path)
     try:
-        # Write beside the path, so that only a rename is left to do.
+        # Write in the same parent folder, so that the last step is only a rename.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as scratch:
             new, old = Path(scratch) / "new" / path.name, Path(scratch) / "old" / path.name
             new.parent.mkdir()
@@ -49,7 +50,7 @@ def written_whole(path: str | Path, is_folder: bool = False) -> Iterator[Path]:
             yield new
             try:
                 if is_folder and path.exists():
-                    os.replace(path, old)  # a folder can only replace an empty one
+                    os.replace(path, old)  # os.replace cannot overwrite a folder that has content
                 os.replace(new, path)
             except BaseException:
                 if old.exists() and not path.exists():
@@ -57,19 +58,24 @@ def written_whole(path: str | Path, is_folder: bool = False) -> Iterator[Path]:
                 raise
     except OSError as error:
         if str(error.filename).startswith(str(path.parent / prefix)):
-            # The caller does not know the temporary name.
+            # Name the final path in the message: the caller does not know the temporary one.
             raise ValueError(f"{path} cannot be written: {error.strerror}") from error
         raise
 
 
 @contextmanager
 def made_once(folder: Path, stamp_name: str, stamp: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield an empty folder to write to; when the context ends well, it gets the stamp and replaces ``folder``.
+    """Yield an empty folder to write to; when the context ends without an error, add the stamp and replace ``folder``.
 
-    Remove what a killed process left beside ``folder``.
+    First remove the temporary folders that a killed process left beside ``folder``.
+
+    Args:
+        folder: the final path of the folder.
+        stamp_name: the file name of the stamp in the folder.
+        stamp: the content of the stamp, which is written as JSON.
 
     Raises:
-        ValueError: ``folder`` holds files of somebody else, or cannot be written, or another process is writing it.
+        ValueError: ``folder`` holds files without a stamp, cannot be written, or is being written by another process.
     """
     check_ours(folder, stamp_name)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +88,7 @@ def made_once(folder: Path, stamp_name: str, stamp: Mapping[str, Any]) -> Iterat
 
 
 def stamp_of(folder: Path, stamp_name: str) -> dict[str, Any]:
-    """Return what ``folder`` was made from; an empty dictionary if it is not finished."""
+    """Read the stamp of ``folder``; return an empty dictionary if there is no readable stamp."""
     try:
         return dict(json.loads((folder / stamp_name).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -90,7 +96,11 @@ def stamp_of(folder: Path, stamp_name: str) -> dict[str, Any]:
 
 
 def check_ours(folder: Path, stamp_name: str) -> None:
-    """Raise ValueError if there is something at ``folder`` without a stamp: somebody may need it."""
+    """Refuse a path that this package did not write, because somebody may need its content.
+
+    Raises:
+        ValueError: ``folder`` is a file, or a folder that has content but no stamp.
+    """
     if folder.exists() and not (folder / stamp_name).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds files that this command did not write; give another folder")
 
@@ -101,7 +111,11 @@ def _prefix_of_partial(path: Path) -> str:
 
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
-    """Raise ValueError if another process writes ``folder``."""
+    """Lock ``folder`` against other processes while the context lasts.
+
+    Raises:
+        ValueError: another process holds the lock, or the lock file cannot be written.
+    """
     path = folder.parent / f".{folder.name}.lock"
     lock = FileLock(path)
     try:

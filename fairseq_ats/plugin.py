@@ -1,4 +1,4 @@
-"""Register the task and the optimizer, and change fairseq and PyTorch for this process."""
+"""Register the task and the optimizer with fairseq, and change fairseq and PyTorch for the whole process."""
 
 from fairseq_ats import host
 from fairseq_ats.architectures.transformer import partition_model_

@@ -1,4 +1,4 @@
-"""Text in, text out: from a checkpoint, or from a folder that ``fairseq-ats-convert`` wrote.
+"""Translate text with a checkpoint, or with a folder that ``fairseq-ats-convert`` wrote.
 
 ::
 

@@ -1,1 +1,1 @@
-"""Read checkpoints, choose among them, average them."""
+"""Read checkpoints, choose among them, and average them."""

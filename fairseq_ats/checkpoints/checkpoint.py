@@ -1,4 +1,4 @@
-"""Hold a checkpoint as a value: it is read, checked and understood once for each command."""
+"""Hold a checkpoint as a value, so that each command reads and checks it only once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Checkpoint:
 
     Args:
         path: the file.
-        state: what is in it. Its tensors stay on disk until they are used.
-        partition: None for a checkpoint of stock fairseq.
+        state: the dictionary in the file. Its tensors stay on disk until they are used.
+        partition: the partition of the model; None for a checkpoint of stock fairseq.
     """
 
     path: Path
@@ -28,16 +28,16 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
-        """Read the file, and check every byte of it.
+        """Read the file, and compare every byte of it with its checksums.
 
         Raises:
-            ValueError: the file is damaged, cannot be read, carries code, was trained with another task, or contradicts
-                itself.
+            ValueError: the file is damaged, cannot be read, or carries code; it was trained with another task; it has
+                no options or has them twice; or its task and its partition contradict each other.
         """
         check_sums(str(path))
         state = read_header(str(path))
         if (state.get("cfg") is None) == (state.get("args") is None):
-            # With both, fairseq builds from args (fairseq/checkpoint_utils.py:451), and cfg is what was looked at.
+            # With both, fairseq builds the model from args (fairseq/checkpoint_utils.py:451), but the checks read cfg.
             found = "no options" if state.get("cfg") is None else "its options twice"
             raise ValueError(f"{path} was not written by fairseq-train: it has {found}; allowed: cfg or args")
         options = saved_options(state, "task")
@@ -52,10 +52,10 @@ class Checkpoint:
         return cls(Path(path), state, partition)
 
     def options(self, group: str) -> dict[str, Any]:
-        """Return one group of the options of the training, such as "model" or "task"."""
+        """Return one group of the training's options, such as "model" or "task"."""
         return saved_options(self.state, group)
 
     @property
     def updates(self) -> int:
-        """The number of updates after which it was written."""
+        """The number of updates that the run had made when it wrote the checkpoint."""
         return self.state["optimizer_history"][-1]["num_updates"]

@@ -1,4 +1,4 @@
-"""Choose among the checkpoints that a run kept: the last, or the best of one network."""
+"""Choose among the checkpoints that a run kept: the last ones, or the best ones of one network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from fairseq_ats.partition.partition import Partition
 
 @dataclass(frozen=True)
 class Validated:
-    """A checkpoint, and what its validation said of one network."""
+    """A checkpoint and the validation score of one network in it.
+
+    Args:
+        path: the file.
+        updates: the number of updates before the validation.
+        metric: the name of the validation metric.
+        value: the value of the metric.
+        maximize: larger values are better.
+    """
 
     path: str
     updates: int
@@ -29,13 +37,14 @@ class Validated:
 
 
 def last_epochs(run: Path, count: int, suffix: str = "") -> list[str]:
-    """The last ``count`` checkpoints that were written at the end of an epoch, oldest first.
+    """Return the paths of the last ``count`` checkpoints that were written at the end of an epoch, oldest first.
 
     Args:
+        run: the folder of the run.
         suffix: the run's ``--checkpoint-suffix``.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: the folder has fewer than ``count`` of them.
     """
     return _last(
         run,
@@ -47,13 +56,14 @@ def last_epochs(run: Path, count: int, suffix: str = "") -> list[str]:
 
 
 def last_updates(run: Path, count: int, suffix: str = "") -> list[str]:
-    """The last ``count`` checkpoints that were written between epochs, oldest first.
+    """Return the paths of the last ``count`` checkpoints that were written within an epoch, oldest first.
 
     Args:
+        run: the folder of the run.
         suffix: the run's ``--checkpoint-suffix``.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: the folder has fewer than ``count`` of them.
     """
     return _last(
         run,
@@ -65,7 +75,16 @@ def last_updates(run: Path, count: int, suffix: str = "") -> list[str]:
 
 
 def _last(run: Path, count: int, pattern: re.Pattern[str], asked: str, kind: str) -> list[str]:
-    """The files of the highest numbers, in ascending order; ValueError, with how to get more, if there are fewer."""
+    """Return the ``count`` files with the highest numbers, in ascending order.
+
+    Args:
+        pattern: matches a whole file name; its first group is the number.
+        asked: the option and its value, for the error message.
+        kind: the kind of checkpoint and how to keep more of them, for the error message.
+
+    Raises:
+        ValueError: fewer than ``count`` files match.
+    """
     matches = [(pattern.fullmatch(path.name), path) for path in run.iterdir()]
     found = [str(path) for _, path in sorted((int(match.group(1)), path) for match, path in matches if match)]
     if len(found) < count:
@@ -74,21 +93,23 @@ def _last(run: Path, count: int, pattern: re.Pattern[str], asked: str, kind: str
 
 
 def best(run: Path, count: int, network: str | None = None, suffix: str = "") -> list[Validated]:
-    """The ``count`` best checkpoints of one network among all of a run, the best first; files of one update count once.
+    """Return the ``count`` best checkpoints of one network of a run, best first.
 
-    Best by the run's ``--best-checkpoint-metric``, or by the same metric of another network.
+    Compare by the run's ``--best-checkpoint-metric``, or by the same metric of another network. Count several files of
+    the same update once.
 
     Args:
-        network: "core", "super", "level2", ...; None is the highest that the run trained.
-        suffix: the run's ``--checkpoint-suffix``; other runs may have theirs in the same folder.
+        run: the folder of the run.
+        network: "core", "super", "level2", ...; None means the highest network that the run trained.
+        suffix: the run's ``--checkpoint-suffix``; checkpoints of other runs may lie in the same folder.
 
     Raises:
-        ValueError: fewer were validated, or the run has no such network.
+        ValueError: the run has fewer than ``count`` validated checkpoints, or has no such network.
     """
     read = {str(path): read_training_checkpoint(str(path)) for path in sorted(run.glob("checkpoint*.pt"))}
     checkpoints = {path: checkpoint for path, checkpoint in read.items() if _suffix_of(checkpoint) == suffix}
     partitions = {path: partition_of(checkpoint.get("task_state")) for path, checkpoint in checkpoints.items()}
-    # A network that was taken out of the run may lie beside its checkpoints; it has fewer levels.
+    # A network that was extracted from the run may lie in the same folder; it has fewer levels than the run.
     of_run = max(partitions.values(), key=lambda partition: partition.max_level if partition else 0, default=None)
     by_update: dict[int, Validated] = {}
     for path, checkpoint in checkpoints.items():
@@ -98,7 +119,7 @@ def best(run: Path, count: int, network: str | None = None, suffix: str = "") ->
         if found is not None:
             by_update.setdefault(found.updates, found)
     latest_first = sorted(by_update.values(), key=lambda found: found.updates, reverse=True)
-    # A resumed run may have changed its metric; values of different ones do not compare.
+    # A resumed run may have changed its metric; values of different metrics cannot be compared.
     comparable = [found for found in latest_first if found.metric == latest_first[0].metric]
     if len(comparable) < count:
         states = [states_of(c["extra_state"]) for c in checkpoints.values()]
@@ -118,7 +139,11 @@ def _suffix_of(checkpoint: Mapping[str, Any]) -> str:
 
 
 def read_training_checkpoint(path: str) -> dict[str, Any]:
-    """As :func:`read_header`; raises ValueError also for a file that no training wrote."""
+    """Read a checkpoint as :func:`read_header` does, and check that a training wrote it.
+
+    Raises:
+        ValueError: there is no such file, it is not a whole checkpoint, or it lacks an entry that a training writes.
+    """
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file")
     checkpoint = read_header(path)
@@ -131,7 +156,11 @@ def read_training_checkpoint(path: str) -> dict[str, Any]:
 def _validation_of(
     path: str, checkpoint: Mapping[str, Any], partition: Partition | None, network: str | None
 ) -> Validated | None:
-    """None for a checkpoint that was not validated, and for an average."""
+    """Return the validation score of one network; None for a checkpoint that was not validated, and for an average.
+
+    Raises:
+        ValueError: the checkpoint has no such network.
+    """
     extra_state = checkpoint["extra_state"]
     options = saved_options(checkpoint, "checkpoint")
     metric = options["best_checkpoint_metric"]
@@ -141,11 +170,11 @@ def _validation_of(
         raise ValueError(f"--network is {network} and {path} holds {', '.join(networks.names)}")
     followed, plain = networks.split_metric(metric)
     if network == followed:
-        value = extra_state.get("val_loss")  # fairseq's, whatever the metric is
+        value = extra_state.get("val_loss")  # fairseq's entry, named val_loss for every metric
     else:
         wanted = networks.metric_name(networks.level(network), plain)
         states = states_of(extra_state)
-        # Of two networks there is one entry, the other's.
+        # A run of two networks saves one entry: the entry of the network that fairseq does not follow.
         ours = states[0] if len(states) == 1 else next((s for s in states if s["metric"] == wanted), {})
         metric, value = ours.get("metric"), ours.get("value")
     if value is None:

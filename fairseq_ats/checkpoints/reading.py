@@ -1,4 +1,4 @@
-"""Read checkpoints, and the partition in a checkpoint."""
+"""Read and check a checkpoint file, and read the partition in it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fairseq_ats.partition.partition import Partition
 
 
 def partition_of(task_state: dict | None) -> Partition | None:
-    """The partition in a checkpoint's task state; None for a checkpoint of another task.
+    """Return the partition in a checkpoint's task state; None if the task state has no partition.
 
     Raises:
-        ValueError: it is none, or has a value outside the allowed ones.
+        ValueError: the saved value is not a partition, or has a field outside its allowed values.
     """
     try:
         saved = (task_state or {}).get(PARTITION_KEY)
@@ -29,15 +29,17 @@ def partition_of(task_state: dict | None) -> Partition | None:
 
 
 def read_header(path: str) -> dict[str, Any]:
-    """A checkpoint's dictionary; its tensors stay on disk until they are used, and are not checked.
+    """Return the dictionary of a checkpoint.
+
+    Leave its tensors on disk until they are used. Do not check the bytes of the tensors; see :func:`check_sums`.
 
     Raises:
-        ValueError: the file is not a whole checkpoint.
+        ValueError: the file is not a whole fairseq checkpoint, or holds more than weights and options.
     """
     try:
-        # Files written by torch before 1.6, as many published models are, are not archives and cannot be mapped.
+        # torch before 1.6, which wrote many published models, did not write archives; such files cannot be mapped.
         state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
-    except Exception as error:  # what damaged bytes make an unpickler raise has no end
+    except Exception as error:  # damaged bytes can make an unpickler raise any exception
         raise ValueError(
             f"{path} ({_size(path)}) cannot be read as a checkpoint; it is truncated, damaged, or holds more than "
             f"weights and options: {error}"
@@ -49,13 +51,14 @@ def read_header(path: str) -> dict[str, Any]:
 
 
 def check_sums(path: str) -> None:
-    """Compare every byte of a checkpoint with the sums (CRC-32) that torch saved with it; about a second per gigabyte.
+    """Compare every byte of a checkpoint with the checksums (CRC-32) that torch saved in the file.
 
-    ``torch.load`` does not: it would use a tensor with a flipped bit as it is. Files of torch before 1.6, and those
-    saved with ``torch.serialization.set_crc32_options(False)``, have no sums and pass.
+    The comparison takes about a second per gigabyte. ``torch.load`` makes no comparison, and would use a tensor with a
+    flipped bit unchanged. Accept a file without checksums: torch before 1.6 wrote none, and later versions write none
+    after ``torch.serialization.set_crc32_options(False)``.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or is not a file of torch.
     """
     if not zipfile.is_zipfile(path) and not _is_older_than_archives(path):
         raise ValueError(f"{path} ({_size(path)}) cannot be read as a checkpoint; it is truncated or damaged")
@@ -67,23 +70,24 @@ def check_sums(path: str) -> None:
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
                 raise ValueError("it is compressed, and torch compresses nothing")
             damaged = archive.testzip() if any(record.CRC for record in records) else None
-    except Exception as error:  # as above, of a damaged directory
+    except Exception as error:  # a damaged archive directory can raise any exception
         raise ValueError(f"{path} ({_size(path)}) is damaged: {error}") from error
     if damaged is not None:
         raise ValueError(f"{path} ({_size(path)}) is damaged: the sum of its record {damaged} does not fit")
 
 
 def _is_older_than_archives(path: str) -> bool:
-    """Whether a file begins as torch before 1.6 wrote it: a pickled magic number (torch/serialization.py)."""
+    """Return whether a file begins with the pickled magic number of torch before 1.6 (torch/serialization.py)."""
     with open(path, "rb") as file:
         return torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") in file.read(32)
 
 
 def _size(path: str) -> str:
+    """Return the size of a file in bytes, as text for an error message."""
     return f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "not a file"
 
 
-# What fairseq reads without looking, if it is there (fairseq/trainer.py:401).
+# The types of the entries that fairseq uses unchecked where they exist (fairseq/trainer.py:401).
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "model": dict,
     "cfg": (dict, DictConfig),
@@ -95,6 +99,11 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def _check_types(path: str, state: Mapping[str, Any]) -> None:
+    """Check the types of a checkpoint's entries.
+
+    Raises:
+        ValueError: an entry has a type that fairseq does not accept there.
+    """
     for key, types in _TYPES.items():
         value = state.get(key)
         if value is not None and not isinstance(value, types):

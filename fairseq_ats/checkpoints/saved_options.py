@@ -1,4 +1,4 @@
-"""The options that a checkpoint was trained with, read as plain values: nothing is built from them."""
+"""Read the options that a checkpoint was trained with as plain values, and build nothing from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
-# They change what a Transformer computes, and leave no trace in the names and shapes of its parameters.
+# Options that change what a Transformer computes, but not the names and shapes of its parameters.
 UNSEEN_IN_WEIGHTS = (
     "encoder_attention_heads",
     "decoder_attention_heads",
@@ -22,10 +22,10 @@ UNSEEN_IN_WEIGHTS = (
 
 
 def saved_options(checkpoint: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """One group ("model", "task", "checkpoint", ...) of a checkpoint's options.
+    """Return one group ("model", "task", "checkpoint", ...) of a checkpoint's options, by name.
 
-    ``fairseq-train`` saves ``cfg`` with a Namespace as its model, ``fairseq-hydra-train`` plain dictionaries, and
-    fairseq before 0.10.1 one flat Namespace ``args`` for all groups.
+    Read all three formats. ``fairseq-train`` saves ``cfg``, with a Namespace for the model. ``fairseq-hydra-train``
+    saves ``cfg`` with plain dictionaries only. fairseq before 0.10.1 saves one flat Namespace ``args`` for all groups.
     """
     cfg = checkpoint.get("cfg")
     options = checkpoint.get("args") if cfg is None else cfg.get(group)
@@ -35,10 +35,10 @@ def saved_options(checkpoint: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 
 def model_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of the model, under the names that the command line has for them.
+    """Return all options of the model, under their names on the command line.
 
-    ``fairseq-hydra-train`` saves those that were given, perhaps with one group for each side; the others are what
-    ``--arch`` makes them.
+    ``fairseq-hydra-train`` saves only the options that were given, and may nest the options of the encoder and of the
+    decoder. Flatten the nested options, and fill in the other options from ``--arch``.
     """
     options = saved_options(checkpoint, "model")
     for side in ("encoder", "decoder"):
@@ -52,12 +52,12 @@ def model_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def forget_start_files_(model_options: Any) -> None:
-    """Take out, in place, the files that a new training begins from: the weights are in a checkpoint.
+    """Remove, in place, the embedding files that a new training starts from: a checkpoint has the weights already.
 
-    fairseq reads files of embeddings whenever it builds the model (fairseq/models/transformer/transformer_base.py:137).
+    fairseq reads these files whenever it builds the model (fairseq/models/transformer/transformer_base.py:137).
 
     Args:
-        model_options: as ``task.build_model`` gets them; from hydra, those of a side are nested.
+        model_options: the options that ``task.build_model`` gets; hydra nests the options of encoder and decoder.
     """
     for side in ("encoder", "decoder"):
         nested = getattr(model_options, side, None)
@@ -68,9 +68,9 @@ def forget_start_files_(model_options: Any) -> None:
 
 
 def differing_options(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """One sentence for each option of ``UNSEEN_IN_WEIGHTS`` that has two values.
+    """Return one message for each option in ``UNSEEN_IN_WEIGHTS`` whose two values differ.
 
-    An option that either does not name is not compared: fairseq of another time may not know it.
+    Skip an option that is missing on either side: another version of fairseq may not have it.
     """
     return [
         f"--{name.replace('_', '-')} is {theirs[name]} there and {ours[name]} here"

@@ -1,1 +1,1 @@
-"""Make one network ready to use."""
+"""Load one network of a checkpoint or of a folder, translate with it, and evaluate it."""

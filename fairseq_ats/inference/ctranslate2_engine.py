@@ -1,4 +1,4 @@
-"""Translate with a folder of format ``ctranslate2``."""
+"""Translate with a folder in the format ``ctranslate2``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
 
 
 class CTranslate2Engine(Engine):
-    """A converted network in CTranslate2.
+    """A converted network that CTranslate2 runs.
 
     Args:
         path: the folder.
         max_positions: see :class:`~fairseq_ats.inference.engine.Engine`.
+        search: the beam search.
+        machine: the device, the threads, the workers and the batch size.
 
     Raises:
-        ValueError: the package is not installed, or cannot read the folder.
+        ValueError: the package ``ctranslate2`` is not installed, or it cannot read the folder.
     """
 
     def __init__(self, path: Path, max_positions: tuple[int, int], search: Search, machine: Machine) -> None:
@@ -44,7 +46,7 @@ class CTranslate2Engine(Engine):
             max_batch_size=self._batch_size,
             beam_size=self.search.beam,
             length_penalty=self.search.length_penalty,
-            max_input_length=0,  # sentences are not longer than the network takes; by default 1024 and a silent cut
+            max_input_length=0,  # no limit: all sentences fit the network; the default cuts at 1024 silently
             max_decoding_length=self.longest(max(len(pieces) for pieces in sentences)),
             return_scores=True,
         )

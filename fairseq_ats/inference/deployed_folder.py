@@ -1,37 +1,38 @@
-"""``fairseq_ats.json``: what is in a folder that translates by itself.
+"""Read and write ``fairseq_ats.json``, the description of a folder that needs no other files to translate.
 
 ``fairseq-ats-convert --to ctranslate2`` and ``--to onnx`` write a folder with everything that translating text needs:
-the network, both dictionaries, the sentencepiece model where there is one, and this description. It is one JSON object
-whose keys are the fields of :class:`DeployedFolder`, in UTF-8; all files are named relative to the folder and lie
-directly in it.
+the network, both dictionaries, the sentencepiece model if there is one, and this description. The description is one
+JSON object in UTF-8. Its keys are ``schema``, ``level`` and the fields of :class:`DeployedFolder`. All files lie
+directly in the folder and are named relative to it.
 
 ::
 
     {
       "schema": 1,
       "format": "ctranslate2",                "ctranslate2" or "onnx"
-      "network": "core",                      "core", "super", or "level2", "level3", ... for one between the two
-      "level": 1,                             its number: 1 is the core
+      "network": "core",                      "core", "super", or "level2", "level3", ... for one between them
+      "level": 1,                             number of the network: 1 is the core
       "partition": {"module_name": "PartitionedLinear", "small_ratio": 0.25, "max_level": 2},
-                                              of the checkpoint that was converted; several ratios are a list
+                                              partition of the converted checkpoint; several ratios are a list
       "source_language": "en",
       "target_language": "de",
-      "source_dictionary": "dict.en.txt",     in fairseq's format; pieces and numbers of the network's inputs
-      "target_dictionary": "dict.de.txt",     may name the same file
+      "source_dictionary": "dict.en.txt",     in fairseq's format: the network's input pieces and their ids
+      "target_dictionary": "dict.de.txt",     may be the same file
       "sentencepiece_model": "sentencepiece.model",
                                               null: input and output are tokens with spaces between them
-      "lowercase": false,                     true: input is lower-cased before it is cut
-      "weights": "float32",                   type of the stored weights: CTranslate2's name for it; of ONNX, float32
-      "max_source_positions": 1024,           longest input in tokens, with its end-of-sentence
-      "max_target_positions": 1024,
-      "beam": 5,                              defaults of decoding, with the meaning and the values that they have in
+      "lowercase": false,                     true: lower-case the input before it is cut into pieces
+      "weights": "float32",                   type of the stored weights: CTranslate2's name; float32 for ONNX
+      "max_source_positions": 1024,           longest input in tokens, including the end-of-sentence
+      "max_target_positions": 1024,           longest output in tokens, including the end-of-sentence
+      "beam": 5,                              defaults of decoding, with the same meaning and values as in
       "max_len_a": 0.0,                       fairseq-generate: at most max_len_a * source length + max_len_b tokens;
-      "max_len_b": 200,                       a hypothesis scores its log-probability / length ** length_penalty
+      "max_len_b": 200,                       the score of a hypothesis is log-probability / length ** length_penalty
       "length_penalty": 1.0,
       "versions": {"fairseq_ats": "0.1.0", "torch": "2.13.0", "ctranslate2": "4.8.5"}
-    }                                         of the packages that wrote the folder; for people
+    }                                         versions of the packages that wrote the folder, for information
 
-Beside it lies ``SHA256SUMS``, with the sums of all files, for :func:`check_sums` and ``sha256sum --check``.
+The folder also has the file ``SHA256SUMS`` with the sums of all other files, for :func:`check_sums` and for
+``sha256sum --check``.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ FORMATS = ("ctranslate2", "onnx")
 
 @dataclass(frozen=True)
 class DeployedFolder:
-    """The description of one folder; the fields are explained at the top of this module.
+    """The description of one folder; the docstring of this module explains the fields.
 
     Raises:
-        ValueError: a value outside the allowed ones, or a file that would lie outside the folder.
+        ValueError: a field has a value outside its allowed values, or names a file outside the folder.
     """
 
     format: str
@@ -98,15 +99,16 @@ class DeployedFolder:
 
     @property
     def max_positions(self) -> tuple[int, int]:
-        """As a fairseq model's."""
+        """The longest source and the longest target in tokens, as a fairseq model returns them."""
         return self.max_source_positions, self.max_target_positions
 
     @property
     def level(self) -> int:
+        """The number of the network: 1 is the core."""
         return self.partition.network_levels[self.network]
 
     def write(self, folder: Path) -> None:
-        """Write the description into ``folder``, and the sums of all files that are in it."""
+        """Write the description into ``folder``, then the SHA-256 sums of all files in it."""
         content = {"schema": SCHEMA, "level": self.level} | dataclasses.asdict(self)
         (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
         sums = "".join(f"{_sum(folder / name)}  {name}\n" for name in sorted(_files_with_sums(folder)))
@@ -114,10 +116,11 @@ class DeployedFolder:
 
     @classmethod
     def read(cls, folder: Path) -> DeployedFolder:
-        """The description of the folder that ``fairseq-ats-convert`` wrote.
+        """Read the description of a folder that ``fairseq-ats-convert`` wrote.
 
         Raises:
-            ValueError: there is none, it is not of this schema, or a file that it names is missing.
+            ValueError: the folder has no description, the description has another schema or a wrong value, or a file
+                that it names is missing.
         """
         path = folder / DESCRIPTION_FILE
         try:
@@ -146,13 +149,14 @@ class DeployedFolder:
 
 
 def check_sums(folder: Path) -> None:
-    """Compare a folder's files with the sums that were written with them.
+    """Compare a folder's files with their SHA-256 sums in ``SHA256SUMS``.
 
-    The engines would translate with a changed weight as it is. Whoever changes files on purpose can change the sums,
-    too: they tell damage, not intent.
+    The engines do not detect a changed weight, and would translate with it. The sums detect damage only: a person who
+    changes files on purpose can also change the sums.
 
     Raises:
-        ValueError: a file is missing, damaged or without a sum: engines choose among files by their names.
+        ValueError: a file is missing, is damaged or has no sum, or the sums cannot be read. A file without a sum is an
+            error because engines choose among files by their names.
     """
     try:
         lines = (folder / SUMS_FILE).read_text("utf-8").splitlines()
@@ -166,9 +170,11 @@ def check_sums(folder: Path) -> None:
 
 
 def _files_with_sums(folder: Path) -> set[str]:
+    """Return the names of all files in the folder, except ``SHA256SUMS`` itself."""
     return {path.name for path in folder.iterdir() if path.is_file()} - {SUMS_FILE}
 
 
 def _sum(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What every engine does: translate sentences that are cut into pieces."""
+"""Define the interface of every engine: translate sentences that are cut into pieces."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ START = "<s>"
 
 @dataclass(frozen=True)
 class Search:
-    """How hypotheses are searched for; the options, their meaning and their defaults are ``fairseq-interactive``'s.
+    """The options of the beam search, with the same meaning and defaults as in ``fairseq-interactive``.
 
     Args:
-        beam: hypotheses that are followed at once.
+        beam: the number of hypotheses that the search keeps at each step.
         max_len_a, max_len_b: a translation has at most ``max_len_a * length + max_len_b`` pieces.
-        length_penalty: hypotheses compete by log-probability / length ** length_penalty.
+        length_penalty: the score of a hypothesis is log-probability / length ** length_penalty.
 
     Raises:
-        ValueError: a value outside the allowed ones.
+        ValueError: an option has a value outside its allowed values.
     """
 
     beam: int = 5
@@ -43,11 +43,17 @@ class Search:
             raise ValueError(f"--lenpen is {self.length_penalty}; allowed: a finite number")
 
     def longest(self, source_pieces: int) -> int:
-        """Pieces that a translation of so many pieces may have; fairseq counts the source's end of the sentence too."""
+        """Return the largest number of pieces in a translation of ``source_pieces`` pieces.
+
+        Count the end-of-sentence of the source as one more piece, as fairseq does.
+        """
         return int(self.max_len_a * (source_pieces + 1) + self.max_len_b)
 
     def longest_source(self, limit: int) -> int:
-        """The longest sentence, up to ``limit``, whose translation may be as long: a longer one would be cut off."""
+        """Return the largest number of source pieces, up to ``limit``, whose translation may have as many pieces.
+
+        The search could cut off the translation of a longer sentence.
+        """
         while (longest := self.longest(limit)) < limit:
             limit = longest
         return limit
@@ -55,16 +61,16 @@ class Search:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a network runs on, and how much of it at once.
+    """The device that a network runs on, and how much work runs there at once.
 
     Args:
-        batch_size: sentences that are translated at once.
-        threads: CPU threads (of each worker); None leaves it to the engine.
-        workers: batches that are translated side by side.
-        device: "cpu", "cuda", or "auto": CUDA where there is one.
+        batch_size: the number of sentences in a batch.
+        threads: the number of CPU threads of each worker; None leaves the choice to the engine.
+        workers: the number of batches that are translated in parallel.
+        device: "cpu", "cuda", or "auto"; "auto" means CUDA if the machine has it, and the CPU otherwise.
 
     Raises:
-        ValueError: a value outside the allowed ones.
+        ValueError: an option has a value outside its allowed values.
     """
 
     batch_size: int = 32
@@ -83,7 +89,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The best of a beam: tokens without end-of-sentence, and log-probability / length ** length penalty."""
+    """The best hypothesis of a beam: tokens without end-of-sentence, and log-probability / length ** length penalty."""
 
     tokens: tuple[str, ...]
     score: float
@@ -93,11 +99,11 @@ class Engine(ABC):
     """A network that is ready to translate.
 
     Args:
-        search: how it searches.
-        max_positions: the longest sentences that the network takes and gives, with the end of the sentence.
+        search: the options of the beam search.
+        max_positions: the longest source and the longest target of the network in tokens, including end-of-sentence.
 
     Raises:
-        ValueError: the network has no room for a piece.
+        ValueError: a limit in ``max_positions`` leaves no room for a piece beside the end-of-sentence.
     """
 
     def __init__(self, search: Search, max_positions: tuple[int, int]) -> None:
@@ -108,17 +114,27 @@ class Engine(ABC):
             )
         self.search = search
         self._max_target_pieces = max_positions[1] - 1
-        #: A longer sentence does not fit into the network, or its translation may not be as long.
+        #: The most pieces of a sentence that fits into the network and whose translation may have as many pieces.
         self.max_source_pieces = search.longest_source(min(max_positions) - 1)
 
     def longest(self, source_pieces: int) -> int:
-        """Pieces that a translation of so many pieces may have: as the search says, and the network can give."""
+        """Return the largest number of pieces in a translation of ``source_pieces`` pieces.
+
+        Take the smaller of the search's limit and the network's limit.
+        """
         return min(self.search.longest(source_pieces), self._max_target_pieces)
 
     @abstractmethod
     def best(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
-        """The best hypothesis for each sentence, in order; no sentence is empty, or has over ``max_source_pieces``."""
+        """Return the best hypothesis for each sentence, in the order of the sentences.
+
+        Args:
+            sentences: the pieces of each sentence, from 1 to ``max_source_pieces`` pieces.
+        """
 
     def translate(self, sentences: Sequence[Pieces]) -> list[Pieces]:
-        """The pieces of :meth:`best`, without ``<s>``: fairseq prints none (fairseq/data/dictionary.py:109)."""
+        """Return the pieces of each hypothesis of :meth:`best`, in order.
+
+        Drop the token ``<s>``, because fairseq does not print it (fairseq/data/dictionary.py:109).
+        """
         return [[token for token in hypothesis.tokens if token != START] for hypothesis in self.best(sentences)]

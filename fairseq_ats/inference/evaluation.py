@@ -1,4 +1,4 @@
-"""Decode the test set with the networks of a run, and measure what they score and how fast they are."""
+"""Decode the test set with the networks of a run, and measure their BLEU and their speed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,20 @@ TEST = "test"
 
 @dataclass
 class Network:
-    """One network to decode, and what was measured."""
+    """One network to decode, and its measurements.
+
+    Args:
+        name: "core", "super", "level2", ..., or "standard" for a stock model.
+        checkpoint: the checkpoint of the network.
+        level: the number of the network; None for a stock model.
+        updates: the number of updates before the checkpoint was written.
+        parameters: the number of the network's parameters.
+        bleu: the BLEU of the hypotheses.
+        signature: sacreBLEU's signature.
+        words: the number of words in all hypotheses.
+        seconds: the decoding time.
+        hypotheses: the text for each sentence of the test set, by the number of the sentence from 0.
+    """
 
     name: str
     checkpoint: Checkpoint = field(repr=False)
@@ -41,26 +54,32 @@ class Network:
 
     @property
     def words_per_second(self) -> float:
+        """The number of hypothesis words per second of decoding."""
         return self.words / self.seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all that was measured, without the hypotheses."""
+        """Return the network's fields and its speed, without the hypotheses, as values for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "hypotheses"}
         return values | {"checkpoint": str(self.checkpoint.path), "words_per_second": self.words_per_second}
 
 
 def search_of(beam: int, length_penalty: float = 1.0) -> Search:
-    """Return a search whose hypotheses have at most 1.2 times the source's tokens and 10 more."""
+    """Return a search whose hypotheses have at most 1.2 * (source tokens) + 10 tokens."""
     return Search(beam, max_len_a=1.2, max_len_b=10, length_penalty=length_penalty)
 
 
 def evaluate(data: Path, run: Path, suffix: str, search: Search, batch_size: int) -> list[Network]:
-    """Decode the test set with every network of a run, and write the results into its folder.
+    """Decode the test set with every network of a run, and return the networks with their measurements.
+
+    Write the hypotheses of each network into the folder of the run, one line a sentence, as
+    ``test.NETWORK<suffix>.txt``.
 
     Args:
-        data: folder of binarised data with the raw references.
+        data: the folder of binarised data with the raw references.
+        run: the folder of the run.
         suffix: the training's ``--checkpoint-suffix``.
-        batch_size: sentences.
+        search: the options of the beam search.
+        batch_size: the number of sentences in a batch.
 
     Raises:
         ValueError: a checkpoint or the data cannot be used.
@@ -81,7 +100,7 @@ def evaluate(data: Path, run: Path, suffix: str, search: Search, batch_size: int
 
 
 def conditions(networks: Sequence[Network], beam: int, batch_size: int, threads: int) -> dict[str, Any]:
-    """Return the results of :func:`evaluate` and how they were measured."""
+    """Return the results of :func:`evaluate` and the conditions of the measurement, as values for JSON."""
     partition = networks[0].checkpoint.partition
     return {
         "partition": None if partition is None else partition.to_dict(),
@@ -95,13 +114,13 @@ def conditions(networks: Sequence[Network], beam: int, batch_size: int, threads:
 
 
 def networks_of(run: Path, suffix: str = "") -> list[Network]:
-    """Return what a run trained: every network from the highest down, or a stock model.
+    """Return every network that a run trained, from the highest down, or the one stock model.
 
-    Each network has its own best checkpoint, ``checkpoint_best_core.pt``, ``checkpoint_best_level2.pt``, ..., or
-    ``checkpoint_best.pt`` where there is no such file.
+    Take the best checkpoint of each network, ``checkpoint_best_core.pt``, ``checkpoint_best_level2.pt``, ...; take
+    ``checkpoint_best.pt`` for a network without such a file.
 
     Raises:
-        ValueError: the checkpoints in the folder are of different runs.
+        ValueError: a checkpoint cannot be read, or the checkpoints in the folder come from different runs.
     """
     best = Checkpoint.open(run / best_checkpoint(suffix))
     partition = best.partition
@@ -121,7 +140,10 @@ def networks_of(run: Path, suffix: str = "") -> list[Network]:
 
 
 def load(network: Network, data: Path) -> tuple[Any, Any]:
-    """Return model and task, as ``fairseq-generate`` builds them; note the network's updates and parameters."""
+    """Return the model and the task, built as ``fairseq-generate`` builds them.
+
+    Record the number of updates and of parameters in ``network``.
+    """
     checkpoint = network.checkpoint
     model, task = load_network(checkpoint, DataFolder.find(data, checkpoint.options("task")), network.level)
     network.updates = checkpoint.updates
@@ -131,14 +153,17 @@ def load(network: Network, data: Path) -> tuple[Any, Any]:
 
 
 def batches_of(model: Any, task: Any, subset: str, batch_size: int) -> Iterator[dict[str, Any]]:
-    """Return the mini-batches of a subset in the order of length; they hold every sentence once.
+    """Return the mini-batches of a subset, ordered by length, which contain every sentence once.
+
+    Args:
+        batch_size: the largest number of sentences in a mini-batch.
 
     Raises:
-        ValueError: a sentence is longer than the model takes.
+        ValueError: a source sentence is longer than the model accepts.
     """
     task.load_dataset(subset)
     dataset = task.dataset(subset)
-    longest, _ = model.max_positions()  # the model does not read the references
+    longest, _ = model.max_positions()  # the length of the references does not matter: the model does not read them
     for number, size in enumerate(dataset.src_sizes.tolist(), start=1):
         if size > longest:
             raise ValueError(
@@ -156,9 +181,12 @@ def decode(
     batches: Iterable[dict[str, Any]],
     device: str = "cpu",
 ) -> None:
-    """Decode batches with every network; note their hypotheses, words and seconds.
+    """Decode batches with every network, and record the hypotheses, words and seconds in ``networks``.
 
-    The networks take turns batch by batch in one process, so that their speeds can be compared on a busy machine.
+    Alternate between the networks batch by batch in one process, so that their speeds are comparable on a busy machine.
+
+    Args:
+        loaded: the model and the task of each network, in the order of ``networks``.
     """
     options = argparse.Namespace(
         beam=search.beam, lenpen=search.length_penalty, max_len_a=search.max_len_a, max_len_b=search.max_len_b
@@ -168,7 +196,7 @@ def decode(
         for network, (model, own_task) in zip(networks, loaded, strict=True)
     ]
     for number, batch in enumerate(batches):
-        # Another network begins with each batch, so that none always finds warm caches.
+        # Start each batch with another network, so that no network always profits from warm caches.
         shift = number % len(turns)
         for network, model, task, generator in turns[shift:] + turns[:shift]:
             start = time.perf_counter()
@@ -181,5 +209,5 @@ def decode(
 
 
 def text_of(task: Any, tokens: torch.Tensor) -> str:
-    """Return the text of target tokens, which may be padded."""
+    """Return the text of target token ids, a 1-D tensor that may contain padding."""
     return task.target_dictionary.string(utils.strip_pad(tokens, task.target_dictionary.pad()), "sentencepiece")

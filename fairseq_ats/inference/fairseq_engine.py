@@ -1,4 +1,4 @@
-"""Translate with a fairseq model, by fairseq's own beam search."""
+"""Translate with a fairseq model and fairseq's own beam search."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
 
 
 def use_torch_on(machine: Machine) -> str:
-    """Set torch's threads, which the whole process shares; returns torch's name of the device.
+    """Set the number of torch's threads for the whole process, and return torch's name of the device.
 
     Raises:
-        ValueError: more than one worker, or CUDA where torch finds none.
+        ValueError: ``machine`` has more than one worker, or asks for CUDA where torch finds no CUDA device.
     """
     if machine.workers > 1:
         raise ValueError(f"--workers is {machine.workers}; allowed without CTranslate2: 1 (use --threads)")
@@ -33,8 +33,10 @@ class FairseqEngine(Engine):
     """A fairseq model that is ready to decode.
 
     Args:
-        task: has the model's dictionaries.
-        batch_size: sentences that are translated at once.
+        model: the model.
+        task: the task with the model's dictionaries.
+        search: the options of the beam search.
+        batch_size: the number of sentences in a batch.
         device: "cpu" or "cuda".
     """
 
@@ -65,6 +67,7 @@ class FairseqEngine(Engine):
         return [found[index] for index in range(len(sentences))]
 
     def _best_of_batch(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
+        """Decode the sentences as one batch; the result has the order of the sentences."""
         encode = self._task.source_dictionary.encode_line
         tokens = [encode(" ".join(pieces), add_if_not_exist=False).long() for pieces in sentences]
         dataset = self._task.build_dataset_for_inference(tokens, [len(numbers) for numbers in tokens])

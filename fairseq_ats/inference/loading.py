@@ -1,4 +1,4 @@
-"""Build one network of a checkpoint, ready to decode, for every command that reads a checkpoint.
+"""Build one network of a checkpoint, ready to decode, for every command that decodes with a checkpoint.
 
 fairseq builds whatever task and model a checkpoint names, and passes some of their options to ``eval``. This module
 chooses the task itself, and checks the model's options first
@@ -25,7 +25,7 @@ from fairseq_ats.tasks.translation_with_partitioned_model import (
 
 
 class _StockTask(TranslationTask):
-    """fairseq's translation task, which builds what a checkpoint says only after a look at it."""
+    """fairseq's translation task, with checks before it builds a checkpoint's model or loads data."""
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         check_model_options(cfg)
@@ -41,15 +41,16 @@ class _StockTask(TranslationTask):
 def load_network(
     checkpoint: Checkpoint, data: DataFolder, level: int | None = None
 ) -> tuple[TransformerModelBase, TranslationTask]:
-    """Build the model and the task of a checkpoint, with every parameter of the level.
+    """Build the model and the task of a checkpoint, with all parameters of one level.
 
     Args:
-        data: has the dictionaries.
-        level: None is the highest. A checkpoint of stock fairseq has no levels.
+        checkpoint: the checkpoint.
+        data: the folder with the dictionaries.
+        level: the number of the network; None means the highest. A checkpoint of stock fairseq has no levels.
 
     Raises:
-        ValueError: the checkpoint does not hold the level, does not fit the data's dictionaries, or has a model that
-            cannot be built.
+        ValueError: the checkpoint does not contain the level, does not fit the dictionaries, or has a model that cannot
+            be built.
     """
     path = checkpoint.path
     options: dict[str, Any] = {
@@ -57,32 +58,36 @@ def load_network(
         "source_lang": data.source_language,
         "target_lang": data.target_language,
     }
-    # Views of the options of data sets, which have no value in a task of its own; their defaults.
+    # By default these fields refer to options of the data sets. Outside a training the reference has no target, so set
+    # the default values of the options.
     options |= {"dataset_impl": None, "train_subset": "train", "required_seq_len_multiple": 1}
     if checkpoint.partition is None:
         task = _StockTask.setup_task(TranslationConfig(**options))
     else:
-        # The config's views of options outside the task stay unresolved: they are for training.
+        # The config's other references to options outside the task stay unresolved: only training reads them.
         cfg = PartitionedTranslationConfig(**options, max_level=level, path_to_decode=None)
         task = TranslationWithPartitionedModelTask.setup_task(cfg, from_checkpoint=True)
-    # Recomputed activations are for training, and cannot be traced.
+    # Recomputing activations only helps training, and such a model cannot be traced.
     overrides = {"checkpoint_activations": False, "offload_activations": False}
     try:
         (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)], overrides, task)
-    except RuntimeError as error:  # of torch, for parameters of other sizes
+    except RuntimeError as error:  # torch raises it for parameters of other sizes
         raise ValueError(f"{path} does not fit the dictionaries in {data.path}, or its own options: {error}") from error
     return model.eval(), task
 
 
 def prepare_to_decode(model: TransformerModelBase) -> None:
-    """Do fairseq's own preparation; the model cannot be trained afterwards, and its parameters are of its level."""
+    """Prepare the model for decoding, as fairseq does, in place.
+
+    Afterwards the model has only the parameters of its active level, and cannot be trained.
+    """
     model.make_generation_fast_(need_attn=False)
 
 
 def load_to_decode(
     checkpoint: Checkpoint, data: DataFolder, level: int | None = None
 ) -> tuple[TransformerModelBase, TranslationTask]:
-    """Do as :func:`load_network`, and prepare the model for decoding."""
+    """Build the model and the task as :func:`load_network` does, and prepare the model for decoding."""
     model, task = load_network(checkpoint, data, level)
     prepare_to_decode(model)
     return model, task

@@ -1,11 +1,13 @@
-"""A Transformer in two ONNX graphs, run by ONNX Runtime behind fairseq's interface of a model.
+"""Run a Transformer as two ONNX graphs in ONNX Runtime, behind the interface of a fairseq model.
 
-The graphs are those of :mod:`fairseq_ats.convert.formats.onnx_graphs`. fairseq's own beam search decodes with them::
+The module :mod:`fairseq_ats.convert.formats.onnx_graphs` defines the graphs. fairseq's own beam search decodes with
+them::
 
     model = OnnxTransformer.from_folder(Path("core.onnx"))
     generator = SequenceGenerator([model], model.decoder.dictionary, beam_size=5)
 
-Without fairseq, the two files are enough for a decoder of one's own. All numbers are float32, all tokens int64:
+A decoder without fairseq needs only the two files. All numbers are float32, all tokens are int64, and layers count from
+0:
 
 ========  ==============================  ===================================================================
 file      input                           output
@@ -39,7 +41,7 @@ Tensors = dict[str, Tensor]
 
 
 class Graph:
-    """An ONNX file as a function of named tensors."""
+    """An ONNX file as a function from named tensors to named tensors, on the CPU."""
 
     def __init__(self, path: Path) -> None:
         import onnxruntime  # optional package
@@ -48,7 +50,7 @@ class Graph:
         options.intra_op_num_threads = torch.get_num_threads()
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._outputs = [output.name for output in self._session.get_outputs()]
-        #: Name → sizes; a size that may change is a string.
+        #: Name of each input → its sizes; a size that may vary is a string.
         self.inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}
 
     def __call__(self, tensors: Tensors) -> Tensors:
@@ -58,7 +60,7 @@ class Graph:
 
 
 class OnnxEncoder(FairseqEncoder):
-    """The encoder's graph; its output is that of the graph, by name."""
+    """The encoder's graph as a fairseq encoder; its output is the dictionary of the graph's outputs, by name."""
 
     def __init__(self, graph: Graph, dictionary: Dictionary, longest: int) -> None:
         super().__init__(dictionary)
@@ -76,7 +78,7 @@ class OnnxEncoder(FairseqEncoder):
 
 
 class OnnxDecoder(FairseqIncrementalDecoder):
-    """The graph of one step; ``incremental_state`` holds its caches, by name."""
+    """The graph of one decoder step as a fairseq decoder; ``incremental_state`` holds the caches, by name."""
 
     _CACHES = "caches"
 
@@ -91,9 +93,15 @@ class OnnxDecoder(FairseqIncrementalDecoder):
         encoder_out: Tensors,
         incremental_state: dict[str, dict[str, Tensor | None]] | None = None,
     ) -> tuple[Tensor, None]:
-        """Logits (batch, 1, vocabulary) after the last token; without a state after each, (batch, time, vocabulary).
+        """Return the logits of the next token.
 
-        Targets are padded on the right, or not at all: a step counts positions and does not look for pads.
+        With ``incremental_state``, return the logits after the last token, (batch, 1, vocabulary), and update the
+        caches. Without it, return the logits after every token, (batch, time, vocabulary).
+
+        Args:
+            prev_output_tokens: (batch, time); padded on the right or not at all, because a step counts positions and
+                does not look for pads.
+            encoder_out: the encoder's outputs, by name.
         """
         if incremental_state is None:
             state: dict[str, dict[str, Tensor | None]] = {}
@@ -110,6 +118,7 @@ class OnnxDecoder(FairseqIncrementalDecoder):
         return logits, None
 
     def _empty_caches(self, batch: int) -> Tensors:
+        """Return the caches before the first token, each (batch, heads, 0, d), by name."""
         sizes = {name: sizes for name, sizes in self._graph.inputs.items() if name.startswith("past_")}
         return {name: torch.zeros(batch, heads, 0, width) for name, (_, heads, _, width) in sizes.items()}
 
@@ -126,14 +135,14 @@ class OnnxDecoder(FairseqIncrementalDecoder):
 
 
 class OnnxTransformer(FairseqEncoderDecoderModel):
-    """Both graphs as a fairseq model that decodes and scores, and cannot be trained."""
+    """Both graphs as a fairseq model, which can decode and score but cannot be trained."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> OnnxTransformer:
-        """The model in a folder of ``fairseq-ats-convert --to onnx``.
+        """Load the model from a folder that ``fairseq-ats-convert --to onnx`` wrote.
 
         Raises:
-            ValueError: the folder holds something else.
+            ValueError: the folder has no readable description, or holds a network in another format.
         """
         description = DeployedFolder.read(folder)
         if description.format != "onnx":

@@ -1,4 +1,4 @@
-"""Lines of text through one network, in order."""
+"""Translate lines of text with one network, in order."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ BUFFER_SIZE = 512
 class Translator:
     """One network, ready to translate lines of text.
 
-    Every line gives one line: a blank one gives a blank one, and one that is longer than the network takes or gives, or
-    than the longest translation allowed, is translated in parts.
+    Every input line gives one output line. A blank line gives a blank line. A line is translated in parts if it is
+    longer than the network's longest source or target, or longer than the longest allowed translation.
 
     Args:
         path: a checkpoint of this plugin's task or of stock fairseq's ``translation``, or a folder that
             ``fairseq-ats-convert`` wrote.
-        level: "core", "super", "level2", ..., or the level's number. None is a folder's network, and the highest of
-            a checkpoint.
-        data: for a checkpoint, the folder with its dictionaries and ``sentencepiece.model``; None is the one that it
-            was trained with.
-        sentencepiece_model: for a checkpoint, where it is not in the data. Without any, lines are tokens with spaces
-            between them.
-        beam, max_len_a, max_len_b, length_penalty: see :class:`~fairseq_ats.inference.engine.Search`; None is what the
-            folder says, or fairseq's default.
+        level: "core", "super", "level2", ..., or the level's number. None means the network of a folder, or the highest
+            network of a checkpoint.
+        data: for a checkpoint, the folder with its dictionaries and ``sentencepiece.model``; None means the folder that
+            the checkpoint was trained with.
+        sentencepiece_model: for a checkpoint, the sentencepiece model, if it is not in ``data``. Without a
+            sentencepiece model, lines are tokens with spaces between them.
+        beam, max_len_a, max_len_b, length_penalty: see :class:`~fairseq_ats.inference.engine.Search`; None means the
+            value in the folder's description, or fairseq's default for a checkpoint.
         batch_size, threads, workers, device: see :class:`~fairseq_ats.inference.engine.Machine`.
 
     Raises:
-        ValueError: a file or package that is missing, a file that carries code, a level that it does not hold, or an
-            option outside what is allowed.
+        ValueError: a file or a package is missing, a file is damaged or carries code, the file or folder does not
+            contain the level, or an option has a value outside its allowed values.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Translator:
         else:
             raise ValueError(f"{path} is neither a checkpoint nor a folder")
 
-    # A string is an iterable of strings, too; it is one line.
+    # A string is also an iterable of strings, so the overloads overlap; a string counts as one line.
     @overload
     def __call__(self, text: str) -> str: ...  # type: ignore[overload-overlap]
 
@@ -92,23 +92,25 @@ class Translator:
     def __call__(self, text: Iterable[str]) -> list[str]: ...
 
     def __call__(self, text: str | Iterable[str]) -> str | list[str]:
-        """Translate one line, or several; a string is one line, whatever it contains."""
+        """Translate one line or several lines; a string is one line, even if it contains line breaks."""
         if isinstance(text, str):
             return self._translate([text])[0]
         return list(self.translate(text))
 
     def translate(self, lines: Iterable[str], buffer_size: int = BUFFER_SIZE) -> Iterator[str]:
-        """Translate lines as they come.
+        """Translate a stream of lines, and yield the translations in the order of the lines.
 
         Args:
-            buffer_size: lines that are read before the first of them is translated; those of about the same length are
-                then translated together.
+            lines: the lines.
+            buffer_size: the number of lines to read before translating them. A larger buffer lets the engine put lines
+                of similar length into one batch.
         """
         lines = iter(lines)
         while buffer := list(islice(lines, buffer_size)):
             yield from self._translate(buffer)
 
     def _translate(self, lines: Sequence[str]) -> list[str]:
+        """Translate lines together; cut lines that are too long into parts, and join the parts' translations."""
         pieces = [self._text.encode(line) for line in lines]
         limit = self._engine.max_source_pieces
         cut = [list(parts(sentence, limit)) for sentence in pieces]
@@ -124,6 +126,14 @@ class Translator:
 
 
 def _open_folder(path: Path, level: str | int | None, given: dict[str, Any], machine: Machine) -> tuple[Engine, Text]:
+    """Open a folder that ``fairseq-ats-convert`` wrote.
+
+    Args:
+        given: the search options that replace the folder's defaults.
+
+    Raises:
+        ValueError: the folder is damaged, does not contain the level, or cannot run on the machine.
+    """
     folder = DeployedFolder.read(path)
     check_sums(path)
     number = folder.level if level is None else folder.partition.level_of(level)
@@ -141,9 +151,14 @@ def _open_folder(path: Path, level: str | int | None, given: dict[str, Any], mac
 
 
 def _open_onnx(path: Path, search: Search, machine: Machine) -> Engine:
+    """Open the network of a folder in the format ``onnx``.
+
+    Raises:
+        ValueError: the package ``onnxruntime`` is missing, or the machine's options do not suit ONNX.
+    """
     if machine.device == "cuda":
         raise ValueError(f"--device is cuda and {path} is of format onnx; allowed: cpu, auto")
-    use_torch_on(machine)  # first: ONNX Runtime takes over the number of threads
+    use_torch_on(machine)  # call it first: ONNX Runtime copies torch's number of threads
     try:
         from fairseq_ats.inference.onnx_transformer import OnnxTransformer
 
@@ -157,6 +172,15 @@ def _open_onnx(path: Path, search: Search, machine: Machine) -> Engine:
 def _open_checkpoint(
     path: Path, level: str | int | None, data: Path | None, model: Path | None, search: Search, machine: Machine
 ) -> tuple[Engine, Text]:
+    """Open one network of a checkpoint.
+
+    Args:
+        data: the folder with the dictionaries; None means the folder that the checkpoint was trained with.
+        model: the sentencepiece model; None means the model in ``data``, if there is one.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the checkpoint does not contain the level.
+    """
     checkpoint = Checkpoint.open(path)
     partition = checkpoint.partition
     if partition is None and level is not None:
