@@ -1,1 +1,1 @@
-"""Count what networks and updates cost."""
+"""Count the FLOPs, parameters and memory of networks and updates."""

@@ -1,4 +1,4 @@
-"""Run ``python -m fairseq_ats.cost``, which is ``fairseq-ats cost``."""
+"""Run ``fairseq-ats cost`` as ``python -m fairseq_ats.cost``."""
 
 from fairseq_ats.cli.cost import main
 

@@ -1,8 +1,8 @@
-"""Count what each network and each update costs.
+"""Count the cost of each network and each update.
 
-FLOPs are PyTorch's own count of the matrix products of one forward and backward pass; a multiplication and an addition
-are two. Activation bytes are what autograd keeps between the two passes, in float32 and on a CPU. Layers that LayerDrop
-leaves out of some updates are counted in full.
+PyTorch counts the FLOPs of the matrix products in one forward and backward pass; a multiplication and an addition are
+two FLOPs. Activation bytes are the memory that autograd keeps between the two passes, in float32 and on a CPU.
+LayerDrop skips layers in some updates; all layers are counted in full.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from fairseq_ats.tasks.translation_with_partitioned_model import (
     TranslationWithPartitionedModelTask,
 )
 
-# Weight, gradient and Adam's two moments, float32 each.
+# The weight, its gradient and Adam's two moments, each in float32.
 BYTES_OF_A_TRAINED_PARAMETER = 16
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one network and one mini-batch.
+    """The cost of one network on one mini-batch.
 
     Args:
-        parameters: that the network computes with; embeddings are counted once where they are shared.
-        embedding_parameters: those of them in embeddings and in the output projection.
-        forward_flops, backward_flops: of the whole mini-batch.
-        activation_bytes: kept from forward to backward, without the weights.
+        parameters: the number of parameters that the network uses. A shared embedding counts once.
+        embedding_parameters: the number of these parameters that are in embeddings and the output projection.
+        forward_flops, backward_flops: the FLOPs of each pass for the whole mini-batch.
+        activation_bytes: the bytes that autograd keeps from forward to backward, without the weights.
     """
 
     parameters: int
@@ -63,31 +63,31 @@ class Cost:
 
     @property
     def flops(self) -> int:
-        """Forward and backward: one update, without the optimizer."""
+        """The FLOPs of one update, forward and backward, without the optimizer."""
         return self.forward_flops + self.backward_flops
 
     @property
     def state_bytes(self) -> int:
-        """Weights, gradients and Adam's moments in float32, if this network alone is trained."""
+        """The bytes of weights, gradients and Adam's moments in float32, if only this network is trained."""
         return self.parameters * BYTES_OF_A_TRAINED_PARAMETER
 
 
 def network_cost(
     model: nn.Module, task: TranslationTask, sentences: int, length: int, level: int | None = None
 ) -> Cost:
-    """Count one forward and backward pass of ``model`` at ``level`` in training.
+    """Return the cost of one forward and backward pass of ``model`` at ``level`` in training.
 
-    All counts are a constant and a multiple of the number of sentences, once there are so many that a low-rank
-    super-network folds W + VU first (:meth:`PartitionedRankLinear.forward_level`). Two small mini-batches
-    therefore tell the counts of any larger one, exactly.
+    Once a mini-batch is large enough for a low-rank super-network to fold W + VU
+    (:meth:`PartitionedRankLinear.forward_level`), every count is affine in the number of sentences. Two small
+    mini-batches therefore determine the counts of any larger one exactly.
 
     Args:
-        sentences: pairs in the mini-batch.
-        length: tokens of each sentence, on both sides.
-        level: None for a model that is not partitioned.
+        sentences: the number of sentence pairs in the mini-batch.
+        length: the number of tokens in each sentence, on both sides.
+        level: the network's level; None for a model that is not partitioned.
 
     Raises:
-        ValueError: the network does not take sentences of that length, or its cost depends on which words are in them.
+        ValueError: the network does not accept sentences of that length, or its cost depends on the words in them.
     """
     _check_countable(model, length)
     few = max([2, *(-(-m.rows_to_fold // length) for m in model.modules() if isinstance(m, PartitionedRankLinear))])
@@ -125,14 +125,14 @@ def _check_countable(model: Any, length: int) -> None:
 
 
 def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[int, int, int]:
-    """FLOPs forward, FLOPs backward, and bytes of activations."""
-    # All that the criterion asks of a task is the padding symbol, which every dictionary numbers alike.
+    """Return the FLOPs of the forward pass, the FLOPs of the backward pass, and the bytes of the activations."""
+    # The criterion reads only the padding symbol from the task, and every dictionary gives that symbol the same number.
     task = SimpleNamespace(target_dictionary=Dictionary())
     criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
     was_training = model.training
     model.train()
     for layers in [module for module in model.modules() if isinstance(module, LayerDropModuleList)]:
-        layers.training = False  # it alone, which then leaves no layer out
+        layers.training = False  # only the list, not its layers: the list then skips no layer
     with nullcontext() if level is None else use_level(model, level):
         with _saved_bytes(model) as saved:
             criterion(model, batch)
@@ -147,13 +147,15 @@ def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[
 
 
 def update_flops(costs: dict[int, Cost], levels: tuple[int, ...], distils: bool = False) -> int:
-    """FLOPs of one update, without the optimizer.
+    """Return the FLOPs of one update, without the optimizer.
 
     Args:
-        costs: of every level of the model.
-        levels: the networks that the update runs (:attr:`~fairseq_ats.schemes.partial_sgd.Update.levels`).
-        distils: networks below the highest learn from its soft targets (--distillation-weight): where it does not run
-            in the update itself, that is one more forward pass of it. Softmaxes are not counted, here as elsewhere.
+        costs: the cost of every level of the model.
+        levels: the levels of the networks that the update runs
+            (:attr:`~fairseq_ats.schemes.partial_sgd.Update.levels`).
+        distils: whether the networks below the highest learn from its soft targets (--distillation-weight). If the
+            update does not run the highest network itself, this adds one forward pass of it. Softmaxes are not
+            counted, here or elsewhere.
     """
     highest = max(costs)
     asked = distils and highest not in levels
@@ -161,22 +163,23 @@ def update_flops(costs: dict[int, Cost], levels: tuple[int, ...], distils: bool 
 
 
 def training_flops(costs: dict[int, Cost], schedule: Schedule, updates: range, distils: bool = False) -> int:
-    """FLOPs of the updates of these numbers, all on mini-batches of one size."""
+    """Return the FLOPs of the updates with the numbers ``updates``, all on mini-batches of one size."""
     return sum(update_flops(costs, schedule.update(number).levels, distils) for number in updates)
 
 
 def average_update_flops(costs: dict[int, Cost], schedule: Schedule, distils: bool = False) -> float:
-    """FLOPs of an average update, between the phases of one network alone."""
+    """Return the FLOPs of an average update, outside the first and last phases that train one network alone."""
     start = schedule.super_only_updates
     endless = replace(schedule, core_only_from=None)
     return training_flops(costs, endless, range(start, start + schedule.period), distils) / schedule.period
 
 
 def scheme_flops(costs: dict[int, Cost], pattern: tuple[int, ...] = ()) -> dict[str, float]:
-    """FLOPs of an average update of each training scheme, from the costs of a model's levels.
+    """Return the FLOPs of an average update of each training scheme.
 
     Args:
-        pattern: of --alternate-pattern, for a row of its own.
+        costs: the cost of every level of the model.
+        pattern: a value of --alternate-pattern, which gets a row of its own; empty for no such row.
     """
     highest = max(costs)
     core = {"core only": float(costs[CORE_LEVEL].flops)}
@@ -198,7 +201,10 @@ def scheme_flops(costs: dict[int, Cost], pattern: tuple[int, ...] = ()) -> dict[
 
 @contextmanager
 def _saved_bytes(model: nn.Module) -> Iterator[dict[int, int]]:
-    """Bytes of the storages that autograd keeps, by address; a storage that is kept twice counts once."""
+    """Yield a dictionary that fills with the bytes of each storage that autograd keeps, by the storage's address.
+
+    A storage that autograd keeps twice counts once. The model's weights do not count.
+    """
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved: dict[int, int] = {}
 
@@ -218,10 +224,12 @@ def _embeddings(model: nn.Module) -> list[nn.Parameter]:
 
 
 def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
-    """A training's task and model, with dictionaries of the right sizes: enough to count, not to translate.
+    """Return the task and the model of a training, with made-up dictionaries of the right sizes.
+
+    These are enough to count the cost of the model, but not to translate.
 
     Raises:
-        ValueError: the file is missing or cannot be read, or is not of this plugin's task.
+        ValueError: the file is missing or unreadable, or this plugin's task did not write it.
     """
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file")
@@ -230,10 +238,10 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
     if checkpoint.partition is None:
         raise ValueError(f"{path} was not written by --task {TASK_NAME}; give its --arch and options instead")
     cfg = load_checkpoint_to_cpu(path).get("cfg")
-    # One dictionary for both sides if the model shares embeddings; otherwise one of each size.
+    # Make one dictionary for each size. If the model shares embeddings, both sides share one dictionary.
     sizes = [header["model"][f"{side}.embed_tokens.weight"].shape[0] for side in ("encoder", "decoder")]
     dictionaries = {size: numbered_dictionary(size) for size in sizes}
-    # As fairseq does with a checkpoint's options: one of before an option existed has its default.
+    # As fairseq does with a checkpoint's options: an option that did not exist when it was saved gets its default.
     options = merge_with_parent(PartitionedTranslationConfig(), cfg.task, remove_missing=True)
     recall_(options, header["task_state"])
     task = TranslationWithPartitionedModelTask(options, *(dictionaries[size] for size in sizes))

@@ -1,4 +1,4 @@
-"""Models and batches without a corpus, to count and to time what real ones would do."""
+"""Build models and batches without a corpus, to count and time the work of real ones."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from torch import nn
 from fairseq_ats.checkpoints.names import last_checkpoint
 from fairseq_ats.checkpoints.saved_options import forget_start_files_
 
-# What fairseq-train cannot be called without.
+# Arguments that fairseq-train requires.
 _REQUIRED = ["no-data", "--max-tokens", "1", "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
 
-# Options of this plugin's task, some as copies of fairseq's, that say where a training begins or goes on.
+# Options of this plugin's task (some are copies of fairseq's) that name the files from which a training starts or
+# resumes. These values name no file.
 _NO_START = {
     "save_dir": os.devnull,
     "restore_file": last_checkpoint(),
@@ -32,7 +33,7 @@ _NO_START = {
 
 @dataclass
 class Built:
-    """What ``fairseq-train`` builds from its command line."""
+    """The objects that ``fairseq-train`` builds from its command line."""
 
     cfg: Any
     task: Any
@@ -41,10 +42,10 @@ class Built:
 
 
 def numbered_dictionary(size: int) -> Dictionary:
-    """A vocabulary of ``size`` entries, fairseq's special symbols among them.
+    """Return a vocabulary of ``size`` entries, including fairseq's special symbols.
 
     Raises:
-        ValueError: no room for the special symbols.
+        ValueError: ``size`` leaves no room for an entry besides the special symbols.
     """
     dictionary = Dictionary()
     if size <= len(dictionary):
@@ -56,9 +57,9 @@ def numbered_dictionary(size: int) -> Dictionary:
 
 
 def build(arguments: list[str], dictionary: Dictionary, seed: int = 1) -> Built:
-    """Task, model and criterion of ``fairseq-train ARGUMENTS``, with one dictionary for both languages.
+    """Build the task, model and criterion of ``fairseq-train ARGUMENTS``, with one dictionary for both languages.
 
-    Files that the training would begin from, or go on from, are not read.
+    Do not read the files from which the training would start or resume.
     """
     parser = options.get_training_parser()
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=_REQUIRED + arguments))
@@ -70,7 +71,10 @@ def build(arguments: list[str], dictionary: Dictionary, seed: int = 1) -> Built:
 
 
 def random_batch(task: TranslationTask, sentences: int, length: int) -> dict[str, Any]:
-    """A mini-batch of ``sentences`` pairs, ``length`` tokens on each side and no padding; the same in every call."""
+    """Return a mini-batch of ``sentences`` pairs with ``length`` tokens on each side and no padding.
+
+    Every call with the same arguments returns the same tokens.
+    """
     generator = torch.Generator().manual_seed(1)
 
     def side(dictionary: Dictionary) -> list[torch.Tensor]:

@@ -1,7 +1,8 @@
-"""Count the FLOPs of a training: those of one average mini-batch at each level, and which levels each update trains.
+"""Count the FLOPs of a training from the cost of one average mini-batch at each level.
 
-An estimate in one respect: the average mini-batch has sentences of one length, the same on both sides, without padding.
-The count is PyTorch's own (:mod:`fairseq_ats.cost.cost`), forward and backward, without the optimizer.
+The schedule says which levels each update trains. The result is an estimate in one respect: all sentences of the
+average mini-batch have the same length on both sides, without padding. PyTorch counts the FLOPs of the forward and
+backward passes (:mod:`fairseq_ats.cost.cost`). The optimizer is not counted.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from fairseq_ats.schemes.schedule import Schedule
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What the updates of a training cost.
+    """The cost of the updates of a training.
 
     Args:
-        costs: level → cost of an average mini-batch.
-        schedule: which levels an update trains.
+        costs: the cost of an average mini-batch, by level.
+        schedule: the schedule that says which levels each update trains.
         distils: whether --distillation-weight is set.
     """
 
@@ -42,25 +43,25 @@ class TrainingCost:
 
 
 def cost_of_run(checkpoint: Path, tokens: float, sentences: float) -> TrainingCost:
-    """Return what a training costs, from any of its checkpoints.
+    """Return the cost of a training, read from any of its checkpoints.
 
     Args:
-        tokens, sentences: of an average update, on one side.
+        tokens, sentences: the numbers of tokens and of sentences in an average update, on one side.
 
     Raises:
-        ValueError: the checkpoint cannot be read, or is of stock fairseq, which this cannot count.
+        ValueError: the checkpoint cannot be read, or stock fairseq wrote it; this function cannot count such a model.
     """
     task, model = model_of_checkpoint(str(checkpoint))
     return _cost(task, model, tokens, sentences)
 
 
 def cost_of_options(options: list[str], vocabulary: int, tokens: float, sentences: float) -> TrainingCost:
-    """Return what a training costs that need not have begun.
+    """Return the cost of a training from its options. The training need not have started.
 
     Args:
-        options: of fairseq-train; they name the task, the model and the scheme.
-        vocabulary: entries of both dictionaries.
-        tokens, sentences: of an average update, on one side.
+        options: options of fairseq-train that name the task, the model and the scheme.
+        vocabulary: the number of entries in the dictionary that both sides use.
+        tokens, sentences: the numbers of tokens and of sentences in an average update, on one side.
     """
     built = build(options, numbered_dictionary(vocabulary))
     return _cost(built.task, built.model, tokens, sentences)
@@ -70,7 +71,7 @@ def _cost(task: TranslationTask, model: nn.Module, tokens: float, sentences: flo
     length = max(1, round(tokens / sentences))
     count = max(1, round(tokens / length))
     schedule = Options(task.cfg).scheme.schedule(task.partition.max_level)
-    # Networks that no update trains are not counted.
+    # Do not count networks that no update trains.
     several = schedule.name.trains_several
     levels = task.partition.levels if several else (task.partition.max_level,)
     costs = {level: network_cost(model, task, count, length, level) for level in levels}

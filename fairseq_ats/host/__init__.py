@@ -1,8 +1,9 @@
-"""Change what fairseq and PyTorch do in this process. Every change of the host stands in this room.
+"""Change how fairseq and PyTorch behave in this process. This package holds every such change.
 
-:func:`apply` makes the changes that hold for a whole process, when the plugin is imported. The others are called by the
-task at their place: :mod:`~fairseq_ats.host.batches` (loaders that leak), :mod:`~fairseq_ats.host.amp` (gradients that
-are unscaled twice) and :mod:`~fairseq_ats.host.patience` (a count that is not saved).
+:func:`apply` makes the changes that hold for the whole process; it runs when the plugin is imported. The task makes the
+other changes where they are needed: :mod:`~fairseq_ats.host.batches` (data loaders that leak memory),
+:mod:`~fairseq_ats.host.amp` (gradients that are unscaled twice) and :mod:`~fairseq_ats.host.patience` (a count that is
+not saved).
 """
 
 from fairseq_ats.host.checkpoint_copies import copy_checkpoints_whole
@@ -12,7 +13,7 @@ from fairseq_ats.host.warnings import silence_known_warnings
 
 
 def apply() -> None:
-    """Change fairseq and PyTorch for the rest of this process."""
+    """Make the changes to fairseq and PyTorch that hold for the rest of this process."""
     allow_fairseq_checkpoints()
     silence_known_warnings()
     copy_checkpoints_whole()

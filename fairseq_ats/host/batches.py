@@ -1,4 +1,4 @@
-"""Give each epoch and each validation batches of its own, and release them afterwards."""
+"""Build separate batches for each epoch and each validation, and release them afterwards."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from fairseq.tasks import FairseqTask
 
 
 class BatchesOfTheirOwn(FairseqTask):
-    """Mixin before a fairseq task: batches follow from the seed and the epoch's number, and leave nothing behind."""
+    """Mixin to put before a fairseq task: batches depend only on the seed and the epoch, and are released."""
 
     def __init__(self, cfg: Any, *data: Any) -> None:
         super().__init__(cfg, *data)
-        self._iterated: set[Any] = set()  # data sets that have had batches
+        self._iterated: set[Any] = set()  # data sets for which an iterator was built before
 
     def can_reuse_epoch_itr(self, dataset: Any) -> bool:
-        """Do not let one iterator serve every epoch, or every validation, of a process.
+        """Return False, so that fairseq builds an iterator for each epoch and each validation.
 
-        Its batches would depend on the epoch in which the process began and, for a validation, on how many there were
-        before (fairseq/data/iterators.py:417). A resumed run would see other batches.
+        The batches of a reused iterator depend on the epoch in which the process started and, in a validation, on the
+        number of earlier validations (fairseq/data/iterators.py:417). A resumed run would see different batches.
         """
         return False
 
     def get_batch_iterator(self, dataset: Any, *arguments: Any, **options: Any) -> Any:
         """Build fairseq's iterator, and release its workers and batches when it is exhausted.
 
-        fairseq keeps the loading processes for the next epoch (``persistent_workers``), but here the next epoch has an
-        iterator of its own: each epoch and each validation would leave a copy of the training's memory behind.
+        fairseq keeps the loading processes for the next epoch (``persistent_workers``). Here the next epoch gets a new
+        iterator, so each epoch and each validation would leave a copy of the training's memory behind.
         """
         if options.get("num_workers", 0) > 0:
-            # Without a buffer fairseq counts the batches and asks for no more, so the loader never learns of its end.
+            # Without a buffer fairseq counts the batches and asks for no more, so the loader never notices its end.
             options["data_buffer_size"] = max(1, options.get("data_buffer_size", 0))
         if dataset in self._iterated:
             # A reference cycle keeps the previous iterator and its batches alive (fairseq/data/iterators.py:488, a

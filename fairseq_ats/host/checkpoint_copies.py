@@ -1,9 +1,10 @@
-"""Make fairseq copy a checkpoint whole or not at all, whenever the process is killed.
+"""Make fairseq copy a checkpoint completely or not at all, even if the process is killed.
 
-fairseq writes the first file of a save beside its place and renames it (fairseq/checkpoint_utils.py:583). It then
-copies that file over the others, among them ``checkpoint_best.pt`` and ``checkpoint_last.pt``, in place (:139). A
-process that is killed there leaves half a ``checkpoint_last.pt`` and nothing to resume from. No option or hook changes
-that, so fairseq's ``PathManager`` is replaced, in that module, by a subclass with another ``copy``.
+fairseq writes the first file of a save under a temporary name and renames it (fairseq/checkpoint_utils.py:583). It then
+copies that file over the other checkpoints, such as ``checkpoint_best.pt`` and ``checkpoint_last.pt``, in place (:139).
+A process that is killed during this copy leaves half a ``checkpoint_last.pt`` and nothing to resume from. No option or
+hook changes that. This module therefore replaces ``PathManager`` in ``fairseq.checkpoint_utils`` by a subclass with a
+different ``copy``.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from fairseq.file_io import PathManager
 
 
 class WholeCopies(PathManager):
-    """fairseq's file functions, with a copy that appears under its name when all of it is there."""
+    """fairseq's file functions, with a ``copy`` that creates the target file only once the copy is complete."""
 
     @staticmethod
     def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-        """Copy through ``dst_path`` + ".tmp", fairseq's own name for a file that is being written.
+        """Copy to ``dst_path`` + ".tmp", fairseq's own name for an unfinished file, and rename the copy.
 
-        Where files cannot be renamed (the remote stores of iopath), copy as fairseq does.
+        Copy as fairseq does if ``overwrite`` is False or if files cannot be renamed (the remote stores of iopath).
         """
         if not overwrite or not PathManager.supports_rename(dst_path):
             return PathManager.copy(src_path, dst_path, overwrite=overwrite)
@@ -29,5 +30,5 @@ class WholeCopies(PathManager):
 
 
 def copy_checkpoints_whole() -> None:
-    """Replace the ``PathManager`` of fairseq's ``save_checkpoint`` by :class:`WholeCopies`."""
+    """Replace the ``PathManager`` that fairseq's ``save_checkpoint`` uses by :class:`WholeCopies`."""
     checkpoint_utils.PathManager = WholeCopies

@@ -1,9 +1,9 @@
-"""Refuse launches with which fairseq would train nothing, or several models instead of one.
+"""Refuse launches in which fairseq would train nothing, or several models instead of one.
 
-fairseq starts the workers of ``fairseq-train`` itself, one for each CUDA device. Without a CUDA device it starts none,
-and the command ends with exit status 0 and has trained nothing (fairseq/distributed/utils.py:379). The plugin is
-imported before that, with the options, but fairseq calls nothing in it. So the function that launches is wrapped.
-``fairseq-hydra-train`` imports plugins in the workers, where it is too late for this check.
+fairseq starts the workers of ``fairseq-train`` itself, one for each CUDA device. Without a CUDA device it starts none:
+the command ends with exit status 0 and trains nothing (fairseq/distributed/utils.py:379). fairseq imports the plugin
+before that, when it parses the options, but calls no function of it. This module therefore wraps the function that
+launches the workers. ``fairseq-hydra-train`` imports plugins in the workers, too late for this check.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HOW_ON_A_CPU = "on a CPU start one process for each worker: fairseq-ats launch 
 
 
 def refuse_launches_without_workers() -> None:
-    """Wrap fairseq's ``call_main``, so that commands raise ValueError for a launch that would start no worker."""
+    """Wrap fairseq's ``call_main`` so that it raises ValueError if the launch would start no worker."""
     call_main = distributed_utils.call_main
 
     @functools.wraps(call_main)
@@ -34,10 +34,12 @@ def refuse_launches_without_workers() -> None:
 
 
 def no_workers_problem(distributed: Any, cuda_devices: int, environment: Mapping[str, str]) -> str | None:
-    """Return why fairseq's own launch would start no worker; None if it starts some, or is not asked to.
+    """Return why fairseq's own launch would start no worker; None if it starts workers, or is not asked to.
 
     Args:
         distributed: the group ``distributed_training`` of fairseq's options.
+        cuda_devices: the number of CUDA devices of this machine.
+        environment: the environment variables of this process.
     """
     if cuda_devices > 0 or distributed.distributed_no_spawn or distributed.tpu:
         return None
@@ -56,10 +58,14 @@ def no_workers_problem(distributed: Any, cuda_devices: int, environment: Mapping
 
 
 def independent_trainings_problem(world_size: int, environment: Mapping[str, str]) -> str | None:
-    """Return why this process would train a model of its own although torchrun started it as one of several.
+    """Return why this process would train a separate model although torchrun started several processes; None if not.
 
-    fairseq ignores torchrun where it expects one worker, as on a CPU or a machine with one GPU
-    (fairseq/distributed/utils.py:54). All processes would then write the same checkpoints.
+    fairseq ignores torchrun if it expects one worker, as on a CPU or on a machine with one GPU
+    (fairseq/distributed/utils.py:54). All processes would then write the same checkpoint files.
+
+    Args:
+        world_size: fairseq's ``--distributed-world-size``.
+        environment: the environment variables of this process.
     """
     processes = environment.get("WORLD_SIZE", "1")
     if world_size > 1 or "RANK" not in environment or processes == "1":

@@ -1,4 +1,4 @@
-"""Let PyTorch unpickle the classes that are in fairseq's checkpoints, and no others."""
+"""Allow PyTorch to unpickle the classes in fairseq's checkpoints, and no others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
-# fairseq stores options as a Namespace. After a validation with --eval-bleu it also stores its BLEU counts, as numpy
+# fairseq stores its options as a Namespace. After a validation with --eval-bleu it also stores the BLEU counts as numpy
 # arrays (fairseq/tasks/translation.py, "_bleu_counts").
 _IN_CHECKPOINTS = (
     argparse.Namespace,
@@ -24,8 +24,8 @@ _IN_CHECKPOINTS = (
     np.dtypes.Float64DType,
 )
 
-# On resume the first worker reads the checkpoint and sends it to the others, with the configuration in omegaconf's
-# containers (fairseq/distributed/utils.py, broadcast_object).
+# On resume the first worker reads the checkpoint and sends it to the other workers. The configuration in it uses
+# omegaconf's containers (fairseq/distributed/utils.py, broadcast_object).
 _BETWEEN_WORKERS = (
     DictConfig,
     ListConfig,
@@ -42,9 +42,9 @@ _BETWEEN_WORKERS = (
 
 
 def allow_fairseq_checkpoints() -> None:
-    """Let PyTorch's weights-only loader read what fairseq writes, and nothing that could run code.
+    """Allow PyTorch's weights-only loader to read fairseq's checkpoints, but no class that could run code.
 
-    Without these names ``torch.load`` of torch >= 2.6 refuses every checkpoint of ``fairseq-train``, and the restart of
-    a training with several workers.
+    Without these names ``torch.load`` of torch >= 2.6 refuses every checkpoint of ``fairseq-train``, and a training
+    with several workers cannot resume.
     """
     torch.serialization.add_safe_globals([*_IN_CHECKPOINTS, *_BETWEEN_WORKERS])

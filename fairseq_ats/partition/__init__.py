@@ -1,1 +1,1 @@
-"""Say what is split: the partition, the names of its networks, the level of a parameter."""
+"""Describe how a model is split: the partition, the names of its networks, and the levels of each parameter."""

@@ -1,7 +1,7 @@
 """Name the networks of a run, and what the run logs about each of them.
 
-The highest network of a run reports under fairseq's usual names (``loss``, ``ppl``, ``bleu``). Every network below it
-reports under the same names with its own in front (``core_loss``, ``level2_loss``).
+The highest network of a run logs its metrics under fairseq's usual names (``loss``, ``ppl``, ``bleu``). Every network
+below it logs under the same names with its own name as a prefix (``core_loss``, ``level2_loss``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ CRITERIA = ("c_norm", "c_sim", "c_align", "alpha_t", "q_t")
 DISTILLATION = "distillation"
 GRADIENT_NORM = "gnorm"
 
-# Networks that can be below the highest. "super" is not one: it is the highest network of every run that has it.
+# Names of the networks that can be below the highest one. "super" is not among them: a run that holds the
+# super-network has it as the highest network.
 _LOWER = rf"{CORE}|level\d+"
 _METRIC = re.compile(rf"({_LOWER})_(.+)")
 _CRITERION = re.compile(rf"(level\d+_)?({'|'.join(CRITERIA)})(_.*)?")
@@ -28,17 +29,17 @@ _SEPARATOR = ":"
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks that a run holds, and the names of their numbers.
+    """The networks that a run holds, and the names under which it logs their metrics.
 
     Args:
-        names: the networks' names from the core up; the level of the first one is 1.
+        names: the names of the networks, from the core up. The first network has level 1.
     """
 
     names: tuple[str, ...]
 
     @classmethod
     def of(cls, partition: Partition | None) -> Networks:
-        """Return the networks of a partition; None stands for a model that is not partitioned."""
+        """Return the networks of ``partition``; if it is None, the one network of a model that is not partitioned."""
         if partition is None:
             return cls((SUPER,))
         return cls(tuple(partition.network_name(level) for level in partition.levels))
@@ -55,7 +56,7 @@ class Networks:
 
     @property
     def highest(self) -> int:
-        """The level of the network that reports under the usual names."""
+        """The level of the highest network, which logs under fairseq's usual names."""
         return CORE_LEVEL + len(self.names) - 1
 
     def name(self, level: int) -> str:
@@ -63,13 +64,17 @@ class Networks:
         return self.names[level - CORE_LEVEL]
 
     def level(self, name: str) -> int:
-        """Return the level of a network of the run."""
+        """Return the level of the network ``name``.
+
+        Raises:
+            ValueError: the run has no such network.
+        """
         return CORE_LEVEL + self.names.index(name)
 
     def metric_name(self, level: int, metric: str) -> str:
-        """Return the name under which the network of ``level`` logs a metric: ``core_loss`` for ``loss`` of the core.
+        """Return the name under which the network of ``level`` logs ``metric``: ``core_loss`` for the core's ``loss``.
 
-        fairseq hides names with a leading underscore. Such a name keeps it in front.
+        fairseq hides metrics whose name starts with an underscore. The returned name keeps that underscore in front.
         """
         if level == self.highest:
             return metric
@@ -77,19 +82,19 @@ class Networks:
         return f"_{name}{metric}" if metric.startswith("_") else f"{name}_{metric}"
 
     def split_metric(self, logged: str) -> tuple[str, str]:
-        """Return whose metric a logged name is, and the metric's usual name.
+        """Split a logged name into the network's name and the metric's usual name.
 
-        The network may be one that the run does not have.
+        The run may not have that network: the name is read without looking at the run's networks.
         """
         network, metric = split_metric(logged)
         return network or self.names[-1], metric
 
     def key(self, level: int, key: str) -> str:
-        """Return the key of a network's number in an update's logging output: ``core:loss``."""
+        """Return the key for a value of the network of ``level`` in fairseq's logging output, such as ``core:loss``."""
         return key if level == self.highest else f"{self.name(level)}{_SEPARATOR}{key}"
 
     def split_key(self, key: str) -> tuple[int, str]:
-        """Undo :meth:`key`: return the network's level and the usual key."""
+        """Split a key that :meth:`key` made into the network's level and the usual key."""
         for level in self.lower_levels:
             prefix = self.name(level) + _SEPARATOR
             if key.startswith(prefix):
@@ -98,23 +103,24 @@ class Networks:
 
 
 def split_metric(logged: str) -> tuple[str | None, str]:
-    """Return the network in a metric's name, and the metric's usual name.
+    """Split a logged name into the network's name and the metric's usual name.
 
-    The network is None for a usual name. It is that of the highest network, whichever the run has.
+    The network is None if the name has no network in front. The metric is then the highest network's.
     """
     match = _METRIC.fullmatch(logged)
     return (match.group(1), match.group(2)) if match else (None, logged)
 
 
 def criterion_name(criterion: str, level: int, layer: str | None = None) -> str:
-    """Return the logged name of a criterion for the network of ``level``, or for one layer type of it.
+    """Return the name under which a criterion is logged for the network of ``level``, or for one of its layer types.
 
-    It is ``c_norm`` for the core, ``level2_c_norm`` for level 2, and ``c_norm_encoder_fc1`` for one layer type.
+    Examples are ``c_norm`` for the core, ``level2_c_norm`` for level 2, and ``c_norm_encoder_fc1`` for the layer type
+    ``encoder_fc1`` of the core.
     """
     prefix = "" if level == CORE_LEVEL else f"level{level}_"
     return f"{prefix}{criterion}" if layer is None else f"{prefix}{criterion}_{layer}"
 
 
 def is_criterion(logged: str) -> bool:
-    """Return whether a logged name is that of a criterion, for any network and layer type."""
+    """Return whether ``logged`` is the name of a criterion, for any network and layer type."""
     return _CRITERION.fullmatch(logged) is not None

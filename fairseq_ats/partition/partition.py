@@ -1,11 +1,12 @@
-"""What a partition is: which layer type, which ratios, how many levels.
+"""Describe a partition: its layer type, its ratios and its levels.
 
-The *super-network* is everything, the *core* is the network inside it, the *extension* is what the
-super-network has and the core has not. Levels count the networks from the inside: level 1 is the core,
-level 2 the super-network (the paper's ``max_level`` counts these).
+The *super-network* is the whole model. The *core* is a smaller network inside it. The *extension* is the part of the
+super-network that is not in the core. Levels number the networks from the inside out: level 1 is the core, level 2 is
+the super-network (the paper's ``max_level`` counts these levels).
 
-With several ratios, which is not in the paper, there are networks between the two: level 1 is inside level 2, level 2
-inside level 3, and so on up to the super-network, whose level is the number of ratios + 1.
+A partition may have several ratios; this is not in the paper. Further networks then lie between the core and the
+super-network: level 1 is inside level 2, level 2 is inside level 3, and so on. The super-network's level is the number
+of ratios + 1.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any, cast
 
 CORE_LEVEL = 1
 
-# Names of the networks; those between the two are called "level2", "level3", ...
+# Names of the networks. The networks between the core and the super-network are called "level2", "level3", ...
 CORE = "core"
 SUPER = "super"
 
 MODULE_NAMES = ("PartitionedRankLinear", "PartitionedLinear")
 
-# Table 4 of the paper.
+# The defaults are from Table 4 of the paper.
 DEFAULT_MODULE_NAME = "PartitionedRankLinear"
 DEFAULT_SMALL_RATIO = 0.03125
 
@@ -33,18 +34,18 @@ SmallRatio = float | Sequence[float]
 
 
 def ratios_of(small_ratio: SmallRatio) -> tuple[float, ...]:
-    """The ratios of the levels below the super-network, from the core up."""
+    """Return the ratios of the levels below the super-network, from the core up."""
     return tuple(small_ratio) if isinstance(small_ratio, list | tuple) else (cast(float, small_ratio),)
 
 
 def parse_small_ratio(value: str | float | None) -> SmallRatio | None:
-    """The value of ``--small-ratio``: "0.25", or "0.03125,0.125"; None stands for "not given".
+    """Parse a value of ``--small-ratio``, such as "0.25" or "0.03125,0.125". Return None if it is None (not given).
 
-    The option is a string in fairseq's configuration, since fairseq knows no option that is one number or several.
+    The option is a string in fairseq's configuration, because fairseq has no option type for one number or several.
     Checkpoints of older versions hold a number.
 
     Raises:
-        ValueError: something else than numbers with commas between them.
+        ValueError: the value is not a number or a list of numbers separated by commas.
     """
     if value is None:
         return None
@@ -58,23 +59,24 @@ def parse_small_ratio(value: str | float | None) -> SmallRatio | None:
 
 
 def shown(small_ratio: SmallRatio) -> str:
-    """As it is given on the command line."""
+    """Return ``small_ratio`` in the form of the command line, such as "0.03125,0.125"."""
     return ",".join(map(str, ratios_of(small_ratio)))
 
 
 @dataclass(frozen=True)
 class Partition:
-    """How a model is partitioned; saved in its checkpoint, so that decoding need not repeat it.
+    """The way a model is partitioned. It is saved in the checkpoint, so that decoding needs no options for it.
 
     Args:
         module_name: ``PartitionedRankLinear`` (low rank) or ``PartitionedLinear`` (small width).
-        small_ratio: the paper's r, 0 < r < 1: rank, or width, of the core relative to the full layer. Several, in
-            ascending order, are those of the levels below the super-network; kept as a tuple, and one as a number.
-        max_level: the highest level that the model holds: 1 is the core alone; None is the super-network.
+        small_ratio: the paper's r, 0 < r < 1: the rank or width of the core relative to the full layer. Several ratios,
+            in ascending order, give one ratio for each level below the super-network. The object keeps one ratio as a
+            number and several as a tuple.
+        max_level: the highest level that the model holds. 1 is the core alone; None is the super-network.
 
     Raises:
-        ValueError: a value outside the allowed ones.
-        TypeError: a ratio that is no number.
+        ValueError: a value is not allowed.
+        TypeError: a ratio is not a number.
     """
 
     module_name: str = DEFAULT_MODULE_NAME
@@ -92,7 +94,7 @@ class Partition:
 
     @staticmethod
     def problems(module_name: str | None, small_ratio: SmallRatio | None, max_level: int | None) -> list[str]:
-        """One sentence for each value that is not allowed; None stands for "not given"."""
+        """Return one message for each value that is not allowed. None means that the value is not given."""
         found = []
         if module_name is not None and module_name not in MODULE_NAMES:
             found.append(f"--partitioned-linear-module-name is {module_name!r}; allowed: {', '.join(MODULE_NAMES)}")
@@ -111,12 +113,12 @@ class Partition:
 
     @property
     def small_ratios(self) -> tuple[float, ...]:
-        """Those of the levels below the super-network, from the core up."""
+        """The ratios of the levels below the super-network, from the core up."""
         return ratios_of(self.small_ratio)
 
     @property
     def super_level(self) -> int:
-        """The level of the super-network, whether the model holds it or not."""
+        """The level of the super-network, even if the model does not hold it."""
         return len(self.small_ratios) + 1
 
     @property
@@ -125,21 +127,21 @@ class Partition:
         return range(CORE_LEVEL, self.max_level + 1)
 
     def network_name(self, level: int) -> str:
-        """``core``, ``super``, or ``level2``, ``level3``, ... for the networks between the two."""
+        """Return the name of the network of ``level``: ``core``, ``super``, or ``level2``, ... between the two."""
         if level == CORE_LEVEL:
             return CORE
         return SUPER if level == self.super_level else f"level{level}"
 
     @property
     def network_levels(self) -> dict[str, int]:
-        """Name → level of every network up to the super-network, whether the model holds it or not."""
+        """Map from name to level of every network up to the super-network, even if the model does not hold it."""
         return {self.network_name(level): level for level in range(CORE_LEVEL, self.super_level + 1)}
 
     def level_of(self, network: str | int) -> int:
-        """The level that is given by its number or by the network's name.
+        """Return the level of ``network``, which is a level's number or a network's name.
 
         Raises:
-            ValueError: there is no such level.
+            ValueError: the partition has no such level.
         """
         numbers = self.network_levels | {str(level): level for level in self.network_levels.values()}
         if str(network) not in numbers:
@@ -147,7 +149,7 @@ class Partition:
         return numbers[str(network)]
 
     def to_dict(self) -> dict[str, str | float | int | list[float]]:
-        """Plain values only: the weights-only unpickler must be able to read them back."""
+        """Return the fields as plain values, which PyTorch's weights-only unpickler can read back."""
         ratios = self.small_ratio
         return asdict(self) | {"small_ratio": list(ratios) if isinstance(ratios, tuple) else ratios}
 
@@ -163,17 +165,17 @@ def _ratio_problems(ratios: tuple[float, ...]) -> list[str]:
 
 
 def check_level_name(level: str | int) -> None:
-    """For a level that is given before it is known which ones there are; see :meth:`Partition.level_of`.
+    """Check the form of a level's name before the partition is known; :meth:`Partition.level_of` checks the rest.
 
     Raises:
-        ValueError: no partition has such a level.
+        ValueError: no partition can have such a level.
     """
     if not re.fullmatch(rf"{CORE}|{SUPER}|(level)?[1-9]\d*", str(level)):
         raise ValueError(f"--level is {level}; allowed: {CORE}, {SUPER}, 1, 2, ... (or level2, ...)")
 
 
 def core_size(full_size: int, ratio: float) -> int:
-    """``max(1, round(ratio * full_size))``: rank, width or key dimension of a level below the super-network.
+    """Return the rank, width or key dimension of a level below the super-network: ``max(1, round(ratio * full_size))``.
 
     The paper writes k = r·min(f_in, f_out) and does not say how k is rounded.
     """
@@ -181,15 +183,17 @@ def core_size(full_size: int, ratio: float) -> int:
 
 
 def reconciled(given: dict[str, Any], saved: Partition | None, source: str) -> Partition:
-    """The partition of a checkpoint, at the level that is asked for.
+    """Return the checkpoint's partition with the highest level that the options ask for.
 
     Args:
-        given: the options that were given, by field name; they may repeat the checkpoint's and not change them.
-        saved: the checkpoint's partition.
-        source: what to call the checkpoint in a message.
+        given: the options on the command line, by field name. They may repeat the checkpoint's module name and ratios
+            but not change them.
+        saved: the checkpoint's partition; None if the checkpoint has none.
+        source: the name of the checkpoint in error messages.
 
     Raises:
-        ValueError: the options contradict the checkpoint, or it was not written by this plugin's task.
+        ValueError: the options contradict the checkpoint, the checkpoint does not hold the level, or this plugin's task
+            did not write the checkpoint.
     """
     if saved is None:
         raise ValueError(

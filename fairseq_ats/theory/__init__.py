@@ -1,1 +1,1 @@
-"""Measure the paper's quantities."""
+"""Measure the quantities of the paper's convergence theory."""

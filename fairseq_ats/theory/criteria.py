@@ -1,9 +1,10 @@
-r"""Compute the quantities that decide convergence in the paper, from gradients at a point x and a perturbed point x̃.
+r"""Compute the paper's convergence criteria from the gradients at a point x and at a perturbed point x̃.
 
-p is the mask of the update, and f is one function at both points: the loss of a mini-batch. For a network inside the
-super-network, x are the parameters of the super-network, p is 1 for the parameters of the network inside and 0 for the
-others, and x̃ = p ⊙ x is the super-network with zeros outside the mask, which is the network inside (Algorithm 1 with
-δx = -(1 - p) ⊙ x, section 3.1; Algorithm 2, section 3.4).
+p is the mask of the update. f is the loss of a mini-batch, and it is the same function at both points.
+
+For a network inside the super-network, x holds the parameters of the super-network. p is 1 for the parameters of the
+inner network and 0 for all others. x̃ = p ⊙ x is the super-network with zeros outside the mask, which equals the inner
+network (Algorithm 1 with δx = -(1 - p) ⊙ x, section 3.1; Algorithm 2, section 3.4).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from fairseq_ats.optim.mask import Selection
 
 @dataclass(frozen=True)
 class GradientProducts:
-    """Four sums over parameters. All criteria follow from them, and the sums of disjoint sets of parameters add up.
+    """Four sums over parameters that determine all criteria. Sums over disjoint sets of parameters can be added.
 
-    Every criterion is a ratio that does not change when both gradients are scaled alike. So the loss may be a sum over
-    tokens or a mean, and a loss scale may stay in the gradients.
+    Every criterion is a ratio that does not change if both gradients are multiplied by the same factor. The loss may
+    therefore be a sum or a mean over tokens, and the gradients may contain a loss scale.
 
     Args:
         full: ‖∇f(x)‖².
@@ -50,12 +51,12 @@ class GradientProducts:
 
     @property
     def is_misaligned(self) -> bool:
-        """Whether the inner product is negative, so that a step along one gradient goes up along the other."""
+        """Whether the inner product is negative: a step that descends along one gradient ascends along the other."""
         return self.inner < 0
 
     @property
     def cosine(self) -> float:
-        """1 / c_align if that is finite, in [-1, 1]; Figure 3 of the paper plots it."""
+        """The cosine of the masked gradients, in [-1, 1]. It is 1 / c_align if c_align is finite; Figure 3 plots it."""
         return _ratio(self.inner, self._norms)
 
     @property
@@ -75,8 +76,8 @@ class GradientProducts:
     def c_align(self) -> float:
         """‖p ⊙ ∇f(x)‖ ‖p ⊙ ∇f(x̃)‖ / ⟨p ⊙ ∇f(x), p ⊙ ∇f(x̃)⟩ ≥ 1: gradient alignment (Criterion 3, Figure 4c).
 
-        Infinite if the inner product is not positive. The quotient would be negative, and so below any bound, although
-        there is no alignment at all. The paper does not speak of this case.
+        It is infinite if the inner product is zero or negative: a negative quotient would satisfy any upper bound
+        although the gradients are not aligned. This case is not in the paper.
         """
         return math.inf if self.inner <= 0 < self._norms else _ratio(self._norms, self.inner)
 
@@ -84,7 +85,7 @@ class GradientProducts:
     def alpha_t(self) -> float:
         """min{1, ⟨p ⊙ ∇f(x), p ⊙ ∇f(x̃)⟩ / ‖p ⊙ ∇f(x̃)‖²}: scaling of the step size (Theorem 1).
 
-        Negative if the inner product is negative. Theorem 1 then has no step size.
+        It is negative if the inner product is negative. Theorem 1 then has no step size.
         """
         unbounded = _ratio(self.inner, self.perturbed)
         return unbounded if math.isnan(unbounded) else min(1.0, unbounded)
@@ -93,7 +94,7 @@ class GradientProducts:
     def q_t(self) -> float:
         """c_norm · max{c_sim, c_align} (Theorem 1): convergence of the whole network takes q⁴ and q² times as long.
 
-        Infinite if c_align is.
+        It is infinite if c_align is infinite.
         """
         factors = (self.c_norm, self.c_sim, self.c_align)
         return math.nan if any(math.isnan(factor) for factor in factors) else factors[0] * max(factors[1:])
@@ -104,19 +105,19 @@ class GradientProducts:
 
 
 def _ratio(numerator: float, denominator: float) -> float:
-    """Divide, and over zero return the limit: infinity, or not a number if both are zero."""
+    """Return ``numerator / denominator``. If the denominator is 0, return ±infinity, or NaN for 0 / 0."""
     if denominator == 0:
         return math.nan if numerator == 0 else math.copysign(math.inf, numerator)
     return numerator / denominator
 
 
 def sums_of_products(gradient: Tensor, perturbed: Tensor | None, selected: Selection = True) -> Tensor:
-    """Return the four sums of :class:`GradientProducts` of one parameter, in its order: (4,), float64.
+    """Return the four sums of one parameter, in the order of the fields of :class:`GradientProducts`: (4,), float64.
 
     Args:
         gradient: the parameter's part of ∇f(x), of any shape.
-        perturbed: its part of ∇f(x̃), of the same shape; None if the mask selects nothing of the parameter.
-        selected: what the mask selects of the parameter.
+        perturbed: the parameter's part of ∇f(x̃), of the same shape; None if the mask selects no entry of the parameter.
+        selected: the entries of the parameter that the mask selects.
     """
     flat = gradient.flatten().double()
     full = masked = flat @ flat

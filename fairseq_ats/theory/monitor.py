@@ -1,8 +1,8 @@
-"""Measure the paper's criteria during a training (``--criteria-interval``), without changing the training.
+"""Measure the paper's criteria during a training (``--criteria-interval``) without changing the training.
 
-In a measured update the task calls three hooks: :meth:`CriteriaMonitor.remembering` around the passes of each
-micro-batch; :meth:`CriteriaMonitor.measure` before the optimizer moves anything; :meth:`CriteriaMonitor.log` when
-fairseq reduces the update's metrics.
+In a measured update the task calls three hooks. It runs the passes of each micro-batch inside
+:meth:`CriteriaMonitor.remembering`, calls :meth:`CriteriaMonitor.measure` before the optimizer's step, and calls
+:meth:`CriteriaMonitor.log` when fairseq reduces the update's metrics.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ logger = logging.getLogger(__name__)
 
 DROPOUTS = ("same", "different", "off")
 
-_PRIORITY = 420  # after gnorm, which fairseq logs with 400
+_PRIORITY = 420  # after gnorm, which fairseq logs with priority 400
 
 
 @dataclass(frozen=True)
 class CriteriaOptions:
-    """``--criteria-interval``, ``--criteria-dropout`` and ``--criteria-by-layer-type``."""
+    """The values of ``--criteria-interval``, ``--criteria-dropout`` and ``--criteria-by-layer-type``."""
 
     interval: int
     dropout: str
     by_layer_type: bool
 
     def problems(self, max_level: int | None) -> list[str]:
-        """Return one message for each option that does not go with the others.
+        """Return one message for each invalid option or combination of options.
 
         Args:
-            max_level: ``--max-level``; None: not given.
+            max_level: the value of ``--max-level``; None if it is not given.
         """
         if self.interval < 0:
             return [f"--criteria-interval is {self.interval}; allowed: 0 (never) or more"]
@@ -65,7 +65,7 @@ class CriteriaOptions:
 
 @dataclass(frozen=True)
 class _MicroBatch:
-    """One part of an update's mini-batch, and the random state with which the update ran it."""
+    """One micro-batch of an update, with the random state from which the update ran it."""
 
     criterion: Callable[..., Any]
     sample: dict[str, Any]
@@ -73,17 +73,17 @@ class _MicroBatch:
 
 
 class CriteriaMonitor:
-    """Measure :class:`~fairseq_ats.theory.criteria.GradientProducts` of the comparisons of a scheme.
+    """Measure :class:`~fairseq_ats.theory.criteria.GradientProducts` for each comparison of a scheme.
 
-    x is the point before the update. The measured function is one at both points: with the same random state dropout
-    draws the same masks there.
+    x is the point before the update. The measured function is the same at both points if dropout starts from
+    the same random state, because it then draws the same masks.
 
     Args:
-        interval: measure in updates 0, ``interval``, 2 · ``interval``, ...; 0 never measures.
-        layer_type: the function from a parameter's name to its layer type.
-        dropout: ``same``: the masks of the update at both points, as the paper's definition needs, since its f is one
-            function; ``different``: other masks at x̃; or ``off``.
-        by_layer_type: report each layer type as well.
+        interval: measure in updates 0, ``interval``, 2 · ``interval``, ...; 0 means never.
+        layer_type: a function that maps a parameter's name to its layer type.
+        dropout: ``same`` uses the dropout masks of the update at both points, as the paper's definition requires
+            (its f is one function). ``different`` draws other masks at x̃. ``off`` uses no dropout.
+        by_layer_type: whether to report each layer type as well.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class CriteriaMonitor:
         self._micro_batches: list[_MicroBatch] = []
         self._measured: dict[str, float] = {}
         self._updated = False
-        # By level: how often the warning was due.
+        # The number of times that each warning was due, by level.
         self._misaligned: Counter[int] = Counter()
         self._not_finite: Counter[int] = Counter()
 
@@ -107,20 +107,20 @@ class CriteriaMonitor:
     def remembering(
         self, model: nn.Module, criterion: Callable[..., Any], sample: dict[str, Any], update_num: int, ignore: bool
     ) -> Iterator[None]:
-        """Keep what it takes to run a micro-batch again; to be used around the update's own passes.
+        """Remember a micro-batch, so that :meth:`measure` can run it again. Run the update's own passes inside.
 
         If a pass runs out of memory, the caller discards all gradients accumulated so far
-        (fairseq_ats/training/out_of_memory.py, fairseq/trainer.py:881). The remembered micro-batches are then dropped.
+        (fairseq_ats/training/out_of_memory.py, fairseq/trainer.py:881). Drop the remembered micro-batches then.
 
         Args:
-            criterion: ``criterion(model, sample)`` → (loss, ...), in the update's precision.
-            ignore: fairseq's ``ignore_grad``; the sample stands in for a batch that this worker does not have.
+            criterion: a function ``criterion(model, sample)`` that returns (loss, ...), in the update's precision.
+            ignore: fairseq's ``ignore_grad``. If True, the sample is a dummy, because this worker has no batch left.
         """
         if not self.is_due(update_num):
             yield
             return
         # fairseq clears the gradients before the first micro-batch of an update and after an overflow
-        # (fairseq/trainer.py:802 and :1024): what was remembered before is no part of the update.
+        # (fairseq/trainer.py:802 and :1024). Micro-batches from before that do not belong to this update.
         if all(p.grad is None for p in model.parameters()):
             self._micro_batches = []
         batch = _MicroBatch(criterion, sample, utils.get_rng_state())
@@ -135,23 +135,25 @@ class CriteriaMonitor:
     def measure(
         self, model: nn.Module, optimizer: Any, update_num: int, whole: Point, comparisons: Sequence[Comparison]
     ) -> None:
-        """Compare gradients before the optimizer's step.
+        """Compare the gradients at x and at each x̃ before the optimizer's step.
 
-        This takes a forward and backward pass at x, and one more for each comparison.
+        This costs one forward and backward pass at x, and one more for each comparison.
 
-        The gradients are summed over micro-batches and workers before any norm is taken. Norms of the workers' own
-        gradients would be wrong: they hold the noise of each worker's share, and noise that is independent between
-        workers vanishes from inner products but not from norms.
+        Sum the gradients over micro-batches and workers before taking any norm. Norms of one worker's gradients would
+        be wrong: they contain the noise of that worker's sentences. Noise that is independent between workers cancels
+        in inner products but not in norms.
 
         Args:
-            model: in fairseq's data-parallel wrapper or not.
-            optimizer: fairseq's. Its loss scale keeps gradients in float16 from underflowing.
-            whole: x.
+            model: the model, with or without fairseq's data-parallel wrapper.
+            optimizer: fairseq's optimizer. Its loss scale keeps float16 gradients from underflowing.
+            update_num: the number of the update, from 0.
+            whole: the point x.
+            comparisons: the pairs of x̃ and p to compare with x.
         """
         self._updated = True
         if not self.is_due(update_num):
             return
-        # The network inside the wrapper: a forward pass of the wrapper would prepare to reduce gradients.
+        # Take the network out of the wrapper: a forward pass of the wrapper would prepare to reduce gradients.
         network = next(m for m in model.modules() if isinstance(m, BaseFairseqModel))
         products = self._products(network, optimizer, whole, comparisons)
         self._micro_batches = []
@@ -162,22 +164,23 @@ class CriteriaMonitor:
             for layer, of_layer in reported.items():
                 if of_layer.is_finite:
                     values = {criterion_name(name, level, layer): getattr(of_layer, name) for name in CRITERIA}
-                    # Not a number where gradients are zero: there is nothing to log.
+                    # A criterion is NaN if the gradients are zero. Do not log it.
                     self._measured |= {name: value for name, value in values.items() if value == value}
 
     def log(self) -> None:
-        """Log what was measured, when fairseq reduces an update's metrics; otherwise the last value with weight 0.
+        """Log the measured criteria. In an update that measured nothing, log the last values with weight 0.
 
-        Averages over log intervals and epochs are therefore averages over the measured updates.
+        The task calls this when fairseq reduces the metrics of an update. Averages over log intervals and epochs are
+        therefore averages over the measured updates.
         """
         # A resumed run may bring meters from a monitored run; do not log them again.
-        if self.interval == 0 or not self._updated:  # ... or a validation
+        if self.interval == 0 or not self._updated:  # the latter after a validation
             return
         self._updated = False
         measured, self._measured = self._measured, {}
         for name, value in measured.items():
             metrics.log_scalar(name, value, priority=_PRIORITY)
-        # Without this fairseq's log would show None; "default" is restored with a checkpoint.
+        # Without this fairseq's log would show None. fairseq restores the "default" meters from a checkpoint.
         for name, meter in list((metrics.get_meters("default") or {}).items()):
             if is_criterion(name) and name not in measured:
                 metrics.log_scalar(name, meter.val, weight=0, priority=_PRIORITY)
@@ -185,10 +188,10 @@ class CriteriaMonitor:
     def _products(
         self, network: nn.Module, optimizer: Any, whole: Point, comparisons: Sequence[Comparison]
     ) -> dict[int, dict[str, GradientProducts]]:
-        """Return level → layer type → sums over the whole mini-batch."""
+        """Return the sums over the whole mini-batch, by level and then by layer type."""
         scale = _loss_scale(optimizer)
         result = {}
-        # Autocast as around fairseq's own forward pass (fairseq/tasks/fairseq_task.py:512).
+        # Use autocast as fairseq does for its own forward pass (fairseq/tasks/fairseq_task.py:512).
         autocast = torch.autocast("cuda", enabled=isinstance(optimizer, AMPOptimizer))
         with _left_as_found(network), autocast:
             freeze_outside(network, (whole.level,))
@@ -213,13 +216,14 @@ class CriteriaMonitor:
     def _gradients(
         self, network: nn.Module, parameters: dict[str, nn.Parameter], scale: float, as_in_update: bool
     ) -> dict[str, Tensor]:
-        """Return gradients of the sum of the losses of all micro-batches and workers, in float32 at least.
+        """Return the gradients of the loss summed over all micro-batches and workers, by name, at least in float32.
 
-        ``torch.autograd.grad`` touches no ``.grad`` and fires no hook of a data-parallel wrapper.
+        ``torch.autograd.grad`` changes no ``.grad`` and triggers no hook of a data-parallel wrapper.
 
         Args:
-            as_in_update: start each micro-batch from the random state that the update had; otherwise go on from that
-                of the last pass.
+            scale: the factor of the loss (:func:`_loss_scale`).
+            as_in_update: whether to start each micro-batch from the random state of the update. If False, continue from
+                the random state after the last pass.
         """
         wanted = list(parameters.values())
         sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in wanted]
@@ -237,7 +241,7 @@ class CriteriaMonitor:
         return dict(zip(parameters, sums, strict=True))
 
     def _warn(self, total: GradientProducts, update_num: int, level: int) -> None:
-        """Warn the first time, the second, the fourth, the eighth, ..."""
+        """Warn if gradients are misaligned or not finite: at the first, second, fourth, eighth, ... occurrence."""
         if not _is_first_worker():
             return
         network = "core" if level == CORE_LEVEL else f"level {level}"
@@ -259,7 +263,7 @@ class CriteriaMonitor:
 
 
 def _is_first_worker() -> bool:
-    # fairseq asks for the rank in a group that a single process does not have.
+    # fairseq reads the rank from a process group, and a single process has no such group.
     return distributed_utils.get_data_parallel_world_size() == 1 or distributed_utils.get_data_parallel_rank() == 0
 
 
@@ -268,7 +272,7 @@ def _is_power_of_two(count: int) -> bool:
 
 
 def _loss_scale(optimizer: Any) -> float:
-    """Return the factor that keeps gradients in float16 from underflowing; 1 in other precisions.
+    """Return the factor that keeps float16 gradients from underflowing; 1 in other precisions.
 
     No criterion depends on it.
     """
@@ -280,7 +284,7 @@ def _loss_scale(optimizer: Any) -> float:
 
 @contextmanager
 def _left_as_found(network: nn.Module) -> Iterator[None]:
-    """Restore random state, modes, buffers, and which parameters need gradients on exit, whatever happens."""
+    """Restore the random state, modes, buffers and ``requires_grad`` flags on exit, even after an exception."""
     rng_state = utils.get_rng_state()
     modes = [(module, module.training) for module in network.modules()]
     needed = [(p, p.requires_grad) for p in network.parameters()]
@@ -301,15 +305,16 @@ def check_monitored(model_options: Any, max_level: int) -> None:
     """Refuse a model whose criteria cannot be measured.
 
     Args:
-        model_options: fairseq's, as ``task.build_model`` gets them.
+        model_options: fairseq's model options, as ``task.build_model`` gets them.
+        max_level: the highest level that the model holds.
 
     Raises:
-        ValueError: the model has the core alone, or recomputes activations.
+        ValueError: the model holds only the core, or recomputes or offloads activations.
     """
     if max_level == CORE_LEVEL:
         raise ValueError("--criteria-interval compares two networks and this training has the core alone; allowed: 0")
-    # Their backward pass refuses torch.autograd.grad (fairseq/modules/checkpoint_activations.py:195).
-    # Offloading comes first: with it fairseq switches on the other option, which the user has not given.
+    # The backward pass of both options refuses torch.autograd.grad (fairseq/modules/checkpoint_activations.py:195).
+    # Check offloading first: it makes fairseq switch on the other option, which the user did not give.
     for name in ("offload_activations", "checkpoint_activations"):
         if getattr(model_options, name, False):
             option = "--" + name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Read what all benchmarks share: which models are measured, and at what sizes."""
+"""Read the options that all benchmarks share: the models to measure and their sizes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PARTITIONED = "--optimizer adam_for_partitioned_model --task translation_with_pa
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of the shared options; :func:`start` parses them."""
+    """Return a parser with the shared options; :func:`start` parses them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="transformer_iwslt_de_en", help="a stock fairseq arch")
     parser.add_argument("--arch-options", default="", help="fairseq options that change the arch, in one string")
@@ -32,7 +32,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 
 
 def start(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line, in a process with the allocator and threads of a training."""
+    """Parse the command line and give this process the allocator and the threads of a training."""
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: cuda is not there")
@@ -52,7 +52,7 @@ def small_width(args: argparse.Namespace) -> str:
 
 
 def conditions(args: argparse.Namespace) -> str:
-    """Return how a table was measured, for the line above it."""
+    """Return the text above a table that says how it was measured."""
     return (
         f"vocabulary {args.vocabulary:,}, r = {args.ratio}; {args.rounds} rounds; {hardware(args.device, args.threads)}"
     )

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Measure what ``--criteria-interval`` costs, on a machine that may be busy.
+"""Measure the cost of ``--criteria-interval``, even on a busy machine.
 
     python -m scripts.benchmarks.criteria [--tokens 2000] [--rounds 7] [--device cuda]
 
-One model, through fairseq's own Trainer. In each round two updates run without the monitor and two with it, one of them
-measured, in an order that changes from round to round; the difference, divided by the time of an update without it, is
-what a measurement costs. The table has the median and the quartiles of that ratio, and its share of the training
-time at an interval of 100. In ATS the two updates are one of each network. On a CPU the time is the process's own,
-which does not grow while other programs run.
+Train one model with fairseq's own Trainer. Each round runs two updates without the monitor and two updates with it, one
+of which is measured. The order changes from round to round. The cost of a measurement is the difference of the two
+times divided by the time of one update without the monitor. The table shows the median and the quartiles of that ratio,
+and its share of the training time at an interval of 100. In ATS each network makes one of the two updates. On a CPU the
+time is the CPU time of this process, which does not grow while other programs run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def costs(options: str, args: argparse.Namespace) -> list[float]:
-    """Return the cost of a measurement in updates, round by round."""
+    """Return the cost of a measurement in each round, in units of one update."""
     command = (
         f"{options} --arch {args.arch} {args.arch_options} --share-all-embeddings --dropout 0.3 --lr 1e-4 --seed 1 "
     )

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measure the time of beam search with either network, side by side with stock fairseq.
+"""Measure the time of beam search with each network, side by side with stock fairseq.
 
     python -m scripts.benchmarks.decoding [--device cuda] [--beams 1 5] [--batch-sizes 1 32] [--rounds 5]
 
-All models live in one process and take turns with fairseq's own generator on the same sentences. Their weights are
-random, and every output has exactly ``--length`` tokens, so that all do the same work; batches hold random tokens. A
-round's times are divided by stock fairseq's time of that round.
+All models run in one process. They take turns to decode the same sentences with fairseq's own generator. The weights
+and the tokens of the batches are random. Every output has exactly ``--length`` tokens, so that all models do the same
+work. The times of a round are divided by stock fairseq's time in that round.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
 
 
 class Contestant:
-    """One model, prepared for decoding as ``fairseq-generate`` does."""
+    """One model, prepared for decoding as ``fairseq-generate`` prepares it."""
 
     def __init__(self, name: str, options: str, args: argparse.Namespace, dictionary: Dictionary) -> None:
         self.name = name

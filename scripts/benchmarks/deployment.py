@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""What each way to deploy a run's networks costs: words/s, CPU time, latency, size, memory, BLEU.
+"""Measure each way to deploy the networks of a run: words/s, CPU time, latency, size, memory, BLEU.
 
     python -m scripts.benchmarks.deployment DATA RUN [--cores 1] [--sentences 1000] [--rounds 5]
 
-RUN holds a super-network and a small-width core. Both are converted by ``fairseq-ats-convert`` into a temporary folder.
-Every contestant translates the raw test set, text in and text out, through ``fairseq_ats.translate``. All have the same
-cores: for each of ``--cores`` a process with one thread, which is bound to that core and translates its share of the
-sentences. The contestants take turns; a speed is stock fairseq's time of the same round over the contestant's. CPU time
-is that of all threads of the processes; on a busy machine it says more than wall time. Latency is that of one sentence
-at a time, on one core. Memory is what a process grew by since before its model was read; sizes are without optimizer
-state.
+RUN holds a super-network and a small-width core. The benchmark converts both into a temporary folder, as
+``fairseq-ats-convert`` does. Every contestant translates the raw test set, from text to text, with
+``fairseq_ats.translate``. All contestants use the same ``--cores`` CPU cores. A contestant has one process for each CPU
+core. The process has one thread, is bound to its CPU core, and translates its share of the sentences.
+
+The contestants take turns. A speed is stock fairseq's time divided by the contestant's time in the same round. CPU time
+is the time of all threads of the processes; on a busy machine it is more reliable than wall time. Latency is the time
+for one sentence at a time, on one CPU core. Memory is the growth of a process since before it read its model. Sizes do
+not include optimizer state.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ STOCK = "stock fairseq, super"
 
 FORMS: dict[str, OutputFormat | None] = {
     STOCK: StockCheckpoint(),
-    "partitioned, super": None,  # the run's own checkpoint
+    "partitioned, super": None,  # the checkpoint of the run itself
     "partitioned, core": CoreCheckpoint(),
 } | {
     f"CTranslate2 {quantization}, {level}": CTranslate2Model(quantization=quantization)
@@ -64,7 +66,7 @@ FORMS: dict[str, OutputFormat | None] = {
 
 @dataclass(frozen=True)
 class Contestant:
-    """One network in one form."""
+    """One network in one form of deployment."""
 
     name: str
     path: Path
@@ -74,7 +76,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a contestant needed to translate the lines once, in seconds."""
+    """The times of a contestant to translate the lines once, in seconds."""
 
     wall: float
     cpu: float
@@ -138,7 +140,7 @@ def best_of(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
-    """Every form of both networks that is asked for."""
+    """Write the forms that ``--forms`` names to ``folder`` and return one contestant for each form."""
     best = best_of(args)
     contestants = []
     for name in args.forms:
@@ -164,7 +166,7 @@ Workers = dict[str, list[Connection]]
 
 @contextmanager
 def workers_of(contestants: list[Contestant], cores: int) -> Iterator[Workers]:
-    """The processes of each contestant by its name, one for each core."""
+    """Start the processes of each contestant, one for each CPU core, and yield their connections by contestant."""
     context = multiprocessing.get_context("spawn")
     workers: Workers = {contestant.name: [] for contestant in contestants}
     processes = []
@@ -187,7 +189,7 @@ def workers_of(contestants: list[Contestant], cores: int) -> Iterator[Workers]:
 
 
 def serve(connection: Connection, contestant: Contestant, core: int) -> None:
-    """The worker: answers ``ask``."""
+    """Answer the requests that :func:`ask` and :func:`translate` send, until the request "stop"."""
     os.sched_setaffinity(0, {core})
     logging.disable(logging.WARNING)
     before = resident_bytes()
@@ -214,7 +216,10 @@ def serve(connection: Connection, contestant: Contestant, core: int) -> None:
 
 
 def resident_bytes() -> int:
-    """Memory of this process, which after work is near its peak: nothing that was freed is given back meanwhile."""
+    """Return the resident memory of this process.
+
+    After work it is near its peak, because freed memory has not yet gone back to the system.
+    """
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -227,7 +232,7 @@ def ask(worker: Connection, request: object) -> object:
 def translate_in_turns(
     workers: Workers, lines: list[str], rounds: int, batch_size: int
 ) -> tuple[dict[str, list[Turn]], dict[str, list[str]]]:
-    """Each contestant's turns, and its translations; one short round first that does not count."""
+    """Return the turns and the translations of each contestant, after one short round that does not count."""
     turns: dict[str, list[Turn]] = {name: [] for name in workers}
     translations: dict[str, list[str]] = {}
     for connections in workers.values():
@@ -241,7 +246,7 @@ def translate_in_turns(
 
 
 def translate(connections: list[Connection], lines: list[str], batch_size: int) -> tuple[Turn, list[str]]:
-    """Have a contestant's processes share the lines; the time that it took, and the translations in order."""
+    """Split the lines among the processes of a contestant. Return the times and the translations in order."""
     count = len(connections)
     start = time.perf_counter()
     for number, connection in enumerate(connections):
@@ -263,7 +268,7 @@ def report(
     translations: dict[str, list[str]],
     references: list[str],
 ) -> str:
-    """Markdown; speeds are stock fairseq's time over the contestant's, in the same round."""
+    """Return the results as Markdown. A speed is stock fairseq's time / the contestant's time in the same round."""
     metric = sacrebleu.BLEU()
     lines = [
         "| deployed as | BLEU | same as stock | words/s | speed (quartiles) | by CPU time (quartiles) | latency ms "

@@ -1,4 +1,4 @@
-"""Measure time and memory on a busy machine: contestants take turns, and only ratios within a round count."""
+"""Measure time and memory on a busy machine: contestants take turns, and only ratios within a round are compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def seconds_of(action: Callable[[], object], device: str) -> float:
-    """Return the wall time of ``action``, with the work that it leaves on a GPU."""
+    """Return the wall time of ``action``, including the GPU work that it starts."""
     _wait(device)
     start = time.perf_counter()
     action()
@@ -26,19 +26,19 @@ def _wait(device: str) -> None:
 
 
 def rotated(contestants: Sequence, number: int) -> list:
-    """Return the turns of round ``number``: the first changes, so that no contestant always has the warm caches."""
+    """Return the order of round ``number``. The first contestant changes, so that no one always has warm caches."""
     shift = number % len(contestants)
     return [*contestants[shift:], *contestants[:shift]]
 
 
 def ratio_column(seconds: Sequence[float], reference: Sequence[float]) -> str:
-    """Return median and quartiles of the ratios round by round."""
+    """Return the median and the quartiles of the ratios in each round, as text."""
     low, middle, high = quartiles([s / r for s, r in zip(seconds, reference, strict=True)])
     return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return first quartile, median and third quartile."""
+    """Return the first quartile, the median and the third quartile."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4)
@@ -47,7 +47,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 @contextlib.contextmanager
 def peak_of_allocations(device: str) -> Iterator[list[int]]:
-    """Yield a list that on exit holds the peak of allocated bytes, above what was allocated on entry."""
+    """Yield a list whose element is, on exit, the peak of allocated bytes minus the bytes allocated on entry."""
     peak = [0]
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

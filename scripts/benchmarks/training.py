@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Measure time and memory of one training update, side by side with stock fairseq.
+"""Measure the time and memory of one training update, side by side with stock fairseq.
 
     python -m scripts.benchmarks.training [--precision bfloat16] [--device cuda] [--tokens 4096] [--rounds 5]
 
-All models live in one process and take turns: in each round every model makes its updates on the same batch, through
-fairseq's own Trainer (forward, backward, clipping, Adam, logging). A round's times are divided by the stock update's
-time of that round, so that a busy machine disturbs both sides alike; the table shows the median and the quartiles of
-those ratios, and beside them the ratio of the FLOPs: the difference is overhead. Warm-up rounds are not counted.
+All models run in one process and take turns. In each round every model makes its updates on the same batch, with
+fairseq's own Trainer (forward, backward, clipping, Adam, logging). The times of a round are divided by the time of the
+stock update in that round, so that a busy machine disturbs both times alike. The table shows the median and the
+quartiles of these ratios, and the ratio of the FLOPs; the difference between the two is overhead. Warm-up rounds are
+not counted.
 
-In bfloat16, stock fairseq keeps a bfloat16 model and float32 copies (``common.bf16``, which on a CPU only
-fairseq-hydra-train can ask for); the others use ``--autocast bfloat16``. Peak memory is what PyTorch holds at most in
-an update: weights, optimizer state, gradients, activations; of an ATS average, the larger of the two. No batch has
-padding, all embeddings are shared, and on a CPU memory is kept by the allocator (``fairseq_ats.cli.environment``).
+In bfloat16, stock fairseq keeps a bfloat16 model and float32 copies (``common.bf16``; on a CPU only fairseq-hydra-train
+can set it). The other models use ``--autocast bfloat16``. Peak memory is the most that PyTorch holds during an update:
+weights, optimizer state, gradients and activations. The peak memory of an ATS average is the larger of its two updates.
+No batch has padding, and all embeddings are shared. On a CPU the allocator keeps freed memory
+(``fairseq_ats.cli.environment``).
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def parse_args() -> argparse.Namespace:
 
 
 class StandardTask(TranslationTask):
-    """Stock training, with the plugin's autocast."""
+    """fairseq's translation task with the plugin's autocast."""
 
     autocast: str | None = None
 
@@ -81,10 +83,10 @@ class Contestant:
     """One model with its trainer.
 
     Args:
-        name: of its rows.
-        options: fairseq's, for task, optimizer and partition.
-        levels: what its updates are called, in the order in which they take turns, and the levels that each runs; None
-            for a model that is not partitioned.
+        name: the beginning of the names of its rows in the table.
+        options: fairseq's options for the task, the optimizer and the partition.
+        levels: for each kind of update, in the order in which they take turns, the rest of its row's name and the
+            levels that it runs. A level is None for a model that is not partitioned.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Contestant:
         if name == STOCK:
             built.cfg.common.bf16 = low
         self.task = built.task
-        # Before the trainer puts the model into half precision, or on a GPU.
+        # Count before the trainer converts the model to half precision or moves it to a GPU.
         sentences = args.tokens // args.length
         self.flops = {
             kind: sum(network_cost(built.model, built.task, sentences, args.length, level).flops for level in levels)
@@ -124,12 +126,12 @@ class Contestant:
         return list(self.levels)
 
     def update(self, batch: dict[str, Any]) -> tuple[str, float]:
-        """Make one update; return its kind and its seconds."""
+        """Make one update, and return its kind and its time in seconds."""
         kind = self.kinds[self.trainer.get_num_updates() % len(self.kinds)]
         return kind, seconds_of(lambda: self.trainer.train_step([batch]), self.device)
 
     def peak_bytes(self, batch: dict[str, Any]) -> dict[str, int]:
-        """Return, for each kind of update, the bytes kept between updates plus the most that an update adds."""
+        """Return the peak bytes of each kind of update: the bytes kept between updates plus what the update adds."""
         result = {}
         for _ in self.kinds:
             self.trainer.zero_grad()
@@ -173,7 +175,7 @@ def report(
     tokens: int,
     args: argparse.Namespace,
 ) -> str:
-    """Return seconds, and ratios of time, FLOPs and memory to the stock update, as Markdown."""
+    """Return a Markdown table of the seconds, and of time, FLOPs and memory relative to the stock update."""
     for name in ("low rank", "small width"):
         kinds = [f"{name}: {kind} update" for kind in ("super", "core")]
         average = f"{name}: ATS average"

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measure how much faster two workers on a CPU are than one.
+"""Measure how much faster two workers are than one on a CPU.
 
     python -m scripts.benchmarks.workers configs/multi30k_low_rank.yaml runs/multi30k/data
 
-Three ways to spend cores on the same updates take turns: one worker with one thread and with two, which take two
-batches for each update, and two workers with one thread and one batch. Words per second are those that fairseq logs
-for all workers together, without the first interval.
+Three ways to make the same updates take turns: one worker with one thread, one worker with two threads, and two workers
+with one thread each. A single worker takes two batches for each update; each of two workers takes one batch. fairseq
+logs the words per second of all workers together. The first log interval is not counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scripts.benchmarks.timing import ratio_column, rotated
 
 FAIRSEQ_ATS = [sys.executable, "-m", "fairseq_ats.cli"]
 LOG_INTERVAL = 10
-# name → (workers, threads of each, batches of each in an update)
+# Name → (number of workers, threads of each worker, batches of each worker in an update).
 WAYS = {
     "1 worker, 1 thread": (1, 1, 2),
     "1 worker, 2 threads": (1, 2, 2),
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def words_per_second(args: argparse.Namespace, workers: int, threads: int, batches: int) -> float:
-    """Return the median over the log intervals of one training."""
+    """Train once and return the median of the words per second in its log intervals, without the first interval."""
     with tempfile.TemporaryDirectory() as folder:
         command = [*FAIRSEQ_ATS, "launch", "--workers", str(workers), "--threads", str(threads)]
         command += [*FAIRSEQ_ATS, "train", str(args.config)]

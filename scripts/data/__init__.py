@@ -1,1 +1,1 @@
-"""Public data sets: downloading, cleaning and binarising, behind the scripts ``prepare_*.sh``."""
+"""Download, clean and binarise public data sets, for the scripts ``prepare_*.sh``."""

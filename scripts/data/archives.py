@@ -1,4 +1,4 @@
-"""Archives of public data: download them, check them, read their members."""
+"""Download archives of public data, check them, and read their members."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 import pooch
 import requests
 
-# What reading a damaged archive raises.
+# The exceptions that reading a damaged archive raises.
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.ReadError)
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A gzip file, or a tar of that kind, and what is known of it.
+    """A gzip file or a tar.gz archive, with its address and checksum.
 
     Args:
-        address: where it is downloaded from; the last part is its file name.
-        checksum: ``sha256:HEX`` or ``md5:HEX``; None: not known.
+        address: the URL to download it from. The last part is the file name.
+        checksum: ``sha256:HEX`` or ``md5:HEX``; None if it is not known.
     """
 
     address: str
@@ -37,12 +37,13 @@ class Archive:
 
 @dataclass(frozen=True)
 class ArchiveFolder:
-    """The archives of one data set, in a folder that a person filled or in a folder for downloads.
+    """The archives of one data set, in a folder that the user filled or in a folder for downloads.
 
     Args:
-        given: folder that holds them all; nothing is downloaded or written there. None: they are downloaded.
-        download: folder for downloads.
-        say: takes what a person may want to know on the way.
+        given: a folder that holds all archives. Nothing is downloaded or written there. If it is None, the archives
+            are downloaded.
+        download: the folder for downloads.
+        say: a function that shows a progress message to the user.
     """
 
     given: Path | None
@@ -50,16 +51,16 @@ class ArchiveFolder:
     say: Callable[[str], None]
 
     def path(self, archive: Archive) -> Path:
-        """Return where the archive is, or will be."""
+        """Return the path where the archive is, or will be."""
         return (self.given or self.download) / archive.name
 
     def get(self, archive: Archive) -> Path:
-        """Return the path of the archive; download it if need be.
+        """Return the path of the archive, and download the archive if necessary.
 
-        An interrupted download begins again.
+        An interrupted download starts again from the beginning.
 
         Raises:
-            ValueError: it is missing, cannot be downloaded, or has another checksum.
+            ValueError: the archive is missing, cannot be downloaded, or has a different checksum.
         """
         path = self.path(archive)
         if path.is_file():
@@ -76,7 +77,7 @@ class ArchiveFolder:
         return path
 
     def identity(self, archive: Archive, recorded: str | None = None) -> str | None:
-        """Return the checksum on which text from the archive depends; of a file that is gone, the recorded one."""
+        """Return the checksum that identifies the archive, or ``recorded`` if it is unknown and the file is gone."""
         if archive.checksum is not None:
             return archive.checksum
         path = self.path(archive)
@@ -85,7 +86,7 @@ class ArchiveFolder:
 
 def _download(archive: Archive, path: Path) -> None:
     pooch.get_logger().setLevel("WARNING")
-    # A server may otherwise compress the file once more on its way.
+    # Without this header a server may compress the file once more for the transfer.
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), headers={"Accept-Encoding": "identity"})
     try:
         pooch.retrieve(archive.address, archive.checksum, path.name, path.parent, downloader=downloader)
@@ -96,12 +97,12 @@ def _download(archive: Archive, path: Path) -> None:
 
 
 def member_lines(path: Path, member: str) -> Iterator[str]:
-    """Yield the lines of a text file in a tar archive, which is read as a stream: nothing is unpacked to disk.
+    """Yield the lines of a text file in a tar.gz archive. Read the archive as a stream, and unpack nothing to disk.
 
-    A line ends at a newline and nowhere else, as fairseq counts lines.
+    A line ends only at a newline, as in fairseq.
 
     Raises:
-        ValueError: there is no such member, the archive is damaged, or the text is not UTF-8.
+        ValueError: the archive has no such member or is damaged, or the text is not UTF-8.
     """
     try:
         with tarfile.open(path, "r|gz") as archive:

@@ -1,4 +1,4 @@
-"""Describe the data sets: where they are, under which licence, and how raw text is made of them."""
+"""Describe the data sets: their addresses, their licences, and how to make raw text from them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ SplitPairs = Iterator[tuple[str, Pair]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set and the recipe for it.
+    """A data set and the recipe that prepares it.
 
     Args:
-        name: of the script, and of the folder under ``runs/``.
-        archives: by the names that ``pairs`` knows.
-        download: about how many megabytes are downloaded.
-        disk: megabytes of everything at its largest: archives, text, pieces, binarised data.
-        lowercase, vocabulary, longest, ratio, sample: options of ``fairseq-ats binarise``; None: not used.
-        pairs: paths of the archives → sentence pairs, each with its split.
-        test_lines: sentence pairs of the test set that the literature has; None: not checked.
+        name: the name in the script's name, and the name of the folder under ``runs/``.
+        archives: the archives, by the names that ``pairs`` uses.
+        download: the approximate size of the downloads in megabytes.
+        disk: the most disk space that the archives, text, pieces and binarised data take together, in megabytes.
+        lowercase, vocabulary, longest, ratio, sample: options of ``fairseq-ats binarise``. None means not used.
+        pairs: a function from the paths of the archives to the sentence pairs, each with its split.
+        test_lines: the number of sentence pairs in the test set of the literature. None means not checked.
     """
 
     name: str
@@ -53,12 +53,15 @@ class DataSet:
 
 
 def named(archive: Path, members: tuple[str, str]) -> tuple[str, str]:
-    """Return how an error names two members of an archive."""
+    """Return the names of two members of an archive for an error message."""
     return f"{archive}: {members[0]}", members[1]
 
 
 def iwslt14_pairs(data_set: DataSet, paths: dict[str, Path]) -> SplitPairs:
-    """Follow fairseq's prepare-iwslt14.sh: at most 175 Moses tokens, ratio at most 1.5, every 23rd pair held out."""
+    """Yield IWSLT'14 as fairseq's prepare-iwslt14.sh does.
+
+    Keep pairs with at most 175 Moses tokens and a length ratio of at most 1.5. Hold out every 23rd pair for validation.
+    """
     path = paths["talks"]
     languages = (data_set.source, data_set.target)
     train = tuple(f"de-en/train.tags.de-en.{language}" for language in languages)
@@ -78,9 +81,9 @@ IWSLT14 = DataSet(
     source="de",
     target="en",
     licence="TED talks, Creative Commons BY-NC-ND 4.0: not for commercial use (https://wit3.fbk.eu, https://www.ted.com)",
-    # wit3.fbk.eu no longer serves it; this is the copy of fairseq's own script. No trustworthy checksum is published.
+    # wit3.fbk.eu no longer serves it. fairseq's own script downloads this copy. No trustworthy checksum is published.
     archives={"talks": Archive("https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz")},
-    download=20,  # fairseq issue 1493 shows wget's 19,982,877 bytes, from wit3.fbk.eu
+    download=20,  # fairseq issue 1493 shows that wget got 19,982,877 bytes from wit3.fbk.eu
     disk=300,
     vocabulary=10000,
     lowercase=True,
@@ -90,9 +93,10 @@ IWSLT14 = DataSet(
 
 
 def wmt17_pairs(data_set: DataSet, paths: dict[str, Path]) -> SplitPairs:
-    """Follow fairseq's prepare-wmt14en2de.sh: punctuation normalised, every 100th pair held out.
+    """Yield WMT'17 as fairseq's prepare-wmt14en2de.sh does.
 
-    As there, length and ratio are limited later, in pieces (``fairseq-ats binarise``).
+    Normalise punctuation, and hold out every 100th pair for validation. As in that script, length and ratio are limited
+    later and counted in pieces (``fairseq-ats binarise``).
     """
     languages = (data_set.source, data_set.target)
     normalise = [moses_normaliser(language) for language in languages]

@@ -1,6 +1,7 @@
-"""Clean parallel text, a stream of sentence pairs, as fairseq's recipes do before they cut it into pieces.
+"""Clean a stream of sentence pairs as fairseq's recipes do before they split the text into pieces.
 
-The recipes are examples/translation/prepare-iwslt14.sh and prepare-wmt14en2de.sh of fairseq; the paper names no other.
+The recipes are fairseq's examples/translation/prepare-iwslt14.sh and prepare-wmt14en2de.sh. The paper names no other
+recipe.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def in_step(sources: Iterable[str], targets: Iterable[str], names: tuple[str, st
     """Pair two texts line by line.
 
     Raises:
-        ValueError: they have different numbers of lines; this shows at the end only, since streams have no length.
+        ValueError: the texts have different numbers of lines. This is raised only after the last line, because the
+            length of a stream is not known before.
     """
     counts = [0, 0]
     for pair in zip_longest(sources, targets):
@@ -34,17 +36,20 @@ def in_step(sources: Iterable[str], targets: Iterable[str], names: tuple[str, st
 
 
 def talk_lines(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the text of IWSLT's ``train.tags``, without the lines about a talk and the tags of title and summary."""
+    """Yield the text of IWSLT's ``train.tags``.
+
+    Drop the lines with metadata of a talk, and the tags around titles and summaries.
+    """
     for line in lines:
         if not any(tag in line for tag in NOT_TEXT):
             yield AROUND_TEXT.sub("", line)
 
 
 def segments(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the sentences of a test set in IWSLT's XML or WMT's SGML, which no XML parser reads.
+    """Yield the sentences of a test set in IWSLT's XML or WMT's SGML, which an XML parser cannot read.
 
-    Apostrophes become typewriter apostrophes. Entities stay as they are, as in fairseq's recipes and in sacreBLEU's
-    references.
+    Replace typographic apostrophes by typewriter apostrophes. Keep entities as they are, as fairseq's recipes and
+    sacreBLEU's references do.
     """
     for line in lines:
         found = SEGMENT.search(line)
@@ -53,13 +58,13 @@ def segments(lines: Iterable[str]) -> Iterator[str]:
 
 
 def held_out(pairs: Iterable[Pair], every: int) -> Iterator[tuple[str, Pair]]:
-    """Yield each pair with its split: every ``every``-th, counted from 1, is for validation."""
+    """Yield each pair with its split. Every ``every``-th pair, counted from 1, is for validation."""
     for number, pair in enumerate(pairs, start=1):
         yield ("valid" if number % every == 0 else "train"), pair
 
 
 def write_splits(folder: Path, languages: Pair, pairs: Iterable[tuple[str, Pair]]) -> dict[str, int]:
-    """Write the files ``SPLIT.LANGUAGE`` of train, valid and test; return the number of pairs in each.
+    """Write the files ``SPLIT.LANGUAGE`` for train, valid and test, and return the number of pairs in each split.
 
     Raises:
         ValueError: a split is empty.
@@ -83,17 +88,18 @@ def write_splits(folder: Path, languages: Pair, pairs: Iterable[tuple[str, Pair]
 
 
 def moses_token_counter(language: str) -> Callable[[str], int]:
-    """Return a function that counts the tokens that Moses' tokeniser makes of a line."""
-    from sacremoses import MosesTokenizer  # takes half a second, and a call with nothing to do needs none of it
+    """Return a function that counts the tokens of a line, as Moses' tokeniser splits it."""
+    from sacremoses import MosesTokenizer  # late: it takes half a second, which a call with nothing to do saves
 
     tokenizer = MosesTokenizer(language)
     return lambda line: len(tokenizer.tokenize(line, escape=False))
 
 
 def moses_normaliser(language: str) -> Callable[[str], str]:
-    """Return Moses' ``normalize-punctuation.perl`` and ``remove-non-printing-char.perl``, in this order.
+    """Return a function that does what Moses' ``normalize-punctuation.perl`` and ``remove-non-printing-char.perl`` do.
 
-    The second script turns ``\\p{C}`` into a space; sacremoses' own version removes it, which joins words.
+    It does the two in this order. The second script replaces ``\\p{C}`` by a space. sacremoses' own version removes
+    these characters, and so joins words.
     """
     import regex
     from sacremoses import MosesPunctNormalizer

@@ -1,9 +1,9 @@
-"""Turn a public data set into binarised data, ready for training: what scripts/prepare_*.sh run.
+"""Turn a public data set into binarised data for training. The scripts scripts/prepare_*.sh run this.
 
     python -m scripts.data.prepare iwslt14|wmt17|multi30k [options]
 
-Archives are downloaded or taken from a folder, checked, cleaned into raw text, and binarised. Each stage is done once;
-an interrupted stage is done again from its start.
+The stages are: download the archives or take them from a folder, check them, clean their text, and binarise it. Each
+stage runs once. An interrupted stage starts again from its beginning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TEXT_STAMP = "text.json"
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Say in one line what is wrong with the options, and what is allowed."""
+    """A parser that reports in one line what is wrong with the options and which values are allowed."""
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         args, unknown = self.parse_known_args(arguments)
@@ -47,7 +47,7 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prepare a data set; end with one sentence after every failure."""
+    """Prepare a data set. After a failure, exit with a message of one line."""
     commands: dict[str, Callable[[str, Sequence[str]], None]] = {
         "iwslt14": lambda prog, options: prepare(IWSLT14, prog, options),
         "wmt17": lambda prog, options: prepare(WMT17, prog, options),
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] not in commands:
         sys.exit(f"usage: prepare {'|'.join(commands)} [options]")
     prog = f"prepare_{arguments[0]}"
-    # By default the signal ends the process at once, and half-written files stay.
+    # By default the signal ends the process at once and leaves half-written files behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         commands[arguments[0]](prog, arguments[1:])
@@ -72,7 +72,7 @@ def prepare(data_set: DataSet, prog: str, options: Sequence[str]) -> None:
     """Turn archives into raw text, and raw text into binarised data.
 
     Raises:
-        ValueError: an option is wrong, or an archive, its text or the disk is not what it should be.
+        ValueError: an option is invalid, an archive or its text is not as expected, or the disk has too little room.
     """
     parser = OptionParser(prog=prog, description=f"{data_set.title}. Licence: {data_set.licence}.", allow_abbrev=False)
     parser.add_argument("--archives", type=Path, metavar="DIR", help="holds the archives; else they are downloaded")
@@ -120,7 +120,11 @@ def prepare(data_set: DataSet, prog: str, options: Sequence[str]) -> None:
 
 
 def check_disk(work: Path, megabytes: int) -> None:
-    """Raise ValueError if the disk has too little room for what is not there yet."""
+    """Check that the disk has enough room for the files that are still missing.
+
+    Raises:
+        ValueError: the disk has too little room.
+    """
     folder = next(parent for parent in (work, *work.absolute().parents) if parent.exists())
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) // 10**6
     free = shutil.disk_usage(folder).free // 10**6
@@ -137,10 +141,10 @@ def write_text(
     stamp: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> None:
-    """Write the raw text of a data set to the folder ``text``, from its archives.
+    """Write the raw text of a data set from its archives to the folder ``text``.
 
     Raises:
-        ValueError: an archive is damaged, or holds something else than expected.
+        ValueError: an archive is damaged or has unexpected contents.
     """
     say(f"cleaning text into {text}")
     with made_once(text, TEXT_STAMP, stamp) as folder:
@@ -158,7 +162,7 @@ def prepare_multi30k(prog: str, options: Sequence[str]) -> None:
     """Turn Multi30k's six gzip files into binarised data.
 
     Raises:
-        ValueError: an option is wrong, or a file is missing or not what it should be.
+        ValueError: an option is invalid, or a file is missing or not as expected.
     """
     parser = OptionParser(prog=prog, description=f"Multi30k. Licence: {MULTI30K_LICENCE}.", allow_abbrev=False)
     parser.add_argument("--raw", type=Path, metavar="DIR", help="holds the six files; else they are downloaded")
@@ -192,7 +196,11 @@ def prepare_multi30k(prog: str, options: Sequence[str]) -> None:
 
 
 def unzip(path: Path, text: Path) -> None:
-    """Unzip a file; raise ValueError if it is damaged."""
+    """Unzip the gzip file ``path`` to ``text``.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     try:
         with gzip.open(path) as source, text.open("wb") as target:
             shutil.copyfileobj(source, target)

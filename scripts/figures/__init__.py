@@ -1,1 +1,1 @@
-"""Draw pictures from the logs of trainings."""
+"""Draw figures from the logs of trainings."""

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Draw Figure 4 of the paper from the logs of real trainings, one curve for each.
+"""Draw Figure 4 of the paper from the logs of real trainings, with one curve for each training.
 
     python -m scripts.figures.criteria OUTPUT standard=RUN/train.log ATS=RUN/train.log
 
-The trainings ran with ``--criteria-interval``, ``--log-format json`` and ``--log-file``. Writes OUTPUT.png, whose
-panels are those of the paper: gradient overlap c_norm², norm similarity c_sim and gradient alignment c_align over
-updates; and OUTPUT.jsonl with the numbers, one line for each line of a log: means over the updates measured in the
-interval that ends at ``num_updates``, null where one is infinite. Thin lines are the numbers, thick ones their moving
-average.
+The trainings must run with ``--criteria-interval``, ``--log-format json`` and ``--log-file``. The script writes two
+files. OUTPUT.png has the panels of the paper's figure: gradient overlap c_norm², norm similarity c_sim and gradient
+alignment c_align over updates. Thin lines show the numbers, and thick lines show their moving average. OUTPUT.jsonl has
+the numbers, with one line for each line of a log. A number is the mean over the measured updates of the log interval
+that ends at ``num_updates``; it is null if it is infinite.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from scripts.figures.png import new_figure, write_png
 
 Record = dict[str, float]
 
-# Title, axis, value.
+# (title of the panel, label of the y axis, function from a record to the value).
 PANELS: tuple[tuple[str, str, Callable[[Record], float]], ...] = (
     ("(a) gradient overlap", "‖∇f(x)‖² / ‖p⊙∇f(x)‖²", lambda record: record["c_norm"] ** 2),
     ("(b) norm similarity", "‖p⊙∇f(x)‖ / ‖p⊙∇f(x̃)‖", lambda record: record["c_sim"]),
     ("(c) gradient alignment", "‖p⊙∇f(x)‖ ‖p⊙∇f(x̃)‖ / ⟨p⊙∇f(x), p⊙∇f(x̃)⟩", lambda record: record["c_align"]),
 )
-AVERAGED = 9  # records in the moving average
+AVERAGED = 9  # number of records in the moving average
 
 
 def main() -> None:
@@ -63,9 +63,10 @@ def main() -> None:
 
 
 def read_criteria(log: Path) -> list[Record]:
-    """Read the criteria of a log's lines, in order.
+    """Read the criteria from the lines of a log, in the order of the updates.
 
-    fairseq writes a line once for each epoch that the process has begun (fairseq/logging/progress_bar.py:45).
+    fairseq writes the same line once for each epoch that the process has started (fairseq/logging/progress_bar.py:45).
+    Keep one record for each update.
     """
     by_update = {}
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -74,7 +75,7 @@ def read_criteria(log: Path) -> list[Record]:
         try:
             values = json.loads(line)
         except json.JSONDecodeError:
-            continue  # the options, at the head; or a line that is being written
+            continue  # the options at the start of the log, or an unfinished line
         if CRITERIA[0] in values and "num_updates" in values:
             update = int(values["num_updates"])
             by_update[update] = {"num_updates": update} | {name: float(values[name]) for name in CRITERIA}
@@ -82,7 +83,7 @@ def read_criteria(log: Path) -> list[Record]:
 
 
 def draw(runs: dict[str, list[Record]], path: Path) -> None:
-    """Draw the picture, without the points that are infinite because the gradients are not aligned."""
+    """Draw the figure. Leave out points that are infinite because the gradients are not aligned."""
     figure = new_figure(12, 3.6)
     axes = figure.subplots(1, len(PANELS))
     for axis, (title, label, value) in zip(axes, PANELS, strict=True):
@@ -101,16 +102,17 @@ def draw(runs: dict[str, list[Record]], path: Path) -> None:
 
 
 def moving_average(values: list[float]) -> list[float]:
-    """Average over a window around each value; the window is shorter at both ends."""
+    """Return the average over a window around each value. The window is shorter at both ends."""
     half = AVERAGED // 2
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 
 
 def summary(runs: dict[str, list[Record]]) -> str:
-    """Return means over all records, and over the last quarter, and how often there was no alignment, as Markdown.
+    """Return a Markdown table of means over all records and over the last quarter of the records.
 
-    The means of c_align, alpha_t and q_t, which are infinite or negative without alignment, are over the others.
+    The last column counts the records without alignment. In these records c_align, alpha_t and q_t are infinite or
+    negative, so the means of these three leave them out.
     """
     header = ["run", "records", "c_norm²", "c_sim", "c_align", "alpha_t", "q_t", "without alignment"]
     rows = []

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Draw validation BLEU and loss of every network of one or more runs, against updates and against training FLOPs.
+"""Draw validation BLEU and loss of every network of one or more runs, over updates and over training FLOPs.
 
     python -m scripts.figures.learning_curves RUN... --output curves.png
 
-The curves are read off RUN/train.log (``--log-file``, which ``fairseq-ats train`` gives); BLEU is there if the run was
-trained with --eval-bleu. FLOPs are counted for a model built from RUN's last or best checkpoint, which also tells which
-networks were trained; a run without one is drawn against updates only, with every network that was validated.
+The script reads the curves from RUN/train.log (``fairseq-ats train`` sets ``--log-file`` to it). The log has BLEU if
+the run was trained with --eval-bleu. The script counts the FLOPs of a model that it builds from RUN's last or best
+checkpoint. The checkpoint also says which networks were trained. A run without a checkpoint is drawn over updates only,
+with every network that was validated.
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ from fairseq_ats.training.log_file import TrainingLog
 from scripts.figures.png import new_figure, write_png
 
 LABELS = {"bleu": "validation BLEU", "loss": "validation loss, bits a token"}
-# The highest network reports under fairseq's own names, another one under the same with its name before them.
+# The highest network logs under fairseq's own names. Another network logs under the same names, with its own in front.
 _METRIC = re.compile(r"(?:(core|level\d+)_)?(bleu|loss)")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of one network of a run: (updates, value) in order.
+    """One metric of one network of a run.
 
     Args:
-        network: None is the highest.
+        metric: ``bleu`` or ``loss``.
+        network: the name of the network; None is the highest network.
+        label: the name of the curve in the legend.
+        points: pairs (number of updates, value), in order.
     """
 
     metric: str
@@ -50,7 +54,7 @@ class Curves:
     """The curves of a run.
 
     Args:
-        flops: updates → FLOPs until then; None if they cannot be counted.
+        flops: the function from a number of updates to their FLOPs; None if the FLOPs cannot be counted.
     """
 
     curves: list[Curve]
@@ -76,10 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read_runs(folders: Sequence[Path], suffix: str = "") -> list[Curves]:
-    """Return the curves of all runs that have any, and print why another one is left out.
+    """Return the curves of all runs that have curves. For each run without curves, print why it is left out.
 
     Raises:
-        ValueError: no run has curves.
+        ValueError: none of the runs has curves.
     """
     runs = []
     for folder in folders:
@@ -99,7 +103,7 @@ def read_run(run: Path, suffix: str = "") -> Curves:
         suffix: the run's ``--checkpoint-suffix``.
 
     Raises:
-        ValueError: it has no log, or no validation in it.
+        ValueError: the run has no log, or its log has no validation.
     """
     path = run / "train.log"
     if not path.is_file():
@@ -112,7 +116,7 @@ def read_run(run: Path, suffix: str = "") -> Curves:
     if cost is None:
         return Curves(curves, None)
     if len(cost.trained(log.updates)) == 1:
-        # Validation covers all networks, also those that were not trained.
+        # Validation covers all networks, even networks that were not trained.
         curves = [curve for curve in curves if curve.network is None]
     return Curves(curves, cost.flops)
 
@@ -146,7 +150,7 @@ def _cost(run: Path, log: TrainingLog, suffix: str) -> TrainingCost | None:
 
 
 def draw(runs: Sequence[Curves], metrics: Sequence[str], path: Path) -> None:
-    """Draw a row of panels for each metric: updates on the left, FLOPs on the right."""
+    """Draw a row of two panels for each metric: over updates on the left, over FLOPs on the right."""
     figure = new_figure(11, 3.8 * len(metrics))
     panels = figure.subplots(len(metrics), 2, squeeze=False)
     for metric, (by_updates, by_flops) in zip(metrics, panels, strict=True):
@@ -165,7 +169,7 @@ def _panel(
 ) -> None:
     for number, run in enumerate(runs):
         at = position(run)
-        # Networks of a run share a colour; the highest has the full line.
+        # The networks of a run share a colour. The highest network comes first, with a solid line.
         styles = iter(("-", "--", ":", "-."))
         for curve in (curve for curve in run.curves if curve.metric == metric):
             style = next(styles)
