@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_ats.checkpoints.keys import STOCK_TASK_NAME, TASK_NAMES
-from fairseq_ats.checkpoints.reading import check_sums, partition_of, read_header
+from fairseq_ats.checkpoints.reading import partition_of, read_checked
 from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.partition.partition import Partition
 
@@ -34,8 +34,7 @@ class Checkpoint:
             ValueError: the file is damaged, cannot be read, or carries code; it was trained with another task; it has
                 no options or has them twice; or its task and its partition contradict each other.
         """
-        check_sums(str(path))
-        state = read_header(str(path))
+        state = read_checked(str(path))
         if (state.get("cfg") is None) == (state.get("args") is None):
             # With both, fairseq builds the model from args (fairseq/checkpoint_utils.py:451), but the checks read cfg.
             found = "no options" if state.get("cfg") is None else "its options twice"

@@ -50,6 +50,16 @@ def read_header(path: str) -> dict[str, Any]:
     return state
 
 
+def read_checked(path: str) -> dict[str, Any]:
+    """Read the dictionary of a checkpoint, after a check of every byte of the file.
+
+    Raises:
+        ValueError: the file is damaged, or is not a whole checkpoint; see :func:`check_sums` and :func:`read_header`.
+    """
+    check_sums(path)
+    return read_header(path)
+
+
 def check_sums(path: str) -> None:
     """Compare every byte of a checkpoint with the checksums (CRC-32) that torch saved in the file.
 

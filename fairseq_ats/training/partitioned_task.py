@@ -17,7 +17,7 @@ from fairseq.distributed import utils as distributed_utils
 from torch import Tensor
 
 from fairseq_ats.checkpoints.keys import PARTITION_KEY, PATIENCE_KEY, RUN_KEY, as_saved, states_of
-from fairseq_ats.checkpoints.reading import partition_of, read_header
+from fairseq_ats.checkpoints.reading import partition_of, read_checked, read_header
 from fairseq_ats.checkpoints.saved_options import forget_start_files_
 from fairseq_ats.host.amp import step_unscaled
 from fairseq_ats.host.batches import BatchesOfTheirOwn
@@ -39,7 +39,7 @@ from fairseq_ats.training.distillation import Distillation, check_distilled, log
 from fairseq_ats.training.metrics import log_gradient_norm, reduce_by_network, under_own_keys
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard, StepResult
 from fairseq_ats.training.precision import check_autocast, in_autocast
-from fairseq_ats.training.resume import partition_of_run, read_run, restore_metrics, why_finished
+from fairseq_ats.training.resume import partition_of_run, restore_metrics, why_finished
 from fairseq_ats.training.super_start import start_as_core_
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ class PartitionedTask(BatchesOfTheirOwn):
             self.partition = Partition(**options.given_partition(trains=True))
             self.best_of_other_networks = self._best_of_other_networks()
         else:
-            header = read_run(source)
+            header = read_checked(source)
             self.check_same_data(header.get("task_state") or {}, source)
             self.partition = partition_of_run(header, source, options)
             self.best_of_other_networks = self._best_of_other_networks()

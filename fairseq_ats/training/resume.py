@@ -13,7 +13,7 @@ from typing import Any
 
 from fairseq.logging import meters, metrics
 
-from fairseq_ats.checkpoints.reading import check_sums, partition_of, read_header
+from fairseq_ats.checkpoints.reading import partition_of
 from fairseq_ats.options.values import CheckpointOptions, Options
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition, reconciled
 from fairseq_ats.schemes.schedule import SchemeName
@@ -21,16 +21,6 @@ from fairseq_ats.schemes.schedule import SchemeName
 # The name of fairseq's aggregator of everything; the others are made by name when they are needed.
 _EVERYTHING = "default"
 _EPOCH = "train"
-
-
-def read_run(source: str) -> dict[str, Any]:
-    """Read the checkpoint from which a run goes on.
-
-    Raises:
-        ValueError: the file is damaged, or is not a whole checkpoint.
-    """
-    check_sums(source)
-    return read_header(source)
 
 
 def partition_of_run(header: Mapping[str, Any], source: str, options: Options) -> Partition:

@@ -19,7 +19,7 @@ from fairseq.utils import split_paths
 from torch import nn
 
 from fairseq_ats.architectures.importance import order_by_importance_
-from fairseq_ats.checkpoints.reading import check_sums, partition_of, read_header
+from fairseq_ats.checkpoints.reading import partition_of, read_checked
 from fairseq_ats.checkpoints.saved_options import UNSEEN_IN_WEIGHTS, differing_options, model_options, saved_options
 from fairseq_ats.options.config import InitOrder
 from fairseq_ats.options.values import StartOptions
@@ -65,8 +65,7 @@ def load_stock_weights_(model: nn.Module, path: str, dictionaries: Mapping[str, 
     if not os.path.isfile(path):
         raise ValueError(f"--init-from is {path}, which is not a file; allowed: a checkpoint of a stock Transformer")
     try:
-        check_sums(path)
-        checkpoint = read_header(path)
+        checkpoint = read_checked(path)
     except ValueError as error:
         raise ValueError(f"--init-from: {error}") from error
     if partition_of(checkpoint.get("task_state")) is not None:

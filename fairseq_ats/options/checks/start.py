@@ -7,7 +7,7 @@ import os
 from fairseq.checkpoint_utils import get_maybe_sharded_checkpoint_filename
 from fairseq.utils import split_paths
 
-from fairseq_ats.checkpoints.reading import check_sums, read_header
+from fairseq_ats.checkpoints.reading import read_checked
 from fairseq_ats.options.config import InitOrder, PartitionedConfig, SuperStart
 from fairseq_ats.options.groups import option_of
 from fairseq_ats.options.values import Options
@@ -27,8 +27,7 @@ def files_to_decode_problems(cfg: PartitionedConfig) -> list[str]:
     problems = []
     for path in _files_to_decode(cfg, split_paths(given) if given else []):
         try:
-            check_sums(path)
-            read_header(path)
+            read_checked(path)
         except ValueError as error:
             problems.append(str(error))
     return problems
