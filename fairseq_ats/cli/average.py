@@ -5,9 +5,9 @@
     fairseq-ats average RUN/checkpoint10.pt RUN/checkpoint11.pt --output RUN/average.pt
 
 Checkpoints are chosen for one network, and averaged whole. The core is best at other times than the super-network, so
-each has its own average, as each has its own best checkpoint. But they share the core's parameters, and nothing has
-trained a super-network whose parts come from two averages. So every file holds all networks; decode one that was chosen
-for the core with --max-level 1.
+each network has its own average, just as it has its own best checkpoint. But the networks share the core's parameters,
+and a super-network whose parts come from two averages was never trained. So every file holds all networks. Decode a
+file that was chosen for the core with --max-level 1.
 """
 
 from __future__ import annotations
@@ -43,21 +43,27 @@ def _parser(prog: str) -> CommandParser:
     parser.add_argument("inputs", nargs="+", type=Path, metavar="RUN|CHECKPOINT", help="a run's folder, or checkpoints")
     parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--last-epochs", type=positive, metavar="N", help="of a run: the last N of checkpointE.pt")
-    which.add_argument("--last-updates", type=positive, metavar="N", help="of a run: the last N of checkpoint_E_U.pt")
-    which.add_argument("--best", type=positive, metavar="N", help="of a run: the N with the best validation")
+    which.add_argument("--last-epochs", type=positive, metavar="N", help="with RUN: the last N files checkpointE.pt")
+    which.add_argument(
+        "--last-updates", type=positive, metavar="N", help="with RUN: the last N files checkpoint_E_U.pt"
+    )
+    which.add_argument(
+        "--best", type=positive, metavar="N", help="with RUN: the N checkpoints with the best validation"
+    )
     parser.add_argument(
         "--network",
         metavar="NAME",
-        help="with --best: choose by this network's validation: core, super, or one between the two, such as level2; "
-        "the measure is the run's --best-checkpoint-metric (default: the highest network)",
+        help="with --best: choose by this network's validation: core, super, or a network between them, such as level2 "
+        "(default: the highest network); the run's --best-checkpoint-metric says what is compared",
     )
-    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="of a run: as in the training")
+    parser.add_argument(
+        "--checkpoint-suffix", default="", metavar="SUFFIX", help="the same as in the training of the run"
+    )
     return parser
 
 
 def _chosen(args: argparse.Namespace) -> list[str]:
-    """Return the checkpoints to average; those of a run are in the order of their updates.
+    """Return the checkpoints to average, in the order of their updates if they come from a run.
 
     Raises:
         ValueError: the arguments do not name checkpoints, or the run has fewer.

@@ -36,9 +36,9 @@ def _parser(prog: str) -> CommandParser:
         type=positive,
         default=Binarisation.vocabulary,
         metavar="N",
-        help="sentencepiece pieces, both languages together (default: %(default)s)",
+        help="number of sentencepiece pieces, for both languages together (default: %(default)s)",
     )
-    parser.add_argument("--lowercase", action="store_true", help="lower-case all text, references too")
+    parser.add_argument("--lowercase", action="store_true", help="lower-case all text, including the references")
     parser.add_argument(
         "--longest",
         type=positive,
@@ -52,7 +52,7 @@ def _parser(prog: str) -> CommandParser:
         help="leave out pairs of train and valid with more than R times the pieces on one side; needs --longest",
     )
     parser.add_argument(
-        "--sample", type=positive, metavar="N", help="lines of each language to learn the pieces from (default: all)"
+        "--sample", type=positive, metavar="N", help="learn the pieces from N lines of each language (default: all)"
     )
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="processes (default: %(default)s)")
     return parser

@@ -1,7 +1,7 @@
 """Read configuration files: YAML whose keys are fairseq's options, and ``base:``, the file that this one changes.
 
-A file with a base shows its differences only. A value takes the place of the base's, as a whole; ``null`` removes the
-base's option, so that fairseq's default holds. The path of a base is relative to the file that names it, and a base
+A file with a base shows its differences only. A value replaces the whole value of the base; ``null`` removes the option
+of the base, so that fairseq's default holds. The path of a base is relative to the file that names it, and a base
 may have a base.
 """
 
@@ -17,10 +17,11 @@ BASE = "base"
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the options of a configuration file, the base's first.
+    """Return the options of a configuration file; the options of its base come first.
 
     Raises:
-        ValueError: a file is missing, holds no options, or leads back to itself; or it removes what no base has.
+        ValueError: a file is missing, holds no options, or leads back to itself; or it removes an option that its base
+            lacks.
     """
     return _read_with_bases(path, ())
 
@@ -45,14 +46,14 @@ def options_of(config: dict[str, Any], path: Path) -> list[str]:
             options += [option, json.dumps(value)]
         elif value is None or value is False:
             is_what = "empty" if value is None else "false"
-            raise ValueError(f"{path}: {key} is {is_what}; leave it out to have fairseq's default")
+            raise ValueError(f"{path}: {key} is {is_what}; leave it out to use fairseq's default")
         else:
             options += [option, str(value)]
     return options
 
 
 def _read_with_bases(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
-    """Read a file that the last of ``readers`` names as its base, that one being named by the reader before it."""
+    """Read a file that the last of ``readers`` names as its base, which the reader before it names as its base."""
     named = f"{readers[-1]}: {BASE} is {path}" if readers else str(path)
     if not path.is_file():
         raise ValueError(f"{named}, which is not a file" if readers else f"{named} is not a file")

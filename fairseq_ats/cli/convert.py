@@ -79,14 +79,17 @@ def _parser(prog: str) -> CommandParser:
         "--verify-on",
         type=Path,
         metavar="FILE",
-        help="compare the best hypotheses for this text, too: source language, one sentence a line; without a "
+        help="also compare the best hypotheses for this text: source language, one sentence a line; without a "
         "sentencepiece model, tokens with spaces between them",
     )
     parser.add_argument(
         "--beam", type=positive, default=5, metavar="N", help="beam width of --verify-on (default: %(default)s)"
     )
     parser.add_argument(
-        "--dense", action="store_true", default=None, help="fairseq, ctranslate2: multiply a low-rank network out"
+        "--dense",
+        action="store_true",
+        default=None,
+        help="fairseq, ctranslate2: turn a low-rank network into a dense one",
     )
     parser.add_argument(
         "--keep-optimizer-state",

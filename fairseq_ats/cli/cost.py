@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_
     if checkpoint is None and not {"--arch", "-a"} & set(rest):
         parser.error("give a checkpoint, or --arch with fairseq's options")
     if args.tokens < args.length:
-        parser.error(f"--tokens is {args.tokens} and --length is {args.length}; allowed: a sentence or more")
+        parser.error(f"--tokens is {args.tokens} and --length is {args.length}; allowed: --length or more")
     with parser.errors_in_a_sentence():
         if checkpoint is None:
             built = build(["--task", TASK_NAME, *rest], numbered_dictionary(args.vocabulary))
@@ -52,8 +52,8 @@ def _parser(prog: str) -> CommandParser:
         prog,
         __doc__,
         usage="%(prog)s (CHECKPOINT | --arch ARCH [fairseq options]) [--tokens N] [--length N] [--vocabulary N]",
-        epilog="Other options are fairseq's: --arch and what belongs to it, --partitioned-linear-module-name, "
-        "--small-ratio, --max-level, --alternate-pattern.",
+        epilog="Other options are fairseq's: --arch and the options of the architecture, "
+        "--partitioned-linear-module-name, --small-ratio, --max-level, --alternate-pattern.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -63,7 +63,11 @@ def _parser(prog: str) -> CommandParser:
         "--length", type=positive, default=25, metavar="N", help="tokens of each sentence, on both sides (default: 25)"
     )
     parser.add_argument(
-        "--vocabulary", type=positive, default=10000, metavar="N", help="with --arch: entries (default: 10000)"
+        "--vocabulary",
+        type=positive,
+        default=10000,
+        metavar="N",
+        help="with --arch: entries of the dictionary (default: 10000)",
     )
     return parser
 

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats evalua
     args = parser.parse_args(arguments)
     best = best_checkpoint(args.checkpoint_suffix)
     if not (args.run / best).is_file():
-        parser.error(f"argument RUN: {args.run} has no {best}; if the training had a --checkpoint-suffix, give it")
+        parser.error(f"argument RUN: {args.run} has no {best}; if the training used --checkpoint-suffix, give it here")
     # Restart before the import of torch, which would otherwise be paid twice.
     restart_in_cpu_environment(args.threads)
     import torch
@@ -54,10 +54,10 @@ def _parser(prog: str) -> CommandParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder with the checkpoints")
     parser.add_argument("--beam", type=positive, default=5, metavar="N", help="beam width (default: %(default)s)")
     parser.add_argument(
-        "--batch-size", type=positive, default=32, metavar="N", help="sentences a batch (default: %(default)s)"
+        "--batch-size", type=positive, default=32, metavar="N", help="sentences in a batch (default: %(default)s)"
     )
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default: %(default)s)")
-    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="as in the training")
+    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="the same as in the training")
     return parser
 
 

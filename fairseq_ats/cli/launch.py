@@ -38,8 +38,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats launch
 def _parser(prog: str) -> CommandParser:
     parser = CommandParser(prog, __doc__, allow_abbrev=False)
     parser.add_argument("--workers", type=positive, required=True, metavar="N", help="processes on this machine")
-    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of each (default: 1)")
-    several = parser.add_argument_group("several machines", "the same command on each, with another --first-rank")
+    parser.add_argument(
+        "--threads", type=positive, default=1, metavar="N", help="CPU threads of each process (default: 1)"
+    )
+    several = parser.add_argument_group("several machines", "call the same command on each, with another --first-rank")
     several.add_argument(
         "--world-size", type=positive, metavar="N", help="workers on all machines (default: --workers)"
     )

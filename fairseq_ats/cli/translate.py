@@ -52,7 +52,9 @@ def _parser(prog: str) -> CommandParser:
         "--level", metavar="LEVEL", help="core, super, level2, ..., or a number (default: the highest of a checkpoint)"
     )
     parser.add_argument("--input", type=Path, metavar="FILE", help="text in UTF-8 (default: stdin)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="written when all is translated (default: stdout)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="appears when everything is translated (default: stdout)"
+    )
     parser.add_argument("--data", metavar="DIR", help="folder with the dictionaries (default: as in training)")
     parser.add_argument("--sentencepiece-model", metavar="FILE", help="(default: sentencepiece.model in the data)")
     parser.add_argument(
@@ -75,26 +77,30 @@ def _parser(prog: str) -> CommandParser:
         "--lenpen",
         type=float,
         metavar="P",
-        help=f"length penalty: above 1 for longer translations (default: {Search.length_penalty:g})",
+        help=f"length penalty: above 1 favours longer translations (default: {Search.length_penalty:g})",
     )
     parser.add_argument(
         "--batch-size",
         type=positive,
         default=Machine.batch_size,
         metavar="N",
-        help="sentences a batch (default: %(default)s)",
+        help="sentences in a batch (default: %(default)s)",
     )
     parser.add_argument(
         "--buffer-size",
         type=positive,
         metavar="N",
-        help=f"lines read before they are translated (default: {BUFFER_SIZE}, and 1 from a terminal)",
+        help=f"lines to read before translating them (default: {BUFFER_SIZE}, and 1 from a terminal)",
     )
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads of each worker (default: the engine's choice)"
     )
     parser.add_argument(
-        "--workers", type=positive, default=1, metavar="N", help="batches at once, with CTranslate2 (default: 1)"
+        "--workers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="batches translated at once, CTranslate2 only (default: 1)",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: cuda where there is one)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -141,7 +147,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _lines(source: BinaryIO) -> Iterator[str]:
-    """Yield the lines, which end at a newline and nowhere else; bytes that are no UTF-8 become unknown characters."""
+    """Yield the lines, which end at newlines only; bytes that are not UTF-8 become unknown characters."""
     for line in source:
         yield line.decode("utf-8", "replace")
 

@@ -43,8 +43,8 @@ class _Loader(yaml.SafeLoader):
     def construct_yaml_bool(self, node: yaml.ScalarNode) -> bool:
         if node.value.lower() in ("no", "off"):
             message = (
-                f'{node.value} means false in YAML; if it is a word, write it in quotes ("{node.value}"), and if a '
-                "flag is not wanted, leave it out"
+                f'{node.value} means false in YAML; if it is a word, write it in quotes ("{node.value}"); if you '
+                "do not want the flag, leave it out"
             )
             raise ConstructorError(problem=message, problem_mark=node.start_mark)
         return super().construct_yaml_bool(node)

@@ -69,7 +69,7 @@ def check_dense(source: SourceNetwork, dense: bool, output_format: str) -> None:
         keep = "--to onnx and --to core keep" if source.name == CORE else "--to onnx keeps"
         raise ValueError(
             f"--to {output_format} has dense layers only, and this {source.title} is of low rank; {keep} its "
-            f"layers thin, --dense multiplies them out, which makes the {source.title} as large as the super-network"
+            f"layers thin, --dense makes them dense, and the {source.title} then is as large as the super-network"
         )
     if dense and not source.is_low_rank:
         raise ValueError(f"--dense is for a low-rank core; this is the {source.title} of {source.partition}")

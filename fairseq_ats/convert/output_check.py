@@ -42,8 +42,8 @@ def check_output(output: Path, inputs: Sequence[Path], is_folder: bool, overwrit
     if not overwrite:
         raise ValueError(f"--output is {output}, which exists; --overwrite replaces it")
     if output.is_dir() != is_folder:
-        kinds = ("file", "folder")
-        raise ValueError(f"--output is the {kinds[not is_folder]} {output}, and this format is a {kinds[is_folder]}")
+        there, wanted = ("file", "folder") if is_folder else ("folder", "file")
+        raise ValueError(f"--output is the {there} {output}; this format writes a {wanted}")
     for path in inputs:
         if path.resolve().is_relative_to(output.resolve()):
             raise ValueError(f"--output is {output}, and {path} is read from there; write somewhere else")

@@ -84,12 +84,12 @@ def read_source(
     level = partition.level_of(level)
     if level not in partition.levels:
         held = ", ".join(str(n) for n in partition.levels)
-        raise ValueError(f"--level is {level} and {path} holds level(s) {held}")
+        raise ValueError(f"--level is {level}; allowed: {held}, the levels that {path} holds")
     folder = DataFolder.find(data, checkpoint.options("task"))
     if sentencepiece_model is None:
         sentencepiece_model = folder.sentencepiece_model
     elif not sentencepiece_model.is_file():
-        raise ValueError(f"--sentencepiece-model is {sentencepiece_model}, which is no file")
+        raise ValueError(f"--sentencepiece-model is {sentencepiece_model}, which is not a file")
     model, task = load_network(checkpoint, folder, level)
     parameters = sum(p.numel() for p in model.parameters())
     prepare_to_decode(model)

@@ -130,7 +130,7 @@ class DeployedFolder:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise ValueError(f"{path} is not of schema {SCHEMA}, the one that this version reads")
+            raise ValueError(f"{path} is not of schema {SCHEMA}, the only one that this version reads")
         names = {f.name for f in dataclasses.fields(cls)}
         try:
             partition = Partition(**content["partition"])
@@ -162,11 +162,11 @@ def check_sums(folder: Path) -> None:
         lines = (folder / SUMS_FILE).read_text("utf-8").splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder / SUMS_FILE} cannot be read: {error}; convert the checkpoint anew") from error
+        raise ValueError(f"{folder / SUMS_FILE} cannot be read: {error}; convert the checkpoint again") from error
     present = _files_with_sums(folder)
     for name in sorted(sums.keys() | present):
         if name not in present or _sum(folder / name) != sums.get(name):
-            raise ValueError(f"{folder} is damaged: its {name!r} is not the file that {SUMS_FILE} was written for")
+            raise ValueError(f"{folder} is damaged: its {name!r} does not match {SUMS_FILE}")
 
 
 def _files_with_sums(folder: Path) -> set[str]:

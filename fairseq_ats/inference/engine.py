@@ -36,8 +36,8 @@ class Search:
             raise ValueError(f"--beam is {self.beam}; allowed: 1 or more")
         if not (math.isfinite(self.max_len_a) and self.max_len_a >= 0 and self.max_len_b >= 1):
             raise ValueError(
-                f"--max-len-a is {self.max_len_a} and --max-len-b is {self.max_len_b}; "
-                "allowed: 0 or more, and 1 or more"
+                f"--max-len-a is {self.max_len_a} (allowed: 0 or more) and --max-len-b is {self.max_len_b} "
+                "(allowed: 1 or more)"
             )
         if not math.isfinite(self.length_penalty):
             raise ValueError(f"--lenpen is {self.length_penalty}; allowed: a finite number")
@@ -110,7 +110,8 @@ class Engine(ABC):
         if min(max_positions) < 2:
             takes, gives = max_positions
             raise ValueError(
-                f"the network takes {takes} and gives {gives} tokens, with the end of the sentence; allowed: 2 or more"
+                f"the network takes {takes} and gives {gives} tokens, including the end of the sentence; "
+                "allowed: 2 or more"
             )
         self.search = search
         self._max_target_pieces = max_positions[1] - 1

@@ -133,7 +133,7 @@ def networks_of(run: Path, suffix: str = "") -> list[Network]:
         own = Checkpoint.open(path) if path.is_file() else best
         if own.partition != partition:
             raise ValueError(
-                f"{best.path} and {path.name} are not of one run; they have {partition} and {own.partition}"
+                f"{best.path} and {path.name} come from different runs: they have {partition} and {own.partition}"
             )
         networks.append(Network(name, own, level))
     return networks
@@ -168,8 +168,8 @@ def batches_of(model: Any, task: Any, subset: str, batch_size: int) -> Iterator[
         if size > longest:
             raise ValueError(
                 f"{task.cfg.data}: sentence {number:,} of {subset} has {size:,} tokens with its end, and the network "
-                f"takes {longest:,}; leave it out of the data, or translate the text with fairseq-ats translate, which "
-                "cuts long lines into parts"
+                f"takes {longest:,}; remove it from the data, or use fairseq-ats translate, which cuts long lines "
+                "into parts"
             )
     return task.get_batch_iterator(dataset, max_sentences=batch_size).next_epoch_itr(shuffle=False)
 

@@ -75,7 +75,9 @@ class Translator:
         if path.is_dir():
             for option, value in (("--data", data), ("--sentencepiece-model", sentencepiece_model)):
                 if value is not None:
-                    raise ValueError(f"{option} is {value} and {path} is a folder, which brings its own; leave it out")
+                    raise ValueError(
+                        f"{option} is {value} and {path} is a folder, which brings its own; leave {option} out"
+                    )
             self._engine, self._text = _open_folder(path, level, given, machine)
         elif path.is_file():
             data = None if data is None else Path(data)
@@ -118,7 +120,7 @@ class Translator:
             if len(sentences) > 1:
                 length = len(pieces[number])
                 logger.warning(
-                    f"a line of {length:,} pieces is translated in {len(sentences)} parts of {limit} at most"
+                    f"a line of {length:,} pieces is translated in {len(sentences)} parts of at most {limit} pieces"
                 )
         translated = iter(self._engine.translate([sentence for sentences in cut for sentence in sentences]))
         joined = (" ".join(self._text.decode(next(translated)) for _ in sentences) for sentences in cut)

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--output", type=Path, required=True, metavar="PNG")
-    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="that of the trainings")
+    parser.add_argument("--checkpoint-suffix", default="", metavar="SUFFIX", help="the same as in the trainings")
     args = parser.parse_args(arguments)
     silence_libraries()
     torch.set_num_threads(1)

@@ -109,5 +109,5 @@ def test_networks_of_two_runs_in_one_folder(folder: Path, tmp_path: Path) -> Non
     """The core of an earlier run with another ratio is not decoded as this one's."""
     shutil.copy(folder / "checkpoint_best_a.pt", tmp_path / "checkpoint_best.pt")
     checkpoint(tmp_path / "checkpoint_best_core.pt", 5, task={"_name": OUR_TASK})
-    with pytest.raises(ValueError, match=r"checkpoint_best\.pt and checkpoint_best_core\.pt are not of one run"):
+    with pytest.raises(ValueError, match=r"checkpoint_best\.pt and checkpoint_best_core\.pt come from different runs"):
         networks_of(tmp_path)

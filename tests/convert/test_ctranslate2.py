@@ -169,7 +169,7 @@ def test_rounding_hides_no_wrong_network(
         (["--no-cross-attention"], "--no-cross-attention is given"),
         (["--encoder-layers", "0"], "--encoder-layers is 0; allowed: 1 or more"),
         (["--cross-self-attention"], "--cross-self-attention is given"),
-        (["--decoder-output-dim", "16"], "--decoder-output-dim is 16; allowed: that of --decoder-embed-dim"),
+        (["--decoder-output-dim", "16"], "--decoder-output-dim is 16; allowed: 32, the value of --decoder-embed-dim"),
     ],
 )
 def test_what_ctranslate2_cannot_hold_is_refused_before_work(

@@ -53,7 +53,7 @@ class CoreCheckpoint(OutputFormat):
             raise ValueError(f"--keep-optimizer-state: {source.path} was saved with --no-save-optimizer-state")
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
-        yield "optimizer: " + ("the core's state is kept" if self.keep_optimizer_state else "its state is left out")
+        yield "optimizer state: " + ("kept for the core" if self.keep_optimizer_state else "left out")
         torch.save(core_checkpoint(source, self.keep_optimizer_state), path)
 
     def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:

@@ -137,8 +137,10 @@ def unsupported_options(cfg: TransformerConfig) -> list[str]:
         problems.append(f"--activation-fn is {cfg.activation_fn}; allowed: {', '.join(ACTIVATIONS)}")
     for what in ("input_dim", "output_dim"):
         if getattr(cfg.decoder, what) != cfg.decoder.embed_dim:
-            size = getattr(cfg.decoder, what)
-            problems.append(f"--decoder-{what.replace('_', '-')} is {size}; allowed: that of --decoder-embed-dim")
+            size, width = getattr(cfg.decoder, what), cfg.decoder.embed_dim
+            problems.append(
+                f"--decoder-{what.replace('_', '-')} is {size}; allowed: {width}, the value of --decoder-embed-dim"
+            )
     if cfg.adaptive_softmax_cutoff is not None:
         problems.append("--adaptive-softmax-cutoff is given")
     # CTranslate2's graph reads the first layer of the encoder and of the decoder.

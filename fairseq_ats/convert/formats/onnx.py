@@ -39,9 +39,9 @@ class OnnxModel(OutputFormat):
             if getattr(cfg, switch)
         ]
         if not source.model.decoder.layers:
-            problems.append("--decoder-layers is 0, and a step counts the tokens before it in a layer's cache")
+            problems.append("--decoder-layers is 0, but a decoder step finds its position in the cache of a layer")
         if problems:
-            raise ValueError(f"--to onnx does not know this model: {'; '.join(problems)}. --to fairseq does")
+            raise ValueError(f"--to onnx does not know this model: {'; '.join(problems)}. --to fairseq can")
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
         export_graphs(source, path)
