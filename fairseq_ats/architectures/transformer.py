@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,9 +21,9 @@ from fairseq_ats.modules import (
     PartitionedRankLinear,
 )
 from fairseq_ats.modules.base import PartitionedModule
+from fairseq_ats.modules.levels import refuse_equal_levels
 from fairseq_ats.modules.linear import INPUT_DIM, OUTPUT_DIM
-from fairseq_ats.partition.partition import Partition, shown
-from fairseq_ats.partition.tags import holds
+from fairseq_ats.partition.partition import Partition
 
 ALLOWED_ARCHS = (
     "a partitioned model needs an encoder-decoder Transformer (--arch transformer, transformer_iwslt_de_en, "
@@ -152,25 +152,8 @@ def partition_linears_(model: nn.Module, partition: Partition, initialise: bool 
         swap(attention, "q_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
         swap(attention, "k_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
     if partition.super_level > 2:  # with one ratio, a core that rounds to the full size has always been allowed
-        _refuse_equal_levels(swapped, partition)
+        refuse_equal_levels(swapped, partition)
     return len(swapped)
-
-
-def _refuse_equal_levels(layers: Sequence[PartitionedModule], partition: Partition) -> None:
-    """Refuse two levels at which every layer has the same size.
-
-    A single layer may have the same size at two levels; the block between them is then empty.
-
-    Raises:
-        ValueError: two levels are the same network.
-    """
-    parameters = [p for layer in layers for p in layer.parameters() if p.numel() > 0]
-    for level in partition.levels[1:]:
-        if all(holds(p, level) == holds(p, level - 1) for p in parameters):
-            raise ValueError(
-                f"--small-ratio is {shown(partition.small_ratio)}, and in a model of these sizes levels "
-                f"{level - 1} and {level} are the same network; allowed: ratios that give them different sizes"
-            )
 
 
 def replace_attention_and_dropout_(model: nn.Module) -> None:

@@ -57,10 +57,14 @@ class PartitionedModule(nn.Module):
         """Return the block that ``level`` itself adds."""
         return getattr(self, self._block_name(level, kind))
 
-    def _block_name(self, level: int, kind: str) -> str:
+    def name_of(self, level: int) -> str:
+        """Return the name of what ``level`` owns: ``core``, ``extension_2``, ..., ``extension``."""
         if level == CORE_LEVEL:
-            return f"core_{kind}"
-        return f"extension_{kind}" if level == self.super_level else f"extension_{level}_{kind}"
+            return "core"
+        return "extension" if level == self.super_level else f"extension_{level}"
+
+    def _block_name(self, level: int, kind: str) -> str:
+        return f"{self.name_of(level)}_{kind}"
 
     def _level_of_name(self, name: str) -> int:
         """Return the level that owns a parameter or buffer: a block (``fc1.extension_2_u``) or a child's."""

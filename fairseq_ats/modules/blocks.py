@@ -8,6 +8,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from fairseq_ats.partition.partition import SmallRatio, core_size, ratios_of
+
+
+def sizes_of(full_size: int, small_ratio: SmallRatio) -> list[int]:
+    """Return the size of every level, from the core up: the full size is the last."""
+    return [*(core_size(full_size, ratio) for ratio in ratios_of(small_ratio)), full_size]
+
 
 def join(blocks: Sequence[Tensor], dim: int, groups: int = 1) -> Tensor:
     """Join blocks along ``dim``, separately within each of ``groups`` equal groups.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
 
 from fairseq_ats.modules.base import PartitionedModule
-from fairseq_ats.partition.tags import levels_of
+from fairseq_ats.partition.partition import Partition, shown
+from fairseq_ats.partition.tags import holds, levels_of
 
 
 def partitioned_modules(model: nn.Module) -> list[PartitionedModule]:
@@ -69,3 +70,20 @@ def freeze_outside(model: nn.Module, levels: Collection[int]) -> None:
     for parameter, own in tagged:
         if own != every_level:
             parameter.requires_grad_(not own.isdisjoint(levels))
+
+
+def refuse_equal_levels(layers: Sequence[PartitionedModule], partition: Partition) -> None:
+    """Refuse two levels at which every layer has the same size.
+
+    A single layer may have the same size at two levels; the block between them is then empty.
+
+    Raises:
+        ValueError: two levels are the same network.
+    """
+    parameters = [p for layer in layers for p in layer.parameters() if p.numel() > 0]
+    for level in partition.levels[1:]:
+        if all(holds(p, level) == holds(p, level - 1) for p in parameters):
+            raise ValueError(
+                f"--small-ratio is {shown(partition.small_ratio)}, and in a model of these sizes levels "
+                f"{level - 1} and {level} are the same network; allowed: ratios that give them different sizes"
+            )

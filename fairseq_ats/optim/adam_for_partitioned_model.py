@@ -4,29 +4,23 @@
 # (fairseq/dataclass/utils.py:39).
 
 import ast
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from torch import Tensor, nn
 
+from fairseq_ats.optim.coefficient import CoefficientConfig, CoefficientInGroup, KeepsCoefficient, common_problems
 from fairseq_ats.optim.fused_adam import FusedAdam
-from fairseq_ats.optim.mask import MaskedStep
-
-logger = logging.getLogger(__name__)
 
 OPTIMIZER_NAME = "adam_for_partitioned_model"
 
-# Of --alternate-lr-coef, among the options of Adam's group.
-_COEFFICIENT = "alternate_lr_coef"
-
 
 @dataclass
-class AdamForPartitionedModelConfig(FairseqAdamConfig):
+class AdamForPartitionedModelConfig(CoefficientConfig, FairseqAdamConfig):
     """Defaults of Table 4 of the paper."""
 
     adam_betas: Any = field(
@@ -43,32 +37,14 @@ class AdamForPartitionedModelConfig(FairseqAdamConfig):
             "example": "--adam-eps 1e-8",
         },
     )
-    alternate_lr_coef: Optional[float] = field(
-        default=None,
-        metadata={
-            "help": "learning rate of an update that does not train the super-network, relative to --lr; default: as "
-            "in the checkpoint of a resumed run, or 1",
-            "example": "--alternate-lr-coef 0.5",
-        },
-    )
 
 
-class AdamForPartitionedModel(MaskedStep, FusedAdam):
+class AdamForPartitionedModel(CoefficientInGroup, FusedAdam):
     """Adam that moves what the mask selects."""
 
     def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
         # mypy looks at the base class of MaskedStep; what is called is FusedAdam, next in the order.
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)  # type: ignore[call-arg]
-        self.alternate_lr_coef = 1.0
-
-    @property
-    def alternate_lr_coef(self) -> float:
-        """``--alternate-lr-coef``, in the group of parameters, which is saved."""
-        return self.param_groups[0][_COEFFICIENT]
-
-    @alternate_lr_coef.setter
-    def alternate_lr_coef(self, value: float) -> None:
-        self.param_groups[0][_COEFFICIENT] = value
 
     def step_elements(self, selected: Mapping[nn.Parameter, Tensor]) -> None:
         """Move the selected elements of these parameters, with a step count for each coordinate."""
@@ -77,15 +53,11 @@ class AdamForPartitionedModel(MaskedStep, FusedAdam):
 
 def adam_problems(cfg: AdamForPartitionedModelConfig) -> list[str]:
     """Return one message for each option of the optimizer that is outside its range."""
-    problems = []
+    problems = common_problems(cfg)
     if cfg.fp16_adam_stats:
         problems.append("--fp16-adam-stats is not supported by adam_for_partitioned_model")
-    if cfg.alternate_lr_coef is not None and not 0 < cfg.alternate_lr_coef < math.inf:
-        problems.append(f"--alternate-lr-coef is {cfg.alternate_lr_coef}; allowed: > 0")
     if not 0 < cfg.adam_eps < math.inf:
         problems.append(f"--adam-eps is {cfg.adam_eps}; allowed: > 0")
-    if not 0 <= cfg.weight_decay < math.inf:
-        problems.append(f"--weight-decay is {cfg.weight_decay}; allowed: 0 or more")
     betas = cfg.adam_betas
     try:
         # fairseq would evaluate a string (optim/adam.py:91).
@@ -99,7 +71,7 @@ def adam_problems(cfg: AdamForPartitionedModelConfig) -> list[str]:
 
 
 @register_optimizer(OPTIMIZER_NAME, dataclass=AdamForPartitionedModelConfig)
-class FairseqAdamForPartitionedModel(FairseqAdam):
+class FairseqAdamForPartitionedModel(KeepsCoefficient, FairseqAdam):
     """``--optimizer adam_for_partitioned_model``.
 
     Raises:
@@ -113,15 +85,4 @@ class FairseqAdamForPartitionedModel(FairseqAdam):
         if problems:
             raise ValueError("; ".join(problems))
         self._optimizer = AdamForPartitionedModel(params, **self.optimizer_config)
-        if cfg.alternate_lr_coef is not None:
-            self._optimizer.alternate_lr_coef = cfg.alternate_lr_coef
-
-    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
-        """fairseq's, which takes every option from the saved state; a coefficient that was given counts instead."""
-        built = self.optimizer.param_groups[0][_COEFFICIENT]
-        super().load_state_dict(state_dict, optimizer_overrides)
-        (group,) = self.optimizer.param_groups
-        saved = group.setdefault(_COEFFICIENT, built)  # older versions did not save it
-        if self.cfg.alternate_lr_coef is not None and saved != built:
-            logger.warning(f"the run was trained with --alternate-lr-coef {saved}, and it is {built} now")
-            group[_COEFFICIENT] = built
+        self.set_coefficient()

@@ -25,6 +25,9 @@ SUPER = "super"
 
 MODULE_NAMES = ("PartitionedRankLinear", "PartitionedLinear")
 
+# The layer type of a convolutional network, which has no other.
+CONVOLUTION = "PartitionedConv2d"
+
 # The defaults are from Table 4 of the paper.
 DEFAULT_MODULE_NAME = "PartitionedRankLinear"
 DEFAULT_SMALL_RATIO = 0.03125
@@ -96,7 +99,7 @@ class Partition:
     def problems(module_name: str | None, small_ratio: SmallRatio | None, max_level: int | None) -> list[str]:
         """Return one message for each value that is not allowed. None means that the value is not given."""
         found = []
-        if module_name is not None and module_name not in MODULE_NAMES:
+        if module_name is not None and module_name not in (*MODULE_NAMES, CONVOLUTION):
             found.append(f"--partitioned-linear-module-name is {module_name!r}; allowed: {', '.join(MODULE_NAMES)}")
         if small_ratio is not None:
             found += _ratio_problems(ratios_of(small_ratio))

@@ -14,6 +14,8 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModelConfig
+from fairseq_ats.optim.coefficient import CoefficientConfig
+from fairseq_ats.optim.sgd_for_partitioned_model import SGDForPartitionedModelConfig
 from fairseq_ats.options.config import PartitionedConfig
 
 # Heading and text of each table, and the options in it.
@@ -44,9 +46,10 @@ SECTIONS = {
         ("criteria_interval", "criteria_dropout", "criteria_by_layer_type"),
     ),
     "Optimizer": (
-        "`--optimizer adam_for_partitioned_model` is fairseq's Adam with a mask. `--alternate` and `--core-only-from`\n"
-        "need it. Its other options are those of fairseq's `adam`.",
-        ("adam_betas", "adam_eps", "alternate_lr_coef"),
+        "`--optimizer adam_for_partitioned_model` is fairseq's Adam with a mask, and its other options are those of\n"
+        "fairseq's `adam`. `--optimizer sgd_for_partitioned_model` is torch's SGD with a mask. `--alternate` and\n"
+        "`--core-only-from` need one of them.",
+        ("alternate_lr_coef", "adam_betas", "adam_eps", "momentum", "nesterov", "weight_decay"),
     ),
 }
 
@@ -80,7 +83,8 @@ def page() -> str:
     Raises:
         KeyError: an option has no place in :data:`SECTIONS`, or there is no such option.
     """
-    rows = dict(_rows(PartitionedConfig)) | dict(_rows(AdamForPartitionedModelConfig))
+    declared = (PartitionedConfig, AdamForPartitionedModelConfig, CoefficientConfig, SGDForPartitionedModelConfig)
+    rows = {name: row for one in declared for name, row in _rows(one)}
     parts = [HEAD]
     for heading, (text, names) in SECTIONS.items():
         table = ["| option | value | meaning | example |", "|---|---|---|---|", *map(rows.pop, names)]

@@ -16,6 +16,7 @@ from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.modules.levels import freeze_outside, use_level
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModel
 from fairseq_ats.optim.mask import ElementMask, LevelMask, MaskedStep
+from fairseq_ats.optim.sgd_for_partitioned_model import SGDForPartitionedModel
 from fairseq_ats.partition.tags import holds, levels_of, tag_levels
 from tests.optim.test_adam import build_optimizer, config, snapshot
 
@@ -27,10 +28,6 @@ ADAM = {"lr": 0.03, "betas": (0.9, 0.98), "eps": 1e-9, "weight_decay": 0.1}
 MOMENTUM = {"lr": 0.03, "momentum": 0.9, "weight_decay": 0.1}
 NESTEROV = MOMENTUM | {"nesterov": True}
 PLAIN = MOMENTUM | {"momentum": 0.0}
-
-
-class SGDForPartitionedModel(MaskedStep, torch.optim.SGD):
-    """SGD that moves what the mask selects."""
 
 
 class TensorCountAdam(MaskedStep, torch.optim.AdamW):

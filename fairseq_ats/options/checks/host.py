@@ -8,7 +8,7 @@ import os
 import torch
 
 from fairseq_ats.host.launch import independent_trainings_problem
-from fairseq_ats.optim import OPTIMIZER_NAME, adam_problems
+from fairseq_ats.optim import MASKED_OPTIMIZERS
 from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.options.groups import group_of, option_of
 from fairseq_ats.options.values import HostOptions, Options
@@ -59,10 +59,10 @@ def _mask_problems(host: HostOptions, scheme: SchemeOptions) -> list[str]:
 
 def _optimizer_problems(host: HostOptions, name: str) -> list[str]:
     problems = []
-    if host.optimizer_name not in (None, OPTIMIZER_NAME):
+    if host.optimizer_name not in (None, *MASKED_OPTIMIZERS):
         problems.append(
-            f"--optimizer is {host.optimizer_name}; {name} needs {OPTIMIZER_NAME}, since other optimizers move "
-            "masked parameters by momentum and weight decay"
+            f"--optimizer is {host.optimizer_name}; {name} needs {' or '.join(MASKED_OPTIMIZERS)}, since other "
+            "optimizers move masked parameters by momentum and weight decay"
         )
     if host.use_bmuf:
         problems.append(f"--use-bmuf averages all parameters, masked ones too; with {name} leave it out")
@@ -125,9 +125,9 @@ def _precision_problems(host: HostOptions, autocast: str | None) -> list[str]:
     elif len(lower) > 1:
         problems.append(f"{' and '.join(lower)} are different ways to lower precision; leave all but one out")
     flattens = host.fp16 and not (host.memory_efficient_fp16 or host.fp16_no_flatten_grads)
-    if flattens and host.optimizer_name == OPTIMIZER_NAME:
+    if flattens and host.optimizer_name in MASKED_OPTIMIZERS:
         problems.append(
-            f"--fp16 puts all parameters into one tensor, and {OPTIMIZER_NAME} cannot mask a part of it; add "
+            f"--fp16 puts all parameters into one tensor, and {host.optimizer_name} cannot mask a part of it; add "
             "--fp16-no-flatten-grads, or use --memory-efficient-fp16 or --amp"
         )
     if trains_on_cpu(host):
@@ -175,8 +175,9 @@ def _criteria_problems(host: HostOptions, interval: int) -> list[str]:
 def range_problems(cfg: PartitionedConfig) -> list[str]:
     """Return one message for each number on which fairseq would stop in the first update, or train something else."""
     problems = []
-    if option_of(cfg, "optimizer", "_name") == OPTIMIZER_NAME:
-        problems += adam_problems(group_of(cfg, "optimizer"))
+    optimizer = option_of(cfg, "optimizer", "_name")
+    if optimizer in MASKED_OPTIMIZERS:
+        problems += MASKED_OPTIMIZERS[optimizer](group_of(cfg, "optimizer"))
     problems += [
         f"--{name.replace('_', '-')} is 0, by which fairseq divides; allowed: 1 or more"
         for group, name in _DIVISORS
