@@ -1,8 +1,9 @@
-"""Register the task and the optimizer with fairseq, and change fairseq and PyTorch for the whole process."""
+"""Register the task, the criterion and the optimizer; change fairseq and PyTorch for the whole process."""
 
 from fairseq_ats import host
 from fairseq_ats.architectures.transformer import partition_model_
 from fairseq_ats.modules import PartitionedLinear, PartitionedRankLinear
+from fairseq_ats.modules.fused_loss import FusedLabelSmoothedCrossEntropy
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.optim import FairseqAdamForPartitionedModel, FairseqSGDForPartitionedModel
 from fairseq_ats.partition.partition import Partition
@@ -12,6 +13,7 @@ from fairseq_ats.tasks.translation_with_partitioned_model import TranslationWith
 __all__ = [
     "FairseqAdamForPartitionedModel",
     "FairseqSGDForPartitionedModel",
+    "FusedLabelSmoothedCrossEntropy",
     "Partition",
     "PartitionedLinear",
     "PartitionedRankLinear",

@@ -22,11 +22,13 @@ from fairseq_ats.checkpoints.saved_options import forget_start_files_
 from fairseq_ats.host.amp import step_unscaled
 from fairseq_ats.host.batches import BatchesOfTheirOwn
 from fairseq_ats.host.patience import patience_state, restore_patience
+from fairseq_ats.modules.fused_loss import CRITERION_NAME, check_one_matrix
 from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
 from fairseq_ats.optim.mask import EVERYTHING
 from fairseq_ats.options.checks import partition_problems, training_problems
 from fairseq_ats.options.checks.host import LEGACY_DDP
 from fairseq_ats.options.config import PartitionedConfig, SuperStart
+from fairseq_ats.options.groups import option_of
 from fairseq_ats.options.run_options import recall_, settle_, to_remember
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.names import Networks
@@ -202,6 +204,8 @@ class PartitionedTask(BatchesOfTheirOwn):
         options = self.options
         if options.autocast is not None:
             check_autocast(cfg, options.autocast)
+        if option_of(self.cfg, "criterion", "_name") == CRITERION_NAME:
+            check_one_matrix(cfg)
         if source is None:
             self.partition = Partition(**options.given_partition(trains=True))
             self.best_of_other_networks = self._best_of_other_networks()

@@ -13,7 +13,6 @@ time is the CPU time of this process, which does not grow while other programs r
 from __future__ import annotations
 
 import argparse
-import time
 
 from fairseq.trainer import Trainer
 
@@ -59,11 +58,8 @@ def costs(options: str, args: argparse.Namespace) -> list[float]:
 
     def seconds_with(interval: int) -> float:
         built.task.criteria.interval = interval
-        if args.device != "cpu":
-            return seconds_of(two_updates, args.device)
-        begin = time.process_time()
-        two_updates()
-        return time.process_time() - begin
+        seconds = seconds_of(two_updates, args.device)
+        return seconds.cpu if args.device == "cpu" else seconds.wall
 
     result = []
     for number in range(args.warm_up + args.rounds):

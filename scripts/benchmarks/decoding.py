@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cost.synthetic import build, numbered_dictionary, random_batch
 from scripts.benchmarks.command_line import STOCK, conditions, low_rank, parser_of, small_width, start
-from scripts.benchmarks.timing import peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
+from scripts.benchmarks.timing import Seconds, peak_of_allocations, quartiles, ratio_column, rotated, seconds_of
 
 
 def main() -> None:
@@ -29,8 +29,9 @@ def main() -> None:
     dictionary = numbered_dictionary(args.vocabulary)
     contestants = contestants_of(args, dictionary)
     print(f"{args.arch} {args.arch_options}, {args.length} tokens in and out, {conditions(args)}\n")
-    print("| batch | beam | model | median s | tokens/s | time / stock (quartiles) | FLOPs / stock | peak MB |")
-    print("|---:|---:|---|---:|---:|---:|---:|---:|")
+    header = "| batch | beam | model | median s | tokens/s | time / stock (quartiles) | CPU time / stock "
+    print(f"{header}| FLOPs / stock | peak MB |")
+    print("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
     for batch_size in args.batch_sizes:
         for beam in args.beams:
             print(rows(contestants, batch_size, beam, args), flush=True)
@@ -61,7 +62,7 @@ class Contestant:
         hypotheses = self.task.inference_step(generator, [self.model], batch)
         assert all(len(beams[0]["tokens"]) == length + 1 for beams in hypotheses)
 
-    def seconds(self, batch: dict[str, Any], beam: int, length: int) -> float:
+    def seconds(self, batch: dict[str, Any], beam: int, length: int) -> Seconds:
         return seconds_of(lambda: self.decode(batch, beam, length), self.device)
 
 
@@ -92,7 +93,7 @@ def rows(contestants: list[Contestant], batch_size: int, beam: int, args: argpar
             c.decode(batch, beam, args.length)
         weights = {t.data_ptr(): t.nbytes for t in [*c.model.parameters(), *c.model.buffers()]}
         peaks[c.name] = sum(weights.values()) + peak[0]
-    seconds: dict[str, list[float]] = {c.name: [] for c in contestants}
+    seconds: dict[str, list[Seconds]] = {c.name: [] for c in contestants}
     for number in range(args.warm_up + args.rounds):
         for contestant in rotated(contestants, number):
             duration = contestant.seconds(batch, beam, args.length)
@@ -100,10 +101,13 @@ def rows(contestants: list[Contestant], batch_size: int, beam: int, args: argpar
                 seconds[contestant.name].append(duration)
     lines = []
     for name, values in seconds.items():
-        median = quartiles(values)[1]
+        wall, stock_wall = ([one.wall for one in of] for of in (values, seconds[STOCK]))
+        cpu, stock_cpu = ([one.cpu for one in of] for of in (values, seconds[STOCK]))
+        median = quartiles(wall)[1]
         lines.append(
             f"| {batch_size} | {beam} | {name} | {median:.3f} | {batch_size * args.length / median:,.0f} "
-            f"| {ratio_column(values, seconds[STOCK])} | {flops[name] / flops[STOCK]:.2f} | {peaks[name] / 1e6:,.0f} |"
+            f"| {ratio_column(wall, stock_wall)} | {ratio_column(cpu, stock_cpu)} "
+            f"| {flops[name] / flops[STOCK]:.2f} | {peaks[name] / 1e6:,.0f} |"
         )
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ options: where it computes (:mod:`~fairseq_ats.options.checks.host`) and what a 
 
 from __future__ import annotations
 
-from fairseq_ats.options.checks.host import host_problems, range_problems
+from fairseq_ats.options.checks.host import fused_loss_problems, host_problems, range_problems
 from fairseq_ats.options.checks.start import files_to_decode_problems, metric_problems, start_problems
 from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.options.groups import option_of
@@ -34,6 +34,7 @@ def training_problems(cfg: PartitionedConfig) -> list[str]:
         *options.scheme.problems(options.max_level),
         *options.distillation.problems(options.scheme, option_of(cfg, "criterion", "rdrop_alpha")),
         *host_problems(options),
+        *fused_loss_problems(option_of(cfg, "criterion", "_name"), options.host, options.distillation.weight),
         *metric_problems(options.checkpoints.best_checkpoint_metric),
         *start_problems(options),
         *options.criteria.problems(options.max_level),

@@ -8,6 +8,7 @@ import os
 import torch
 
 from fairseq_ats.host.launch import independent_trainings_problem
+from fairseq_ats.modules.fused_loss import CRITERION_NAME as FUSED_LOSS
 from fairseq_ats.optim import MASKED_OPTIMIZERS
 from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.options.groups import group_of, option_of
@@ -170,6 +171,30 @@ def _criteria_problems(host: HostOptions, interval: int) -> list[str]:
             f"--criteria-interval is {interval} and --ddp-backend is {host.ddp_backend}; allowed: {', '.join(allowed)}"
         )
     return problems
+
+
+def fused_loss_problems(criterion: str | None, host: HostOptions, distillation_weight: float) -> list[str]:
+    """Return what does not go with a loss that makes its gradient in the forward pass and keeps no logits.
+
+    Args:
+        criterion: the value of ``--criterion``.
+    """
+    if criterion != FUSED_LOSS:
+        return []
+    cannot = {
+        "--fp16": (host.fp16, "gradients of logits are made before the loss is scaled, and would be zero in half"),
+        "--amp": (host.amp, "gradients of logits are made before the loss is scaled, and would be zero in half"),
+        "--distillation-weight": (distillation_weight != 0.0, "distillation compares logits, which are not kept"),
+        f"--ddp-backend {host.ddp_backend}": (
+            host.has_workers and host.ddp_backend not in LEGACY_DDP,
+            "only legacy_ddp reduces the gradient of an output layer that runs outside the wrapped model",
+        ),
+    }
+    return [
+        f"--criterion is {FUSED_LOSS} and {option} is given: {reason}; use --criterion label_smoothed_cross_entropy"
+        for option, (is_given, reason) in cannot.items()
+        if is_given
+    ]
 
 
 def range_problems(cfg: PartitionedConfig) -> list[str]:
