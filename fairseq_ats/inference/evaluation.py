@@ -1,4 +1,4 @@
-"""Decode the test set with the networks of a run, and measure their BLEU and their speed."""
+"""Decode test sets with the networks of a run, and measure what they score and how fast they are."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import sacrebleu
 import torch
 from fairseq import utils
 
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.names import best_checkpoint
 from fairseq_ats.data.folder import DataFolder
-from fairseq_ats.data.lines import raw_references
+from fairseq_ats.data.lines import raw_lines, raw_references
 from fairseq_ats.inference.engine import Search
 from fairseq_ats.inference.loading import load_network, prepare_to_decode
-
-TEST = "test"
+from fairseq_ats.inference.scores import TEST, Scorer, TestSet, read_test_sets
+from fairseq_ats.inference.translator import Translator
 
 
 @dataclass
@@ -36,6 +35,7 @@ class Network:
         parameters: the number of the network's parameters.
         bleu: the BLEU of the hypotheses.
         signature: sacreBLEU's signature.
+        tests: the scores of each test set by its name, as of :meth:`~fairseq_ats.inference.scores.Scorer.scores`.
         words: the number of words in all hypotheses.
         seconds: the decoding time.
         hypotheses: the text for each sentence of the test set, by the number of the sentence from 0.
@@ -48,6 +48,7 @@ class Network:
     parameters: int = 0
     bleu: float = 0.0
     signature: str = ""
+    tests: dict[str, dict[str, Any]] = field(default_factory=dict)
     words: int = 0
     seconds: float = 0.0
     hypotheses: dict[int, str] = field(default_factory=dict, repr=False)
@@ -68,11 +69,19 @@ def search_of(beam: int, length_penalty: float = 1.0) -> Search:
     return Search(beam, max_len_a=1.2, max_len_b=10, length_penalty=length_penalty)
 
 
-def evaluate(data: Path, run: Path, suffix: str, search: Search, batch_size: int) -> list[Network]:
+def evaluate(
+    data: Path,
+    run: Path,
+    suffix: str,
+    search: Search,
+    batch_size: int,
+    tests: Path | None = None,
+    comet: Path | None = None,
+) -> list[Network]:
     """Decode the test set with every network of a run, and return the networks with their measurements.
 
     Write the hypotheses of each network into the folder of the run, one line a sentence, as
-    ``test.NETWORK<suffix>.txt``.
+    ``test.NETWORK<suffix>.txt``, and those of a further test set as ``NAME.NETWORK<suffix>.txt``.
 
     Args:
         data: the folder of binarised data with the raw references.
@@ -80,23 +89,47 @@ def evaluate(data: Path, run: Path, suffix: str, search: Search, batch_size: int
         suffix: the training's ``--checkpoint-suffix``.
         search: the options of the beam search.
         batch_size: the number of sentences in a batch.
+        tests: a folder of further test sets in raw text, ``NAME.SOURCE`` and ``NAME.TARGET``; speed is not measured on
+            them.
+        comet: a checkpoint of COMET; None leaves COMET out.
 
     Raises:
-        ValueError: a checkpoint or the data cannot be used.
+        ValueError: a checkpoint, the data or a test set cannot be used.
     """
     networks = networks_of(run, suffix)
+    folder = DataFolder.find(data, networks[0].checkpoint.options("task"))
+    further = [] if tests is None else read_test_sets(tests, folder.source_language, folder.target_language)
+    scorer = Scorer(folder.lowercase, comet)
     loaded = [load(network, data) for network in networks]
     model, task = loaded[0]
     references = raw_references(data, task.cfg.target_lang)
+    sources = raw_lines(data, task.cfg.source_lang) if comet is not None else []
     decode(networks, loaded, search, batches_of(model, task, TEST, batch_size))
     for network in networks:
         hypotheses = [network.hypotheses[i] for i in range(len(references))]
-        output = run / f"{TEST}.{network.name}{suffix}.txt"
-        output.write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
-        metric = sacrebleu.BLEU()
-        network.bleu = metric.corpus_score(hypotheses, [references]).score
-        network.signature = str(metric.get_signature())
+        translated = [(TestSet(TEST, sources, references), hypotheses)]
+        translated += [(test_set, translate(network, data, search, batch_size, test_set)) for test_set in further]
+        for test_set, lines in translated:
+            output = run / f"{test_set.name}.{network.name}{suffix}.txt"
+            output.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            network.tests[test_set.name] = scorer.scores(test_set, lines)
+        network.bleu, network.signature = (network.tests[TEST][key] for key in ("bleu", "signature"))
     return networks
+
+
+def translate(network: Network, data: Path, search: Search, batch_size: int, test_set: TestSet) -> list[str]:
+    """Return a network's translations of raw text."""
+    translator = Translator(
+        network.checkpoint.path,
+        network.level,
+        data=data,
+        beam=search.beam,
+        max_len_a=search.max_len_a,
+        max_len_b=search.max_len_b,
+        length_penalty=search.length_penalty,
+        batch_size=batch_size,
+    )
+    return translator(test_set.sources)
 
 
 def conditions(networks: Sequence[Network], beam: int, batch_size: int, threads: int) -> dict[str, Any]:

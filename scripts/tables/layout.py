@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from scripts.tables.comparison import pairs
 from scripts.tables.description import COLUMNS, Published, Row, Table
-from scripts.tables.records import Record, RunKey, scores_of
+from scripts.tables.records import TEST, Record, RunKey
 
 Runs = Mapping[RunKey, Record]
 Grid = tuple[list[str], list[list[str]]]  # header, rows
 
+METRICS = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET"}
 NOT_RUN = "not run"
 NONE = "-"
 # Runs of one row take the same time on a machine that does nothing else.
@@ -62,10 +63,33 @@ def _published(value: Published | None) -> str:
     return f"{value.mean:.2f}" if value.std is None else f"{value.mean:.2f} ({value.std:.2f})"
 
 
-def _ours(network: str, row: Row, records: Sequence[Record]) -> str:
+def _ours(network: str, row: Row, records: Sequence[Record], test_set: str = TEST, metric: str = "bleu") -> str:
     if network not in row.networks:
         return NONE
-    return mean_std([scores_of(record, network)["bleu"] for record in records]) if records else NOT_RUN
+    tests = [record["networks"][network]["tests"].get(test_set, {}) for record in records]
+    values = [scores[metric] for scores in tests if metric in scores]
+    return mean_std(values) if values else NOT_RUN
+
+
+def other_scores(table: Table, runs: Runs) -> Grid:
+    """Lay out what is recorded beside BLEU on the test set: chrF, COMET, and the scores on further test sets."""
+    kinds: dict[tuple[str, str], None] = {}
+    for row in table.rows:
+        for record in recorded(row.name, runs):
+            for network in record["networks"].values():
+                for name, scores in network["tests"].items():
+                    kinds |= {(name, metric): None for metric in METRICS if metric in scores}
+    kinds.pop((TEST, "bleu"), None)
+    columns = [(network, heading, *kind) for network, heading in table.columns.items() for kind in kinds]
+    header = ["Model", *(f"{heading}: {METRICS[metric]}, {name}" for _, heading, name, metric in columns)]
+    rows = [
+        [
+            row.label,
+            *(_ours(network, row, recorded(row.name, runs), name, metric) for network, _, name, metric in columns),
+        ]
+        for row in table.rows
+    ]
+    return header, rows
 
 
 def comparisons(table: Table, runs: Runs, seeds: Sequence[int]) -> Grid:

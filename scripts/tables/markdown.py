@@ -39,6 +39,9 @@ def render(table: Table, records: Records, seeds: Sequence[int]) -> str:
     used = [record for row in sorted(row.name for row in table.rows) for record in layout.recorded(row, runs)]
     parts = [f"# {table.title}", f"{table.recipe.title}.", _grid(layout.scores(table, runs, seeds))]
     parts.append(_score_notes(table, used))
+    header, rows = layout.other_scores(table, runs)
+    if len(header) > 1:
+        parts += ["## Other scores", _grid((header, rows))]
     if any(row.against for row in table.rows):
         parts += [
             "## Joint training against training alone",

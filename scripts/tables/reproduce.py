@@ -87,6 +87,8 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=ROOT / "results/tables", help="default: results/tables")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="CPU threads (default: all cores)")
     parser.add_argument("--batch-size", type=positive, default=64, help="sentences decoded at once (default: 64)")
+    parser.add_argument("--tests", type=Path, metavar="DIR", help="further test sets: raw text in DIR/NAME.LANGUAGE")
+    parser.add_argument("--comet", type=Path, metavar="FILE", help="also score with this checkpoint of COMET")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the commands and the counted FLOPs, and stop")
     what.add_argument("--finished-only", action="store_true", help="train nothing: score what is finished, and draw")
@@ -235,7 +237,7 @@ class Reproduction:
 
     def _record(self, run: Run, references: References) -> None:
         row = next(row for row in self.table.rows if row.name == run.row)
-        decoding = Decoding(self._device(run), self.args.batch_size)
+        decoding = Decoding(self._device(run), self.args.batch_size, self.args.tests, self.args.comet)
         record, hypotheses = measure(run, row, self.data, references, decoding, self._hardware(run))
         self.records.write(record, hypotheses)
         compare(self.table, self.records, references)

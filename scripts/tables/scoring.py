@@ -16,7 +16,7 @@ from fairseq_ats.checkpoints.average import average_checkpoints
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.choice import last_epochs
 from fairseq_ats.data.folder import DataFolder
-from fairseq_ats.data.lines import raw_references
+from fairseq_ats.data.lines import raw_lines, raw_references
 from fairseq_ats.files import written_whole
 from fairseq_ats.inference.engine import Search
 from fairseq_ats.inference.evaluation import (
@@ -27,7 +27,9 @@ from fairseq_ats.inference.evaluation import (
     networks_of,
     search_of,
     text_of,
+    translate,
 )
+from fairseq_ats.inference.scores import Scorer, TestSet, read_test_sets
 from scripts.tables.description import Recipe
 from scripts.tables.records import TEST, digest
 
@@ -37,10 +39,17 @@ TUNING_SENTENCES = 2000
 
 @dataclass(frozen=True)
 class Decoding:
-    """Where and how to decode."""
+    """Where and how to decode.
+
+    Args:
+        tests: a folder of further test sets in raw text.
+        comet: a checkpoint of COMET, to score with.
+    """
 
     device: str
     batch_size: int
+    tests: Path | None = None
+    comet: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,11 @@ def score_networks(
         ValueError: the run has no such network, or not the checkpoints that the recipe decodes.
     """
     networks = _networks(run, recipe, wanted)
+    folder = DataFolder.find(data, {})
+    languages = folder.source_language, folder.target_language
+    further = [] if decoding.tests is None else read_test_sets(decoding.tests, *languages)
+    test_set = TestSet(TEST, raw_lines(data, languages[0]) if decoding.comet is not None else [], references.lines)
+    scorer = Scorer(references.lowercase, decoding.comet)
     scores, hypotheses = {}, {}
     for network in networks:
         loaded = load(network, data)
@@ -94,20 +108,20 @@ def score_networks(
             "beam": search.beam,
             "length_penalty": search.length_penalty,
             "validation_bleu_of_search": validation_bleu,
-            "tests": {TEST: scores_on(references, lines)},
+            "tests": {TEST: _tokenised(references, lines) | scorer.scores(test_set, lines)},
         }
+        for other in further:
+            translated = translate(network, data, search, decoding.batch_size, other)
+            digests = {"references_sha256": digest(other.references), "hypotheses_sha256": digest(translated)}
+            scores[network.name]["tests"][other.name] = scorer.scores(other, translated) | digests
         hypotheses[network.name] = lines
     return scores, hypotheses
 
 
-def scores_on(references: References, lines: list[str]) -> dict[str, Any]:
-    """Return the scores of a test set's translations, their signatures, and digests of both texts."""
-    metric = references.metric()
-    bleu = metric.corpus_score(lines, [references.lines]).score
+def _tokenised(references: References, lines: list[str]) -> dict[str, Any]:
+    """Return BLEU of tokens, how it was computed, and digests of both texts."""
     tokenised, tokenised_signature = references.tokenised_bleu(lines)
     return {
-        "bleu": bleu,
-        "signature": str(metric.get_signature()),
         "tokenised_bleu": tokenised,
         "tokenised_signature": tokenised_signature,
         "references_sha256": references.digest,

@@ -69,3 +69,18 @@ def test_only_the_network_limits_sentences(run: Run, toy_data: Path) -> None:
 def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     (tmp_path / "test.deu").write_bytes("eins\u2028zwei\x85drei\rvier\nfünf\n".encode())
     assert raw_references(tmp_path, "deu") == ["eins\u2028zwei\x85drei\rvier", "fünf"]
+
+
+def test_further_test_sets_are_scored(run: Run, toy_data: Path, tmp_path: Path) -> None:
+    """The data's own test set as a further one: the same translations, scores and names of files."""
+    folder, further = run(), tmp_path / "further"
+    further.mkdir()
+    for language in ("en", "de"):
+        (further / f"copy.{language}").write_bytes((toy_data / f"test.{language}").read_bytes())
+    networks = evaluate(toy_data, folder, "", search_of(2), 32, further)
+    assert [network.name for network in networks] == ["super", "core"]
+    for network in networks:
+        assert network.tests["copy"] == network.tests["test"]
+        assert network.tests["test"]["bleu"] == network.bleu
+        assert (folder / f"copy.{network.name}.txt").read_bytes() == (folder / f"test.{network.name}.txt").read_bytes()
+        assert network.to_dict()["tests"] == network.tests
