@@ -62,7 +62,7 @@ def check_split(folder: str | Path, split: str, dictionaries: Sequence[tuple[str
         ValueError: a file is damaged, or does not fit the others.
     """
     (source, _), (target, _) = dictionaries
-    for pair in _parts(folder, split, source, target):
+    for pair in parts_of(folder, split, source, target):
         counts = {}
         for language, dictionary in dictionaries:
             prefix = os.path.join(folder, f"{pair}.{language}")
@@ -73,7 +73,7 @@ def check_split(folder: str | Path, split: str, dictionaries: Sequence[tuple[str
             raise ValueError(f"{folder}/{pair} has {said} sentences; binarise it again")
 
 
-def _parts(folder: str | Path, split: str, source: str, target: str) -> Iterator[str]:
+def parts_of(folder: str | Path, split: str, source: str, target: str) -> Iterator[str]:
     """Yield the beginnings of the file names of ``split``, ``split1``, ``split2``, ..."""
     for number in itertools.count():
         name = f"{split}{number or ''}"
@@ -96,7 +96,7 @@ def check_upsampling(folders: Sequence[str], split: str, source: str, target: st
     if upsample_primary >= 0:
         return
     for folder in folders:
-        parts = list(_parts(folder, split, source, target))
+        parts = list(parts_of(folder, split, source, target))
         if len(parts) > 1:
             raise ValueError(
                 f"{folder} has {' and '.join(parts)}, and --upsample-primary is {upsample_primary}; allowed: how often "

@@ -27,6 +27,9 @@ _OF_A_SCHEME = (
     "distillation_temperature",
 )
 
+# Options of the translation task alone.
+_OF_TRANSLATION = ("core_data",)
+
 
 def settle_(cfg: PartitionedConfig) -> None:
     """Give the options their defaults, in place, where they have no value."""
@@ -56,7 +59,7 @@ def recall_(cfg: PartitionedConfig, task_state: Mapping[str, Any]) -> list[str]:
     elif scheme not in (None, given_scheme):
         return [f"--scheme {scheme}, and --scheme is {given_scheme} now"]
     differing = []
-    for name in filter(saved.__contains__, _OF_A_SCHEME):
+    for name in filter(saved.__contains__, _names(cfg)):
         given, had = getattr(cfg, name), saved[name]
         if given is None:
             # Without distillation, as it may be given now, there is no temperature.
@@ -73,9 +76,14 @@ def to_remember(cfg: PartitionedConfig, schedule: Schedule) -> dict[str, Any]:
     pattern = ":".join(map(str, schedule.turns)) if schedule.takes_turns else None
     return {
         "scheme": str(SchemeName.CORE if schedule.max_level == CORE_LEVEL else schedule.name),
-        **{name: getattr(cfg, name) for name in _OF_A_SCHEME},
+        **{name: getattr(cfg, name) for name in _names(cfg)},
         "alternate_pattern": pattern,
     }
+
+
+def _names(cfg: PartitionedConfig) -> tuple[str, ...]:
+    """Return the options that a run of this task keeps."""
+    return (*_OF_A_SCHEME, *(name for name in _OF_TRANSLATION if hasattr(cfg, name)))
 
 
 def _given_scheme(cfg: PartitionedConfig) -> SchemeName | None:

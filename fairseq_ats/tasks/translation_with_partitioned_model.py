@@ -3,11 +3,12 @@
 # No "from __future__ import annotations" here: fairseq makes options from the field types and needs them as types
 # (fairseq/dataclass/utils.py:39).
 
+import copy
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Optional
 
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
@@ -25,8 +26,11 @@ from fairseq_ats.data.checks import (
     folder_of,
     folder_problems,
 )
+from fairseq_ats.data.core_targets import CoreTargets, check_core_data, with_core_targets
 from fairseq_ats.options.config import PartitionedConfig
+from fairseq_ats.options.values import Options
 from fairseq_ats.partition.names import split_metric
+from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.training.partitioned_task import PartitionedTask
 from fairseq_ats.training.warm_start import start_from_stock_
 
@@ -36,6 +40,16 @@ logger = logging.getLogger(__name__)
 @dataclass
 class PartitionedTranslationConfig(PartitionedConfig, TranslationConfig):
     """The options of fairseq's translation task and of this plugin."""
+
+    core_data: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme alternate: binarised data whose targets the updates of smaller networks learn, with "
+            "the sources and dictionaries of DATA, such as the translations of a trained "
+            "super-network; default: as in the checkpoint of a resumed run, or the targets of DATA",
+            "example": "--alternate --core-data runs/distilled",
+        },
+    )
 
 
 @register_task(TASK_NAME, dataclass=PartitionedTranslationConfig)
@@ -60,6 +74,7 @@ class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
         # None while decoding, where fairseq has no optimizer.
         problems = [] if cfg.optimizer_name is None else list(filter(None, [buckets_problem(cfg.num_batch_buckets)]))
         metric = cfg.best_checkpoint_metric or ""
+        problems += _core_data_problems(cfg)
         if cfg.eval_bleu:
             problems += _json_problems(cfg)
         elif split_metric(metric)[1] == "bleu":
@@ -116,6 +131,38 @@ class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
         dictionaries = list(zip(languages, (self.src_dict, self.tgt_dict), strict=True))
         check_split(folder_of(self.cfg.data, split, epoch, self.cfg.train_subset), split, dictionaries)
         super().load_dataset(split, epoch, combine, **kwargs)
+        if self.cfg.core_data and split == self.cfg.train_subset and self.cfg.optimizer_name is not None:
+            check_core_data(self.cfg.core_data, self.cfg.data, split, dictionaries)
+            # As fairseq loads the data themselves, with all its options, from the other folder.
+            other = copy.copy(self)
+            other.cfg, other.datasets = copy.copy(self.cfg), {}
+            other.cfg.data = self.cfg.core_data
+            TranslationTask.load_dataset(other, split, epoch, combine, **kwargs)
+            self.datasets[split] = CoreTargets(self.datasets[split], other.datasets[split])
+
+    def sample_of(self, level: int, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return the mini-batch with the targets of ``--core-data`` for a network below the super-network."""
+        return sample if level == self.partition.max_level else with_core_targets(sample)
+
+
+def _core_data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
+    if not cfg.core_data:
+        return []
+    given = f"--core-data is {cfg.core_data}"
+    options = Options(cfg)
+    problems = []
+    if options.scheme.name != SchemeName.ALTERNATE:
+        problems.append(f"{given}, which needs --scheme alternate; --scheme is {options.scheme.name}")
+    for option, is_given in (
+        ("--distillation-weight", options.distillation.weight != 0.0),
+        ("--criteria-interval", options.criteria.interval > 0),
+        ("--num-batch-buckets", cfg.num_batch_buckets > 0),
+    ):
+        if is_given:
+            problems.append(f"{given} and {option} is given, which compares or sorts by one target; leave one out")
+    if len(split_paths(cfg.data)) > 1 or len(split_paths(cfg.core_data)) > 1:
+        problems.append(f"{given} and DATA is {cfg.data}; allowed: one folder each")
+    return problems
 
 
 def _json_problems(cfg: PartitionedTranslationConfig) -> list[str]:

@@ -103,6 +103,10 @@ class PartitionedTask(BatchesOfTheirOwn):
     def announce_network(self, name: str) -> None:
         """Tell in the log which of several networks is validated next, if the stock task prints examples."""
 
+    def sample_of(self, level: int, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return the mini-batch from which the network of ``level`` learns."""
+        return sample
+
     def counted(self, targets: Tensor, criterion: Any) -> Tensor:
         """Return which targets the criterion counts in its loss, for distillation."""
         raise NotImplementedError
@@ -306,8 +310,9 @@ class PartitionedTask(BatchesOfTheirOwn):
             for point in update.points:
                 own_criterion = teacher.criterion_for(point.level, criterion) if teacher else criterion
                 with point.of(model):
+                    own_sample = self.sample_of(point.level, sample)
                     loss, sample_size, logging_output = super().train_step(
-                        sample, model, in_autocast(own_criterion, autocast), optimizer, update.number, ignore_grad
+                        own_sample, model, in_autocast(own_criterion, autocast), optimizer, update.number, ignore_grad
                     )
                 losses = losses + loss.detach()
                 merged.update(under_own_keys(self.networks, point.level, logging_output))

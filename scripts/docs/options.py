@@ -17,6 +17,7 @@ from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModel
 from fairseq_ats.optim.coefficient import CoefficientConfig
 from fairseq_ats.optim.sgd_for_partitioned_model import SGDForPartitionedModelConfig
 from fairseq_ats.options.config import PartitionedConfig
+from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 
 # Heading and text of each table, and the options in it.
 SECTIONS = {
@@ -34,6 +35,7 @@ SECTIONS = {
             "core_only_from",
             "distillation_weight",
             "distillation_temperature",
+            "core_data",
         ),
     ),
     "Start and precision": (
@@ -83,7 +85,13 @@ def page() -> str:
     Raises:
         KeyError: an option has no place in :data:`SECTIONS`, or there is no such option.
     """
-    declared = (PartitionedConfig, AdamForPartitionedModelConfig, CoefficientConfig, SGDForPartitionedModelConfig)
+    declared = (
+        PartitionedConfig,
+        PartitionedTranslationConfig,
+        AdamForPartitionedModelConfig,
+        CoefficientConfig,
+        SGDForPartitionedModelConfig,
+    )
     rows = {name: row for one in declared for name, row in _rows(one)}
     parts = [HEAD]
     for heading, (text, names) in SECTIONS.items():
