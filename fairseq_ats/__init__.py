@@ -2,14 +2,20 @@
 
 Importing the package, which ``--user-dir`` does, registers the task ``translation_with_partitioned_model`` and the
 optimizer ``adam_for_partitioned_model``, and changes fairseq and PyTorch for this process (:mod:`fairseq_ats.host`).
+
+Two exceptions save seconds and gigabytes. Without fairseq in the environment there is nothing to register with, and
+:mod:`fairseq_ats.translate` runs the folders of ``fairseq-ats convert`` there. And in the process of the command
+``fairseq-ats`` each sub-command imports :mod:`fairseq_ats.plugin` if it needs it: the help, the translation of such a
+folder, and those that only start other programs, do without.
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 __version__ = "0.1.0"
 
-# In the process of the command ``fairseq-ats``, each sub-command imports the plugin if it needs it: the help, and those
-# that only start other programs, do not wait seconds for torch and fairseq.
-if Path(sys.argv[0]).name != "fairseq-ats" and sys.orig_argv[1:3] != ["-m", "fairseq_ats.cli"]:
+_IS_COMMAND = Path(sys.argv[0]).name == "fairseq-ats" or sys.orig_argv[1:3] == ["-m", "fairseq_ats.cli"]
+
+if not _IS_COMMAND and find_spec("fairseq") is not None:
     from fairseq_ats.plugin import *  # noqa: F403

@@ -12,8 +12,9 @@ from pathlib import Path
 from fairseq_ats import plugin  # noqa: F401  lets torch read checkpoints
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.convert.conversion import convert
+from fairseq_ats.convert.formats import ctranslate2, onnx
 from fairseq_ats.convert.formats.core import CoreCheckpoint
-from fairseq_ats.convert.formats.ctranslate2 import EXACT, TOLERANCES, CTranslate2Model
+from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
 from fairseq_ats.convert.formats.onnx import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
@@ -99,9 +100,10 @@ def _parser(prog: str) -> CommandParser:
     )
     parser.add_argument(
         "--quantization",
-        choices=list(TOLERANCES),
+        choices=list(ctranslate2.TOLERANCES),
         metavar="TYPE",
-        help=f"ctranslate2: type of the stored weights: {', '.join(TOLERANCES)} (default: {EXACT})",
+        help="type of the stored weights (default: float32); "
+        f"ctranslate2: {', '.join(ctranslate2.TOLERANCES)}; onnx: {', '.join(onnx.TOLERANCES)}",
     )
     return parser
 

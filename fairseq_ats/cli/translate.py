@@ -14,12 +14,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 from tqdm import tqdm
 
-from fairseq_ats import plugin  # noqa: F401  lets torch read checkpoints
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.files import written_whole
 from fairseq_ats.inference.engine import DEVICES, Machine, Search
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-transl
     with parser.errors_in_a_sentence():
         if args.input is not None and not args.input.is_file():
             raise ValueError(f"--input is {args.input}, which is not a file")
+        if not Path(args.model).is_dir() and find_spec("fairseq") is not None:
+            from fairseq_ats import plugin  # noqa: F401  lets torch read checkpoints
         try:
             _run(args)
         except BrokenPipeError:

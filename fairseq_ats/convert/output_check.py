@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fairseq_ats.data.folder import SENTENCEPIECE_MODEL
 from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, SUMS_FILE
-from fairseq_ats.inference.onnx_transformer import DECODER_FILE, ENCODER_FILE
+from fairseq_ats.inference.onnx_engine import CANDIDATES_FILE, DECODER_FILE, ENCODER_FILE, WEIGHTS_FILE
 
 # Names of the files that the formats write. CTranslate2 writes one vocabulary file or two.
 WRITTEN = (
@@ -18,6 +18,8 @@ WRITTEN = (
     "dict.*.txt",
     ENCODER_FILE,
     DECODER_FILE,
+    CANDIDATES_FILE,
+    WEIGHTS_FILE,
     "model.bin",
     "config.json",
     "*_vocabulary.json",

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sentencepiece
-from fairseq.tokenizer import tokenize_line
 
 Pieces = list[str]
 
@@ -44,7 +43,7 @@ class Text:
             # sentencepiece takes UTF-8, which cannot hold half of a surrogate pair.
             line = " ".join(self._processor.encode(line.encode("utf-8", "replace").decode("utf-8"), out_type=str))
         # fairseq-preprocess and fairseq-interactive end a token at any white space, also at one inside a piece.
-        return tokenize_line(line)
+        return line.split()
 
     def decode(self, pieces: Pieces) -> str:
         """Return the line that pieces make."""

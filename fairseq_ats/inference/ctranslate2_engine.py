@@ -25,7 +25,9 @@ class CTranslate2Engine(Engine):
         try:
             import ctranslate2
         except ImportError as error:
-            raise ValueError(f"{path} needs the package ctranslate2 (pip install ctranslate2): {error}") from error
+            raise ValueError(
+                f"{path} needs the package ctranslate2 (pip install ctranslate2), one of fairseq-ats[runtime]: {error}"
+            ) from error
         try:
             self.translator = ctranslate2.Translator(
                 str(path),

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks.translation import TranslationTask
 
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
+from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.data.text import READS_TOKENS, Text
 from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
+from fairseq_ats.inference.loading import load_to_decode
+
+logger = logging.getLogger(__name__)
 
 
 def use_torch_on(machine: Machine) -> str:
@@ -81,3 +89,32 @@ class FairseqEngine(Engine):
             words = tuple(target[number] for number in numbers if number != target.eos())
             found[index] = Hypothesis(words, float(hypotheses[0]["score"]))
         return [found[index] for index in range(len(sentences))]
+
+
+def open_checkpoint(
+    path: Path, level: str | int | None, data: Path | None, model: Path | None, search: Search, machine: Machine
+) -> tuple[Engine, Text]:
+    """Open one network of a checkpoint.
+
+    Args:
+        data: the folder with the dictionaries; None means the folder that the checkpoint was trained with.
+        model: the sentencepiece model; None means the model in ``data``, if there is one.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the checkpoint does not contain the level.
+    """
+    checkpoint = Checkpoint.open(path)
+    partition = checkpoint.partition
+    if partition is None and level is not None:
+        raise ValueError(f"--level is {level} and {path} holds one network, without levels; leave it out")
+    folder = DataFolder.find(data, checkpoint.options("task"))
+    model = model or folder.sentencepiece_model
+    if model is None:
+        logger.warning(f"{folder.path} has {READS_TOKENS}")
+    elif not model.is_file():
+        raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
+    text = Text(model, folder.lowercase)
+    device = use_torch_on(machine)
+    number = None if level is None or partition is None else partition.level_of(level)
+    network, task = load_to_decode(checkpoint, folder, number)
+    return FairseqEngine(network, task, search, machine.batch_size, device), text

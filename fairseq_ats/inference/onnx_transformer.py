@@ -1,26 +1,10 @@
 """Run a Transformer as two ONNX graphs in ONNX Runtime, behind the interface of a fairseq model.
 
-The module :mod:`fairseq_ats.convert.formats.onnx_graphs` defines the graphs. fairseq's own beam search decodes with
-them::
+A conversion is verified through this interface. The module :mod:`fairseq_ats.inference.onnx_engine` says what the
+graphs are. fairseq's own beam search decodes with them::
 
     model = OnnxTransformer.from_folder(Path("core.onnx"))
     generator = SequenceGenerator([model], model.decoder.dictionary, beam_size=5)
-
-A decoder without fairseq needs only the two files. All numbers are float32, all tokens are int64, and layers count from
-0:
-
-========  ==============================  ===================================================================
-file      input                           output
-========  ==============================  ===================================================================
-encoder   ``source`` (batch, source)      ``padding`` (batch, source), true at pads; for each decoder layer n
-                                          ``cross_key_n`` and ``cross_value_n`` (batch, heads, source, d)
-decoder   ``token`` (batch, 1), the last  ``logits`` (batch, 1, vocabulary) of the next token; for each layer
-          one, end-of-sentence at first;  ``present_key_n`` and ``present_value_n`` (batch, heads, past + 1,
-          the encoder's outputs;          d): the next step's past
-          ``past_key_n`` and
-          ``past_value_n`` (batch, heads,
-          past, d), past = 0 at first
-========  ==============================  ===================================================================
 """
 
 from __future__ import annotations
@@ -33,9 +17,7 @@ from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel, FairseqIn
 from torch import Tensor
 
 from fairseq_ats.inference.deployed_folder import DeployedFolder
-
-ENCODER_FILE = "encoder.onnx"
-DECODER_FILE = "decoder_step.onnx"
+from fairseq_ats.inference.onnx_engine import DECODER_FILE, ENCODER_FILE, open_graph
 
 Tensors = dict[str, Tensor]
 
@@ -44,11 +26,7 @@ class Graph:
     """An ONNX file as a function from named tensors to named tensors, on the CPU."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime  # optional package
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = open_graph(path, torch.get_num_threads())
         self._outputs = [output.name for output in self._session.get_outputs()]
         #: Name of each input → its sizes; a size that may vary is a string.
         self.inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}

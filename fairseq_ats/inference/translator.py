@@ -9,16 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
-
-from fairseq_ats.checkpoints.checkpoint import Checkpoint
-from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.data.text import READS_TOKENS, Text, parts
 from fairseq_ats.inference.ctranslate2_engine import CTranslate2Engine
 from fairseq_ats.inference.deployed_folder import DeployedFolder, check_sums
 from fairseq_ats.inference.engine import Engine, Machine, Search
-from fairseq_ats.inference.fairseq_engine import FairseqEngine, use_torch_on
-from fairseq_ats.inference.loading import load_to_decode
+from fairseq_ats.inference.onnx_engine import OnnxEngine
 from fairseq_ats.partition.partition import check_level_name
 
 logger = logging.getLogger(__name__)
@@ -82,7 +77,11 @@ class Translator:
         elif path.is_file():
             data = None if data is None else Path(data)
             model = None if sentencepiece_model is None else Path(sentencepiece_model)
-            self._engine, self._text = _open_checkpoint(path, level, data, model, Search(**given), machine)
+            try:
+                from fairseq_ats.inference.fairseq_engine import open_checkpoint
+            except ModuleNotFoundError as error:
+                raise ValueError(f"{path} is a file, and a checkpoint needs torch and fairseq: {error}") from error
+            self._engine, self._text = open_checkpoint(path, level, data, model, Search(**given), machine)
         else:
             raise ValueError(f"{path} is neither a checkpoint nor a folder")
 
@@ -149,52 +148,4 @@ def _open_folder(path: Path, level: str | int | None, given: dict[str, Any], mac
     text = Text(model, folder.lowercase)
     if folder.format == "ctranslate2":
         return CTranslate2Engine(path, folder.max_positions, search, machine), text
-    return _open_onnx(path, search, machine), text
-
-
-def _open_onnx(path: Path, search: Search, machine: Machine) -> Engine:
-    """Open the network of a folder in the format ``onnx``.
-
-    Raises:
-        ValueError: the package ``onnxruntime`` is missing, or the machine's options do not suit ONNX.
-    """
-    if machine.device == "cuda":
-        raise ValueError(f"--device is cuda and {path} is of format onnx; allowed: cpu, auto")
-    use_torch_on(machine)  # call it first: ONNX Runtime copies torch's number of threads
-    try:
-        from fairseq_ats.inference.onnx_transformer import OnnxTransformer
-
-        model = OnnxTransformer.from_folder(path)
-    except ImportError as error:
-        raise ValueError(f"{path} needs the package onnxruntime (pip install onnxruntime): {error}") from error
-    task = TranslationTask(TranslationConfig(), model.encoder.dictionary, model.decoder.dictionary)
-    return FairseqEngine(model, task, search, machine.batch_size, "cpu")
-
-
-def _open_checkpoint(
-    path: Path, level: str | int | None, data: Path | None, model: Path | None, search: Search, machine: Machine
-) -> tuple[Engine, Text]:
-    """Open one network of a checkpoint.
-
-    Args:
-        data: the folder with the dictionaries; None means the folder that the checkpoint was trained with.
-        model: the sentencepiece model; None means the model in ``data``, if there is one.
-
-    Raises:
-        ValueError: a file is missing or damaged, or the checkpoint does not contain the level.
-    """
-    checkpoint = Checkpoint.open(path)
-    partition = checkpoint.partition
-    if partition is None and level is not None:
-        raise ValueError(f"--level is {level} and {path} holds one network, without levels; leave it out")
-    folder = DataFolder.find(data, checkpoint.options("task"))
-    model = model or folder.sentencepiece_model
-    if model is None:
-        logger.warning(f"{folder.path} has {READS_TOKENS}")
-    elif not model.is_file():
-        raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
-    text = Text(model, folder.lowercase)
-    device = use_torch_on(machine)
-    number = None if level is None or partition is None else partition.level_of(level)
-    network, task = load_to_decode(checkpoint, folder, number)
-    return FairseqEngine(network, task, search, machine.batch_size, device), text
+    return OnnxEngine(path, folder, search, machine), text

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from fairseq.data import Dictionary
 
 from fairseq_ats.convert.formats import onnx as onnx_model
+from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.inference.onnx_transformer import OnnxTransformer
 from fairseq_ats.partition.partition import Partition
@@ -43,9 +47,29 @@ def greedy(folder: Path, source: list[int], eos: int, most: int = 200) -> list[i
     return tokens[1:-1]
 
 
-def test_beams_are_those_of_the_checkpoint(two_trained_networks: Path, toy_data: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def converted(
+    two_trained_networks: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """The core of a run in float32, and a folder with its graphs as they were exported."""
+    path = tmp_path_factory.mktemp("converted")
+    export = onnx_model.export_graphs
+
+    def export_and_keep(source: SourceNetwork, folder: Path) -> None:
+        export(source, folder)
+        shutil.copytree(folder, path / "exported")
+
     checked = ["--verify-on", str(toy_data / "test.en"), "--beam", "3"]
-    folder = to_onnx(two_trained_networks / "checkpoint_last.pt", "core", tmp_path / "folder", *checked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_model, "export_graphs", export_and_keep)
+        to_onnx(two_trained_networks / "checkpoint_last.pt", "core", path / "folder", *checked)
+    return path / "folder", path / "exported"
+
+
+def test_beams_are_those_of_the_checkpoint(
+    two_trained_networks: Path, toy_data: Path, converted: tuple[Path, Path]
+) -> None:
+    folder, _ = converted
     description = DeployedFolder.read(folder)
     assert (description.format, description.network, description.weights) == ("onnx", "core", "float32")
     hub = python_interface(two_trained_networks / "checkpoint_last.pt", toy_data, CORE)
@@ -65,6 +89,45 @@ def test_beams_are_those_of_the_checkpoint(two_trained_networks: Path, toy_data:
     for number, tokens in enumerate(sources):
         best = hub.generate(tokens, beam=3)
         assert [h["tokens"].tolist() for h in by_number[number]] == [h["tokens"].tolist() for h in best]
+
+
+def test_int8(
+    two_trained_networks: Path,
+    toy_data: Path,
+    converted: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every weight of a matrix product and the embeddings are integers, and no step makes floats of whole tables."""
+    whole, exported = converted
+    copied = partial(shutil.copytree, exported, dirs_exist_ok=True)
+    monkeypatch.setattr(onnx_model, "export_graphs", lambda source, folder: copied(folder))
+    options = ["--quantization", "int8", "--verify-on", str(toy_data / "test.en"), "--beam", "2"]
+    checkpoint = two_trained_networks / "checkpoint_last.pt"
+    folder = to_onnx(checkpoint, "core", tmp_path / "int8", *options)
+    said = capsys.readouterr().out
+    assert "before rounding, logits: differ by at most " in said
+    assert re.search(r"logits: differ by 0\.0\d+ nats on average on 8 random pairs \(allowed: 0\.1\)", said)
+    assert " of 40 sentences identical" in said
+    assert DeployedFolder.read(folder).weights == "int8"
+    for name in ("encoder.onnx", "decoder_step.onnx"):
+        graph = onnx.load(folder / name).graph
+        kinds = {tuple(t.dims): t.data_type for t in graph.initializer if len(t.dims) == 2 and t.dims[0] != 1026}
+        assert set(kinds.values()) == {onnx.TensorProto.UINT8}, "all but the positions"
+        made_by = {output: node for node in graph.node for output in node.output}
+        dequantised = [node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"]
+        assert [made_by[name].op_type for name in dequantised] == ["Gather"], "the rows of the tokens alone"
+    # Positions and embeddings are stored once for both graphs, and the embeddings once more, transposed, as the output
+    # layer; as integers they stay in the graphs, small as they are here.
+    rows = len(Dictionary.load(str(folder / "dict.de.txt")))
+    assert (folder / "weights.bin").stat().st_size == 4 * 32 * 1026
+    assert (whole / "weights.bin").stat().st_size == 4 * 32 * (1026 + 2 * rows)
+
+    monkeypatch.setitem(onnx_model.TOLERANCES, "int8", 1e-6)
+    with pytest.raises(SystemExit, match=r"logits differ from the source's by .* nats on average"):
+        to_onnx(checkpoint, "core", tmp_path / "other", "--quantization", "int8")
+    assert [path.name for path in tmp_path.iterdir()] == ["int8"]
 
 
 def check_same_logits(folder: Path, source: Path, level: int, batch: dict[str, Any], data: Path) -> None:
@@ -123,8 +186,8 @@ def test_what_the_graphs_do_not_know_is_refused_before_work(
     empty = save_checkpoint(build("--decoder-layers", "0"), tmp_path / "empty.pt")
     with pytest.raises(SystemExit, match="--to onnx does not know this model: --decoder-layers is 0"):
         to_onnx(empty, "core", tmp_path / "folder")
-    with pytest.raises(SystemExit, match="--quantization has no meaning with --to onnx"):
-        to_onnx(source, "core", tmp_path / "folder", "--quantization", "int8")
+    with pytest.raises(SystemExit, match="--quantization is int16; allowed with --to onnx: float32, int8"):
+        to_onnx(source, "core", tmp_path / "folder", "--quantization", "int16")
 
 
 def test_a_folder_of_another_format_is_refused(tmp_path: Path, toy_data: Path) -> None:

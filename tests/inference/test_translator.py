@@ -6,9 +6,11 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -345,11 +347,91 @@ def test_a_network_of_few_positions(checkpoint: Path, lines: list[str], tmp_path
     assert expected[:8] == Translator(checkpoint)(lines[:8])
 
 
-def test_onnx_folder(checkpoint: Path, lines: list[str], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def onnx_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of format onnx with the core of ``checkpoint``."""
     pytest.importorskip("onnxruntime")
-    convert(checkpoint, "core", tmp_path / "folder", to="onnx")
+    return convert(checkpoint, "core", tmp_path_factory.mktemp("network") / "folder", to="onnx")
+
+
+def test_onnx_folder(onnx_folder: Path, checkpoint: Path, lines: list[str]) -> None:
     text = [*lines, "", "☃ ba"]
-    assert Translator(tmp_path / "folder", level="core", **SHORT)(text) == Translator(checkpoint, "core", **SHORT)(text)
+    assert Translator(onnx_folder, level="core", **SHORT)(text) == Translator(checkpoint, "core", **SHORT)(text)
+    greedy = Translator(onnx_folder, beam=1, batch_size=7, threads=1, **SHORT)(text)
+    assert greedy == Translator(checkpoint, "core", beam=1, **SHORT)(text)
+
+
+def test_an_onnx_folder_of_an_earlier_version(onnx_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(onnx_folder, tmp_path / "folder")
+    (folder / "candidates.onnx").unlink()
+    DeployedFolder.read(folder).write(folder)
+    with pytest.raises(ValueError, match=r"folder has no candidates\.onnx; convert the checkpoint anew"):
+        Translator(folder)
+    (folder / "candidates.onnx").write_bytes(b"no graph")
+    DeployedFolder.read(folder).write(folder)
+    with pytest.raises(ValueError, match=r"candidates\.onnx cannot be read by onnxruntime"):
+        Translator(folder)
+
+
+WITHOUT_FAIRSEQ = """
+import sys, time
+start = time.process_time()
+from fairseq_ats.translate import Translator
+imported = time.process_time() - start
+for folder in sys.argv[1:]:
+    print(*Translator(folder, threads=1, max_len_b=20)(["ba be", "di do da", ""]), sep="\\n")
+assert not {"torch", "fairseq", "fairseq_ats.plugin"} & set(sys.modules)
+assert imported < 0.5, imported
+try:
+    Translator(__file__)
+except ValueError as error:
+    assert "a checkpoint needs torch and fairseq" in str(error), error
+"""
+RUNTIME = ("numpy", "sentencepiece", "ctranslate2", "onnxruntime", "filelock", "tqdm")
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment variables of a Python that has the packages of the runtime, and no others."""
+    site = tmp_path_factory.mktemp("site")
+    for package in RUNTIME:
+        installed = Path(str(find_spec(package).origin)).parent
+        for path in (installed, installed.with_name(f"{package}.libs")):  # what a wheel brings along
+            if path.exists():
+                (site / path.name).symlink_to(path)
+    return {"PYTHONPATH": f"{site}:{ROOT}"}
+
+
+def test_folders_need_neither_torch_nor_fairseq(
+    converted: Path, onnx_folder: Path, runtime: dict[str, str], tmp_path: Path
+) -> None:
+    text = ["ba be", "di do da", ""]
+    expected = [line for path in (converted, onnx_folder) for line in Translator(path, threads=1, max_len_b=20)(text)]
+    (tmp_path / "program.py").write_text(WITHOUT_FAIRSEQ)
+    program = [sys.executable, "-S", str(tmp_path / "program.py"), str(converted), str(onnx_folder)]
+    done = subprocess.run(program, env=runtime, capture_output=True, text=True)
+    assert done.stdout.splitlines() == expected, done.stderr
+    assert expected[0] != expected[3]
+
+    arguments = ["translate", str(onnx_folder), "--max-len-b", "20", "--threads", "1"]
+    tool = [sys.executable, "-S", "-m", "fairseq_ats.cli", *arguments]
+    done = subprocess.run(tool, env=runtime, input="ba be\n", capture_output=True, text=True)
+    assert done.stdout.splitlines() == expected[3:4], done.stderr
+
+
+AS_INSTALLED = """
+import sys
+sys.argv[0] = "fairseq-ats"
+sys.modules["torch"] = sys.modules["fairseq"] = None  # importing them raises
+from fairseq_ats.cli.main import main
+main()
+"""
+
+
+def test_the_command_imports_neither_for_a_folder(converted: Path) -> None:
+    tool = [sys.executable, "-c", AS_INSTALLED, "translate", str(converted), "--threads", "1"]
+    done = subprocess.run(tool, input="ba be\n", capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == f"{Translator(converted, threads=1)('ba be')}\n", done.stderr
 
 
 def test_refused_onnx_folders(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ on values, so the modules call them unchanged, and the thin layers of a low-rank
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,36 @@ from fairseq.models.transformer import TransformerModelBase
 from fairseq.modules import MultiheadAttention
 from fairseq.utils import make_positions
 from torch import Tensor, nn
+
+from fairseq_ats.architectures.transformer import attentions
+from fairseq_ats.modules import PartitionedMultiheadAttention
+
+
+class _TracedAttention(PartitionedMultiheadAttention):
+    """The same attention in fewer operations.
+
+    PyTorch's fused attention would be traced as ten more, which also copy the keys in every step. And no query lacks
+    keys: a hypothesis sees itself, and a source has an end.
+    """
+
+    def _has_fused_kernel(self, q: Tensor, v: Tensor) -> bool:
+        return False
+
+    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        return self._scores(q, k, mask).softmax(-1)
+
+
+@contextmanager
+def traced_attention(model: TransformerModelBase) -> Iterator[None]:
+    """Let the model's attention be one for tracing while the context lasts."""
+    changed = [attention for attention in attentions(model) if type(attention) is PartitionedMultiheadAttention]
+    for attention in changed:
+        attention.__class__ = _TracedAttention
+    try:
+        yield
+    finally:
+        for attention in changed:
+            attention.__class__ = PartitionedMultiheadAttention
 
 
 class EncoderGraph(nn.Module):
@@ -57,25 +88,33 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderStepGraph(nn.Module):
-    """One step of the decoder: the last target token and the caches → the next token's logits and longer caches."""
+    """One step of the decoder: the last target tokens and the caches → the next tokens' logits and longer caches.
+
+    The hypotheses of a sentence stand where fairseq's layers expect the time. So they share the sentence's keys and
+    values, both those of the source and those of all earlier steps; a mask hides the hypotheses that a hypothesis does
+    not descend from. No cache is reordered between steps, or repeated for each hypothesis.
+    """
 
     def __init__(self, model: TransformerModelBase) -> None:
         super().__init__()
         self.decoder = model.decoder
 
     def forward(
-        self, token: Tensor, padding: Tensor, cross: list[Tensor], past: list[Tensor]
+        self, token: Tensor, padding: Tensor, others: Tensor, cross: list[Tensor], past: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """Run one step.
 
         Args:
-            token: the last target token of each hypothesis, (batch, 1).
-            padding, cross: the outputs of :class:`EncoderGraph`, with one row for each hypothesis.
-            past: for each layer the keys (batch, heads, steps, d') and then the values (batch, heads, steps, head_dim)
-                of all tokens before the last; ``steps`` is 0 at first.
+            token: the last target token of each hypothesis, (batch, beam).
+            padding, cross: the outputs of :class:`EncoderGraph`.
+            others: added to the scores of the self-attention, (batch, beam, past + beam): 0 at the hypothesis itself
+                and at those that it descends from, -inf at the others.
+            past: for each layer the keys (batch, heads, past, d') and then the values (batch, heads, past, head_dim) of
+                all hypotheses of all steps before this one, step by step. Every step has ``beam`` hypotheses, but the
+                first may have fewer.
 
         Returns:
-            The logits (batch, 1, vocabulary), and the caches with one more step.
+            The logits (batch, beam, vocabulary), and the caches with the hypotheses of this step, too.
         """
         decoder = self.decoder
         x = decoder.embed_scale * decoder.embed_tokens(token)
@@ -83,7 +122,8 @@ class DecoderStepGraph(nn.Module):
             x = decoder.project_in_dim(x)
         if decoder.embed_positions is not None:
             first = decoder.padding_idx + 1  # padding_idx is the pads' position (fairseq/utils.py, make_positions)
-            x = x + _position_table(decoder)[first + past[0].shape[2]]
+            steps = (past[0].shape[2] + token.shape[1] - 1) // token.shape[1]
+            x = x + _position_table(decoder)[first + steps]
         if decoder.layernorm_embedding is not None:
             x = decoder.layernorm_embedding(x)
         x = x.transpose(0, 1)
@@ -97,6 +137,7 @@ class DecoderStepGraph(nn.Module):
                 incremental_state=state,
                 prev_self_attn_state=own,
                 prev_attn_state=[*source, padding],
+                self_attn_mask=others[:, None],
             )
             saved = layer.self_attn._get_input_buffer(state)
             longer += [saved["prev_key"], saved["prev_value"]]
@@ -120,10 +161,11 @@ def _by_head(projected: Tensor, attention: MultiheadAttention) -> Tensor:
 
 
 def example_inputs(model: TransformerModelBase) -> tuple[tuple, tuple]:
-    """Return inputs for tracing both graphs: 2 sentences of 5 tokens, after 3 steps of the decoder.
+    """Return inputs for tracing both graphs: 2 sentences of 5 tokens, after 3 steps of the decoder with beam 4.
 
     The sizes differ from each other and from 1, because a trace treats a size of 1 as a constant.
     """
+    beam, steps = 4, 3
     source = torch.full((2, 5), model.encoder.dictionary.eos())
     padding, cross = EncoderGraph(model)(source)
     past = []
@@ -131,5 +173,6 @@ def example_inputs(model: TransformerModelBase) -> tuple[tuple, tuple]:
         attention = layer.self_attn
         for projection in (attention.k_proj, attention.v_proj):
             features = projection(torch.zeros(1, layer.embed_dim)).shape[-1]
-            past.append(torch.zeros(2, attention.num_heads, 3, features // attention.num_heads))
-    return (source,), (source[:, :1], padding, cross, past)
+            past.append(torch.zeros(2, attention.num_heads, steps * beam, features // attention.num_heads))
+    others = torch.zeros(2, beam, (steps + 1) * beam)
+    return (source,), (source[:, :beam], padding, others, cross, past)
