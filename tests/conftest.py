@@ -18,6 +18,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 import fairseq_ats  # noqa: F401  registers the task and the optimizer
 from fairseq_ats.architectures.transformer import attentions
 from fairseq_ats.data.binarise import Binarisation, binarise
+from fairseq_ats.data.image_sources import prepare
 from fairseq_ats.modules import PartitionedMultiheadAttention
 
 # No deadline: the first call of a torch function can take seconds. Derandomised: the same examples in every run.
@@ -71,6 +72,14 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (raw / f"{split}.{language}").write_text("".join(" ".join(s) + "\n" for s in sentences))
     binarise(raw, binarised, Binarisation("en", "de", vocabulary=180), say=lambda text: None)
     return binarised
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's digits, prepared."""
+    folder = tmp_path_factory.mktemp("images") / "digits"
+    prepare("digits", folder, None, None, say=lambda text: None)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -46,13 +46,16 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout2d(cfg.dropout)
         self.conv2, self.bn2 = _convolution(out, out, 3, 1, cfg)
+        # The 1 × 1 convolution sees every second pixel, and is not strided: with fewer than 8 channels oneDNN writes
+        # outside its memory in the backward pass of a strided one (torch 2.13, AVX2, channels-last).
+        self.stride = stride
         self.downsample: Optional[nn.Sequential] = None
         if stride != 1 or into != out:
-            self.downsample = nn.Sequential(*_convolution(into, out, 1, stride, cfg))
+            self.downsample = nn.Sequential(*_convolution(into, out, 1, 1, cfg))
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.dropout(self.relu(self.bn1(self.conv1(x))))
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = x if self.downsample is None else self.downsample(x[..., :: self.stride, :: self.stride])
         return self.relu(self.bn2(self.conv2(hidden)) + shortcut)
 
 

@@ -7,18 +7,20 @@ from typing import Any
 
 # The names of the tasks in a checkpoint's options: this plugin's tasks, and fairseq's own translation task.
 TASK_NAME = "translation_with_partitioned_model"
-TASK_NAMES = (TASK_NAME,)
+IMAGE_TASK_NAME = "image_classification_with_partitioned_model"
+TASK_NAMES = (TASK_NAME, IMAGE_TASK_NAME)
 STOCK_TASK_NAME = "translation"
 
 # Keys in the task's state.
 PARTITION_KEY = "partition"
 DICTIONARIES_KEY = "dictionaries"
+IMAGES_KEY = "images"
 RUN_KEY = "run"  # absent in checkpoints of older versions
 
 # Keys in the extra state: the count of --patience, and the state of each network whose best checkpoint the plugin
 # keeps. fairseq looks up that state under the name of the task's class (fairseq/checkpoint_utils.py:293).
 PATIENCE_KEY = "patience"
-TASK_CLASSES = ("TranslationWithPartitionedModelTask",)
+TASK_CLASSES = ("TranslationWithPartitionedModelTask", "ImageClassificationWithPartitionedModelTask")
 
 # The saved state of one network: its metric, the best value so far, and the value of this checkpoint.
 State = dict[str, float | str | None]

@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": "take one network out of a checkpoint: for fairseq, CTranslate2, ONNX Runtime, or further training",
     "translate": "translate text with any network of a run, or with a converted one",
     "cost": "count what each network and each update costs",
+    "images": "turn images into prepared images",
 }
 
 

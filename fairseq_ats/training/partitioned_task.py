@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from fairseq.distributed import utils as distributed_utils
 from torch import Tensor
@@ -33,7 +33,7 @@ from fairseq_ats.options.run_options import recall_, settle_, to_remember
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import Partition, reconciled
-from fairseq_ats.schemes.partial_sgd import Scheme, Update
+from fairseq_ats.schemes.partial_sgd import Comparison, Scheme, Update
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
 from fairseq_ats.theory.monitor import CriteriaMonitor, check_monitored
 from fairseq_ats.training.best_checkpoints import BestOfNetwork, best_of_other_networks
@@ -63,6 +63,9 @@ class PartitionedTask(BatchesOfTheirOwn):
 
     # What a task says of its data and its models.
 
+    # Fields of the partition of a new run where an option is not given, and where they are not the partition's own.
+    default_partition: ClassVar[dict[str, Any]] = {}
+
     @classmethod
     def data_problems(cls, cfg: Any) -> list[str]:
         """Return one message for each option of the data that is invalid, in training and in decoding."""
@@ -73,8 +76,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         """Return one message for each option of the task itself that cannot be trained with."""
         raise NotImplementedError
 
-    @staticmethod
-    def check_model_options(cfg: Any) -> None:
+    def check_model_options(self, cfg: Any) -> None:
         """Raise ValueError for options of a model that cannot be partitioned, before it is built."""
         raise NotImplementedError
 
@@ -187,7 +189,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         swaps = self.partition_model_(model, self.partition, initialise=is_new)
         set_level(model, self.partition.max_level)
         self.state.merge_state_dict({PARTITION_KEY: self.partition.to_dict(), **self.data_state()})
-        logger.info(f"{swaps} linear layers replaced: {self.partition}")
+        logger.info(f"{swaps} layers replaced: {self.partition}")
 
     def _prepare_decoding(self, cfg: Any) -> None:
         """Take the partition from the checkpoint's state. Its scheme does not matter, since nothing is trained."""
@@ -211,7 +213,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         if option_of(self.cfg, "criterion", "_name") == CRITERION_NAME:
             check_one_matrix(cfg)
         if source is None:
-            self.partition = Partition(**options.given_partition(trains=True))
+            self.partition = Partition(**(self.default_partition | options.given_partition(trains=True)))
             self.best_of_other_networks = self._best_of_other_networks()
         else:
             header = read_checked(source)
@@ -323,13 +325,17 @@ class PartitionedTask(BatchesOfTheirOwn):
         update = self._update_of(update_num)
         for best in self.best_of_other_networks:
             best.updated()
-        self.criteria.measure(model, optimizer, update.number, self.scheme.whole, self.scheme.comparisons(update))
+        self.criteria.measure(model, optimizer, update.number, self.scheme.whole, self.comparisons(update))
         if update.mask is EVERYTHING:
             step_unscaled(optimizer)
             return
         # .optimizer is the torch optimizer under each of fairseq's wrappers (fp16, memory-efficient fp16, amp).
         with optimizer.optimizer.masked(update.mask, update.lr_scale):
             step_unscaled(optimizer)
+
+    def comparisons(self, update: Update) -> tuple[Comparison, ...]:
+        """Return what the monitor compares in this update."""
+        return self.scheme.comparisons(update)
 
     # Validation and logging.
 

@@ -13,10 +13,12 @@ from dataclasses import Field, fields
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
+from fairseq_ats.architectures.resnet import ResNetConfig
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModelConfig
 from fairseq_ats.optim.coefficient import CoefficientConfig
 from fairseq_ats.optim.sgd_for_partitioned_model import SGDForPartitionedModelConfig
 from fairseq_ats.options.config import PartitionedConfig
+from fairseq_ats.tasks.image_classification_with_partitioned_model import PartitionedImageConfig
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 
 # Heading and text of each table, and the options in it.
@@ -47,6 +49,11 @@ SECTIONS = {
         "[Watch the theory while training](theory.md).",
         ("criteria_interval", "criteria_dropout", "criteria_by_layer_type"),
     ),
+    "Images": (
+        "With `--task image_classification_with_partitioned_model` and `--arch resnet10`, `resnet18` or `resnet34`:\n"
+        "[images](images.md). `--init-from` and what belongs to it is for translation.",
+        ("width", "norm", "dropout", "crop_padding", "flip"),
+    ),
     "Optimizer": (
         "`--optimizer adam_for_partitioned_model` is fairseq's Adam with a mask, and its other options are those of\n"
         "fairseq's `adam`. `--optimizer sgd_for_partitioned_model` is torch's SGD with a mask. `--alternate` and\n"
@@ -59,9 +66,10 @@ HEAD = """# Options
 
 <!-- Made by python -m scripts.docs.options; change the help texts there, not this page. -->
 
-The options that `--task translation_with_partitioned_model` and `--optimizer adam_for_partitioned_model` add to
-`fairseq-train`. All other options are fairseq's and mean what they mean there. `fairseq-hydra-train` takes the same
-options as `task.NAME` and `optimizer.NAME`, with underscores; a file of `configs/` has them as keys.
+The options that the tasks `translation_with_partitioned_model` and `image_classification_with_partitioned_model`, their
+models and their optimizers add to `fairseq-train`. All other options are fairseq's and mean what they mean there.
+`fairseq-hydra-train` takes the same options as `task.NAME`, `model.NAME` and `optimizer.NAME`, with underscores; a file
+of `configs/` has them as keys.
 
 `--best-checkpoint-metric`, which is fairseq's, takes any metric that a validation computes for any network:
 `--best-checkpoint-metric core_bleu --maximize-best-checkpoint-metric --eval-bleu`.
@@ -85,13 +93,9 @@ def page() -> str:
     Raises:
         KeyError: an option has no place in :data:`SECTIONS`, or there is no such option.
     """
-    declared = (
-        PartitionedConfig,
-        PartitionedTranslationConfig,
-        AdamForPartitionedModelConfig,
-        CoefficientConfig,
-        SGDForPartitionedModelConfig,
-    )
+    optimizers = (CoefficientConfig, AdamForPartitionedModelConfig, SGDForPartitionedModelConfig)
+    tasks = (PartitionedConfig, PartitionedTranslationConfig, PartitionedImageConfig)
+    declared = (*tasks, ResNetConfig, *optimizers)
     rows = {name: row for one in declared for name, row in _rows(one)}
     parts = [HEAD]
     for heading, (text, names) in SECTIONS.items():
@@ -108,8 +112,8 @@ def _rows(declared: type[FairseqDataclass]) -> Iterator[tuple[str, str]]:
     gen_parser_from_dataclass(parser, declared())
     actions = {action.dest: action for action in parser._actions}
     for option in fields(declared):
-        # Views of other groups have no help.
-        if option.name in declared.__annotations__ and "help" in option.metadata:
+        # Views of other groups have no help, and what is no option, the data, has no example.
+        if option.name in declared.__annotations__ and "example" in option.metadata:
             yield option.name, _row(option, actions[option.name])
 
 
