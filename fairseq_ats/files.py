@@ -6,6 +6,7 @@ JSON file in the folder that records what the folder was made from, so that a la
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -103,6 +104,12 @@ def check_ours(folder: Path, stamp_name: str) -> None:
     """
     if folder.exists() and not (folder / stamp_name).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds files that this command did not write; give another folder")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _prefix_of_partial(path: Path) -> str:

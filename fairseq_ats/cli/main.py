@@ -23,6 +23,7 @@ COMMANDS = {
     "average": "average checkpoints of a run",
     "convert": "take one network out of a checkpoint: for fairseq, CTranslate2, ONNX Runtime, or further training",
     "translate": "translate text with any network of a run, or with a converted one",
+    "distil": "translate training data with a trained network, for a smaller network to learn from",
     "cost": "count what each network and each update costs",
     "images": "turn images into prepared images",
 }

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fairseq_ats.files import sha256_of
 
 DESCRIPTION = "images.json"
 SPLITS = ("train", "valid", "test")
@@ -24,11 +25,6 @@ _OF_NETWORK = ("classes", "shape", "mean", "std")
 
 def file_name(split: str, kind: str) -> str:
     return f"{split}.{kind}.npy"
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

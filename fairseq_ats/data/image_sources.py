@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_ats.data.image_folder import DESCRIPTION, KINDS, SPLITS, file_name, sha256_of
-from fairseq_ats.files import check_ours, made_once
+from fairseq_ats.data.image_folder import DESCRIPTION, KINDS, SPLITS, file_name
+from fairseq_ats.files import check_ours, made_once, sha256_of
 
 DIGITS = "digits"
 SUFFIXES = (".png", ".jpg", ".jpeg")

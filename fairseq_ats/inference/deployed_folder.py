@@ -38,12 +38,12 @@ The folder also has the file ``SHA256SUMS`` with the sums of all other files, fo
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fairseq_ats.files import sha256_of
 from fairseq_ats.partition.partition import Partition
 
 DESCRIPTION_FILE = "fairseq_ats.json"
@@ -111,7 +111,7 @@ class DeployedFolder:
         """Write the description into ``folder``, then the SHA-256 sums of all files in it."""
         content = {"schema": SCHEMA, "level": self.level} | dataclasses.asdict(self)
         (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        sums = "".join(f"{_sum(folder / name)}  {name}\n" for name in sorted(_files_with_sums(folder)))
+        sums = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in sorted(_files_with_sums(folder)))
         (folder / SUMS_FILE).write_text(sums, "utf-8")
 
     @classmethod
@@ -165,16 +165,10 @@ def check_sums(folder: Path) -> None:
         raise ValueError(f"{folder / SUMS_FILE} cannot be read: {error}; convert the checkpoint again") from error
     present = _files_with_sums(folder)
     for name in sorted(sums.keys() | present):
-        if name not in present or _sum(folder / name) != sums.get(name):
+        if name not in present or sha256_of(folder / name) != sums.get(name):
             raise ValueError(f"{folder} is damaged: its {name!r} does not match {SUMS_FILE}")
 
 
 def _files_with_sums(folder: Path) -> set[str]:
     """Return the names of all files in the folder, except ``SHA256SUMS`` itself."""
     return {path.name for path in folder.iterdir() if path.is_file()} - {SUMS_FILE}
-
-
-def _sum(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, overload
 
-from fairseq_ats.data.text import READS_TOKENS, Text, parts
+from fairseq_ats.data.text import READS_TOKENS, Pieces, Text, parts
 from fairseq_ats.inference.ctranslate2_engine import CTranslate2Engine
 from fairseq_ats.inference.deployed_folder import DeployedFolder, check_sums
 from fairseq_ats.inference.engine import Engine, Machine, Search
@@ -111,19 +111,27 @@ class Translator:
             yield from self._translate(buffer)
 
     def _translate(self, lines: Sequence[str]) -> list[str]:
-        """Translate lines together; cut lines that are too long into parts, and join the parts' translations."""
-        pieces = [self._text.encode(line) for line in lines]
-        limit = self._engine.max_source_pieces
-        cut = [list(parts(sentence, limit)) for sentence in pieces]
-        for number, sentences in enumerate(cut):
-            if len(sentences) > 1:
-                length = len(pieces[number])
-                logger.warning(
-                    f"a line of {length:,} pieces is translated in {len(sentences)} parts of at most {limit} pieces"
-                )
-        translated = iter(self._engine.translate([sentence for sentences in cut for sentence in sentences]))
-        joined = (" ".join(self._text.decode(next(translated)) for _ in sentences) for sentences in cut)
+        """Translate lines together, and join the translations of a line's parts."""
+        translated = self._in_parts([self._text.encode(line) for line in lines])
+        joined = (" ".join(self._text.decode(pieces) for pieces in of_line) for of_line in translated)
         return [line.replace("\n", " ") for line in joined]
+
+    def translate_pieces(self, sentences: Sequence[Pieces]) -> list[Pieces]:
+        """Translate sentences that are cut into pieces already; the result is pieces of the target language."""
+        return [list(chain.from_iterable(of_sentence)) for of_sentence in self._in_parts(sentences)]
+
+    def _in_parts(self, sentences: Sequence[Pieces]) -> list[list[Pieces]]:
+        """Translate sentences together; one that is too long is cut, and has a translation for each part."""
+        limit = self._engine.max_source_pieces
+        cut = [list(parts(sentence, limit)) for sentence in sentences]
+        for sentence, of_sentence in zip(sentences, cut, strict=True):
+            if len(of_sentence) > 1:
+                logger.warning(
+                    f"a line of {len(sentence):,} pieces is translated in {len(of_sentence)} parts of at most {limit} "
+                    "pieces"
+                )
+        translated = iter(self._engine.translate([part for of_sentence in cut for part in of_sentence]))
+        return [[next(translated) for _ in of_sentence] for of_sentence in cut]
 
 
 def _open_folder(path: Path, level: str | int | None, given: dict[str, Any], machine: Machine) -> tuple[Engine, Text]:

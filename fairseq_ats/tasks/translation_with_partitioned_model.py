@@ -45,8 +45,8 @@ class PartitionedTranslationConfig(PartitionedConfig, TranslationConfig):
         default=None,
         metadata={
             "help": "with --scheme alternate: binarised data whose targets the updates of smaller networks learn, with "
-            "the sources and dictionaries of DATA, such as the translations of a trained "
-            "super-network; default: as in the checkpoint of a resumed run, or the targets of DATA",
+            "the sources and dictionaries of DATA, such as the translations of a trained super-network (fairseq-ats "
+            "distil); default: as in the checkpoint of a resumed run, or the targets of DATA",
             "example": "--alternate --core-data runs/distilled",
         },
     )
