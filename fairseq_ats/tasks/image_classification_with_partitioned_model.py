@@ -113,8 +113,12 @@ class ImageClassificationWithPartitionedModelTask(PartitionedTask):
         check_model_options(cfg, self.data.shape)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """Build a ResNet and partition it, in the memory order in which convolutions are fastest."""
-        model = super().build_model(cfg, from_checkpoint).to(memory_format=torch.channels_last)
+        """Build a ResNet and partition it.
+
+        Its activations are channels-last, as the images are. Its parameters are not: legacy_ddp takes views of their
+        gradients (fairseq/distributed/legacy_distributed_data_parallel.py:90).
+        """
+        model = super().build_model(cfg, from_checkpoint)
         self._has_norms = str(model.cfg.norm) != "none"
         return model
 

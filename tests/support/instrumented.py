@@ -28,8 +28,8 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 from fairseq_cli import train as training
 
-from fairseq_ats import TranslationWithPartitionedModelTask
 from fairseq_ats.options.checks import host as option_checks
+from fairseq_ats.training.partitioned_task import PartitionedTask
 from tests.support.forking import as_in_a_new_process, fork_server
 
 Change = Callable[[], None]
@@ -161,6 +161,30 @@ def record_updates(path: Path) -> None:
     Trainer.train_step = recording
 
 
+def record_models(path: Path) -> None:
+    """After each update, and after a validation has begun: the state of the model, and the momentum of SGD."""
+    step, begin, records = Trainer.train_step, Trainer.begin_valid_epoch, []
+
+    def record(trainer: Trainer, what: str) -> None:
+        model, sgd = trainer.get_model(), trainer.optimizer.optimizer
+        tensors = dict(model.state_dict())
+        for name, p in model.named_parameters():
+            tensors |= {f"{name}.{kind}": value for kind, value in sgd.state[p].items()}
+        records.append((what, {name: value.clone() for name, value in tensors.items() if value is not None}))
+        torch.save(records, path)
+
+    def recording_step(trainer: Trainer, samples: Any, raise_oom: bool = False) -> Any:
+        result = step(trainer, samples, raise_oom)
+        record(trainer, "update")
+        return result
+
+    def recording_begin(trainer: Trainer, epoch: int) -> None:
+        begin(trainer, epoch)
+        record(trainer, "validation")
+
+    Trainer.train_step, Trainer.begin_valid_epoch = recording_step, recording_begin
+
+
 def record_left_overs(path: Path) -> None:
     """At the start of each validation: how many loading processes and how many epochs' batches there are."""
     begin, records = Trainer.begin_valid_epoch, []
@@ -180,20 +204,20 @@ def record_left_overs(path: Path) -> None:
 
 def kill_in_update(number: int) -> None:
     """When the optimizer has moved the weights in update ``number``, and nothing else has happened."""
-    step = TranslationWithPartitionedModelTask.optimizer_step
+    step = PartitionedTask.optimizer_step
 
     def killing(task: Any, optimizer: Any, model: Any, update_num: int) -> None:
         step(task, optimizer, model, update_num)
         if update_num == number:
             kill_now()
 
-    TranslationWithPartitionedModelTask.optimizer_step = killing
+    PartitionedTask.optimizer_step = killing
 
 
 def kill_in_validation(batch: int) -> None:
     """At the ``batch``-th batch that this process validates."""
-    countdown, validate = _countdown(batch - 1), TranslationWithPartitionedModelTask.valid_step
-    TranslationWithPartitionedModelTask.valid_step = _calling_first(countdown, validate)
+    countdown, validate = _countdown(batch - 1), PartitionedTask.valid_step
+    PartitionedTask.valid_step = _calling_first(countdown, validate)
 
 
 def kill_in_write(number: int) -> None:
@@ -223,14 +247,14 @@ def kill_in_write(number: int) -> None:
 
 def kill_after_save(number: int) -> None:
     """When fairseq has saved update ``number``, before the plugin copies what it saved."""
-    post_save = TranslationWithPartitionedModelTask.post_save
+    post_save = PartitionedTask.post_save
 
     def killing(task: Any, checkpoint: str, num_updates: int) -> None:
         if num_updates == number:
             kill_now()
         post_save(task, checkpoint, num_updates)
 
-    TranslationWithPartitionedModelTask.post_save = killing
+    PartitionedTask.post_save = killing
 
 
 def kill_in_copy(number: int) -> None:

@@ -1,0 +1,104 @@
+"""Trainings on digits in real processes: killed and resumed, by two workers, validated, at a lower level."""
+
+from __future__ import annotations
+
+import re
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import instrumented
+from tests.support.checkpoints import differences, load
+from tests.support.command_line import run
+from tests.support.images import TASK, train_command
+
+# An epoch has six updates; saves and validates after every third. Crops by default.
+OPTIONS = ["--alternate", "--batch-size", "240", "--flip", "0.25", "--save-interval-updates", "3"]
+OPTIONS += ["--keep-interval-updates", "1"]
+UPDATES = 8
+
+
+def command(data: Path, folder: Path, *extra: str) -> list[str]:
+    return train_command(data, folder, UPDATES, *OPTIONS, *extra)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = instrumented.start(command(digits, folder), folder / "log")
+    assert instrumented.finish(process) == [0], (folder / "log").read_text()[-3000:]
+    return folder
+
+
+def test_killed_and_resumed(uninterrupted: Path, digits: Path, tmp_path: Path) -> None:
+    """Weights, momentum, running statistics, metrics and files are those of a run that was never killed."""
+    for moment in (
+        partial(instrumented.kill_in_update, 3),  # a core update, after the first save
+        partial(instrumented.kill_in_copy, 2),
+        partial(instrumented.kill_in_update, 6),  # in the second epoch
+    ):
+        process = instrumented.start(command(digits, tmp_path), tmp_path / "log", moment)
+        assert instrumented.finish(process) == [-signal.SIGKILL], (tmp_path / "log").read_text()[-2000:]
+    process = instrumented.start(command(digits, tmp_path), tmp_path / "log")
+    assert instrumented.finish(process) == [0], (tmp_path / "log").read_text()[-2000:]
+    names = {path.name for path in uninterrupted.glob("*.pt*")}
+    assert {"checkpoint_best.pt", "checkpoint_best_core.pt", "checkpoint_last.pt"} <= names
+    assert {path.name for path in tmp_path.glob("*.pt*")} == names
+    for name in names:
+        found = differences(load(tmp_path / name), load(uninterrupted / name))
+        assert not found, (name, found)
+
+
+def test_two_workers(digits: Path, tmp_path: Path) -> None:
+    """Weights in step, the mask held under legacy_ddp, and the averaged statistics of both in a validation."""
+    options = ["--batch-size", "360", "--max-update", "3", "--ddp-backend", "legacy_ddp", "--no-save"]
+    changes = [[partial(instrumented.record_models, tmp_path / f"{rank}.pt")] for rank in (0, 1)]
+    workers = instrumented.start_workers(command(digits, tmp_path / "run", *options), tmp_path, *changes)
+    codes = instrumented.finish(*workers)
+    assert codes == [0, 0], "".join((tmp_path / f"{rank}.log").read_text()[-2000:] for rank in (0, 1))
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert [what for what, _ in one] == ["update", "update", "validation", "update", "validation"]
+    for (what, mine), (_, yours) in zip(one, other, strict=True):
+        for name, value in mine.items():
+            own_share = what == "update" and "running" in name
+            assert own_share or torch.equal(value, yours[name]), (what, name)
+    statistics = "bn1.core.running_mean"
+    after_core_update, in_validation = one[1][1][statistics], one[2][1][statistics]
+    assert not torch.equal(after_core_update, other[1][1][statistics]), "each worker has seen other images"
+    torch.testing.assert_close(in_validation, (after_core_update + other[1][1][statistics]) / 2)
+    before, after = one[0][1], one[1][1]
+    for name in before:
+        if "extension" in name:
+            assert torch.equal(before[name], after[name]), f"{name} moved in a core update"
+
+
+def test_validation_gives_what_the_training_logged(uninterrupted: Path, digits: Path) -> None:
+    """And the core alone, out of the checkpoint of both, what it gave there."""
+    logged = re.findall(r"valid on 'valid' subset \|.* accuracy ([\d.]+) .*core_accuracy ([\d.]+)", log(uninterrupted))[
+        -1
+    ]
+    last = uninterrupted / "checkpoint_last.pt"
+    common = [
+        "fairseq-validate",
+        str(digits),
+        "--user-dir",
+        "fairseq_ats",
+        "--task",
+        TASK,
+        "--path",
+        str(last),
+        "--cpu",
+    ]
+    common += ["--batch-size", "50", "--valid-subset", "valid", "--num-workers", "0", "--data-buffer-size", "0"]
+    both = run(common)
+    assert re.findall(r" accuracy ([\d.]+) .*core_accuracy ([\d.]+)", both)[-1] == logged
+    alone = run([*common, "--max-level", "1"])
+    assert re.findall(r" accuracy ([\d.]+)", alone)[-1] == logged[1]
+    assert "core_accuracy" not in alone
+
+
+def log(folder: Path) -> str:
+    return (folder / "log").read_text()
