@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-conver
             verify_on=args.verify_on,
             beam=args.beam,
             overwrite=args.overwrite,
+            tune_on=args.tune_on,
         )
 
 
@@ -87,6 +88,18 @@ def _parser(prog: str) -> CommandParser:
         "--beam", type=positive, default=5, metavar="N", help="beam width of --verify-on (default: %(default)s)"
     )
     parser.add_argument(
+        "--tune-on",
+        metavar="SPLIT",
+        help="ctranslate2, onnx: choose the beam and the length penalty on this split of the binarised data, such as "
+        "valid; the folder keeps them",
+    )
+    parser.add_argument(
+        "--shortlist",
+        metavar="FROM",
+        help="ctranslate2: compute the candidates of a sentence's pieces only, not the whole vocabulary; FROM is a "
+        "split of the binarised data, such as train, or the vmap.txt of another folder",
+    )
+    parser.add_argument(
         "--dense",
         action="store_true",
         default=None,
@@ -115,7 +128,7 @@ def _output_format_of(args: argparse.Namespace) -> OutputFormat:
         ValueError: the format does not have an option.
     """
     made = FORMATS[args.to]
-    given = {name: getattr(args, name) for name in ("dense", "keep_optimizer_state", "quantization")}
+    given = {name: getattr(args, name) for name in ("dense", "keep_optimizer_state", "quantization", "shortlist")}
     given = {name: value for name, value in given.items() if value is not None}
     unknown = given.keys() - {f.name for f in dataclasses.fields(made)}
     if unknown:

@@ -105,6 +105,7 @@ def _parser(prog: str) -> CommandParser:
         help="batches translated at once, CTranslate2 only (default: 1)",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: cuda where there is one)")
+    parser.add_argument("--no-shortlist", action="store_true", help="do not use the folder's shortlist, if it has one")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 
@@ -130,6 +131,7 @@ def _run(args: argparse.Namespace) -> None:
             threads=args.threads,
             workers=args.workers,
             device=args.device,
+            shortlist=not args.no_shortlist,
         )
         buffer_size = args.buffer_size or (1 if source.isatty() else BUFFER_SIZE)
         progress = tqdm(

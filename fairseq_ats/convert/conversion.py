@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from fairseq_ats.convert.held_out import HeldOut, tune
 from fairseq_ats.convert.output_check import check_output
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import read_source
@@ -26,6 +27,7 @@ def convert(
     verify_on: str | Path | None = None,
     beam: int = 5,
     overwrite: bool = False,
+    tune_on: str | None = None,
 ) -> None:
     """Convert one network of a checkpoint. Leave nothing behind if the conversion fails.
 
@@ -37,6 +39,8 @@ def convert(
             model, otherwise tokens with spaces between them.
         beam: beam width for ``verify_on``.
         overwrite: replace an existing output.
+        tune_on: for a format that is a folder, a split of the binarised data on which to choose the beam and the length
+            penalty that the folder keeps (see :func:`~fairseq_ats.convert.held_out.tune`).
 
     Raises:
         ValueError: the checkpoint or an option is not allowed.
@@ -48,12 +52,15 @@ def convert(
         None if path is None else Path(path) for path in (data, sentencepiece_model, verify_on)
     )
     output_format.require_packages()
+    if tune_on is not None and not output_format.is_folder:
+        raise ValueError(f"--tune-on is {tune_on}, and this format keeps no beam; it goes with ctranslate2 and onnx")
     if not checkpoint.is_file():
         raise ValueError(f"there is no checkpoint {checkpoint}")
     inputs = [path for path in (checkpoint, data, sentencepiece_model, verify_on) if path is not None]
     check_output(output, inputs, output_format.is_folder, overwrite)
     source = read_source(checkpoint, level, data, sentencepiece_model)
     output_format.check(source)
+    held_out = None if tune_on is None else HeldOut.read(source, tune_on)
     text = Text(source.sentencepiece_model, source.data.lowercase)
     if source.sentencepiece_model is None:
         logger.warning(f"{source.data.path} has {READS_TOKENS}")
@@ -66,6 +73,9 @@ def convert(
             logger.info(line)
         for line in output_format.verify(source, new, sentences, beam):
             logger.info(line)
+        if held_out is not None:
+            for line in tune(new, held_out):
+                logger.info(line)
     logger.info(f"wrote {output} ({size_on_disk(output):,} bytes)")
 
 

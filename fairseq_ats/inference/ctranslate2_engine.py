@@ -7,6 +7,8 @@ from pathlib import Path
 
 from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
 
+SHORTLIST_FILE = "vmap.txt"  # CTranslate2's name
+
 
 class CTranslate2Engine(Engine):
     """A converted network that CTranslate2 runs.
@@ -16,12 +18,20 @@ class CTranslate2Engine(Engine):
         max_positions: see :class:`~fairseq_ats.inference.engine.Engine`.
         search: the beam search.
         machine: the device, the threads, the workers and the batch size.
+        shortlist: use the shortlist, if the folder has one.
 
     Raises:
         ValueError: the package ``ctranslate2`` is not installed, or it cannot read the folder.
     """
 
-    def __init__(self, path: Path, max_positions: tuple[int, int], search: Search, machine: Machine) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_positions: tuple[int, int],
+        search: Search,
+        machine: Machine,
+        shortlist: bool = False,
+    ) -> None:
         try:
             import ctranslate2
         except ImportError as error:
@@ -38,6 +48,7 @@ class CTranslate2Engine(Engine):
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read by ctranslate2 {ctranslate2.__version__}: {error}") from error
         self._batch_size = machine.batch_size
+        self._shortlist = shortlist and (path / SHORTLIST_FILE).is_file()
         super().__init__(search, max_positions)
 
     def best(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
@@ -51,5 +62,6 @@ class CTranslate2Engine(Engine):
             max_input_length=0,  # no limit: all sentences fit the network; the default cuts at 1024 silently
             max_decoding_length=self.longest(max(len(pieces) for pieces in sentences)),
             return_scores=True,
+            use_vmap=self._shortlist,
         )
         return [Hypothesis(tuple(result.hypotheses[0]), result.scores[0]) for result in results]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, overload
 
 from fairseq_ats.data.text import READS_TOKENS, Pieces, Text, parts
@@ -19,6 +20,7 @@ from fairseq_ats.partition.partition import check_level_name
 logger = logging.getLogger(__name__)
 
 BUFFER_SIZE = 512
+_ANY_MACHINE = Machine()
 
 
 class Translator:
@@ -39,6 +41,7 @@ class Translator:
         beam, max_len_a, max_len_b, length_penalty: see :class:`~fairseq_ats.inference.engine.Search`; None means the
             value in the folder's description, or fairseq's default for a checkpoint.
         batch_size, threads, workers, device: see :class:`~fairseq_ats.inference.engine.Machine`.
+        shortlist: use the shortlist of a folder that has one.
 
     Raises:
         ValueError: a file or a package is missing, a file is damaged or carries code, the file or folder does not
@@ -60,6 +63,7 @@ class Translator:
         threads: int | None = None,
         workers: int = 1,
         device: str = "auto",
+        shortlist: bool = True,
     ) -> None:
         path = Path(path)
         machine = Machine(batch_size, threads, workers, device)
@@ -73,7 +77,7 @@ class Translator:
                     raise ValueError(
                         f"{option} is {value} and {path} is a folder, which brings its own; leave {option} out"
                     )
-            self._engine, self._text = _open_folder(path, level, given, machine)
+            self._engine, self._text = open_folder(path, level, given, machine, shortlist)
         elif path.is_file():
             data = None if data is None else Path(data)
             model = None if sentencepiece_model is None else Path(sentencepiece_model)
@@ -134,11 +138,18 @@ class Translator:
         return [[next(translated) for _ in of_sentence] for of_sentence in cut]
 
 
-def _open_folder(path: Path, level: str | int | None, given: dict[str, Any], machine: Machine) -> tuple[Engine, Text]:
+def open_folder(
+    path: Path,
+    level: str | int | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    machine: Machine = _ANY_MACHINE,
+    shortlist: bool = True,
+) -> tuple[Engine, Text]:
     """Open a folder that ``fairseq-ats-convert`` wrote.
 
     Args:
         given: the search options that replace the folder's defaults.
+        shortlist: use the folder's shortlist, if it has one.
 
     Raises:
         ValueError: the folder is damaged, does not contain the level, or cannot run on the machine.
@@ -149,11 +160,11 @@ def _open_folder(path: Path, level: str | int | None, given: dict[str, Any], mac
     if number != folder.level:
         raise ValueError(f"--level is {number} and {path} holds the {folder.network} (level {folder.level}) only")
     defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
-    search = Search(**(defaults | given))
+    search = Search(**(defaults | dict(given)))
     model = None if folder.sentencepiece_model is None else path / folder.sentencepiece_model
     if model is None:
         logger.warning(f"{path} has {READS_TOKENS}")
     text = Text(model, folder.lowercase)
     if folder.format == "ctranslate2":
-        return CTranslate2Engine(path, folder.max_positions, search, machine), text
+        return CTranslate2Engine(path, folder.max_positions, search, machine, shortlist), text
     return OnnxEngine(path, folder, search, machine), text

@@ -17,7 +17,9 @@ from torch import Tensor
 from fairseq_ats.convert.folder_contents import complete_folder, write_dictionaries
 from fairseq_ats.convert.folding import check_dense, dense_cost, feed_forward_sizes
 from fairseq_ats.convert.formats.fairseq import stock_checkpoint
+from fairseq_ats.convert.held_out import HeldOut, compare_shortlist
 from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.convert.shortlist import check_shortlist, write_shortlist
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import (
     check_difference,
@@ -27,7 +29,7 @@ from fairseq_ats.convert.verification import (
     numbered,
     random_pairs,
 )
-from fairseq_ats.inference.ctranslate2_engine import CTranslate2Engine
+from fairseq_ats.inference.ctranslate2_engine import SHORTLIST_FILE, CTranslate2Engine
 from fairseq_ats.inference.engine import Machine, Search
 
 # Types of stored weights, under CTranslate2's names (ctranslate2/specs/model_spec.py, ACCEPTED_MODEL_TYPES), and the
@@ -59,10 +61,12 @@ class CTranslate2Model(OutputFormat):
     Args:
         dense: allow a low-rank network below the super-network. Its thin layers become dense.
         quantization: type of the stored weights, a key of ``TOLERANCES``.
+        shortlist: what to make the shortlist from, see :func:`~fairseq_ats.convert.shortlist.check_shortlist`.
     """
 
     dense: bool = False
     quantization: str = EXACT
+    shortlist: str | None = None
 
     is_folder: ClassVar[bool] = True
     packages: ClassVar[Sequence[str]] = ("ctranslate2",)
@@ -72,10 +76,15 @@ class CTranslate2Model(OutputFormat):
         problems = unsupported_options(source.model.cfg)
         if problems:
             raise ValueError(f"CTranslate2 cannot hold this model: {'; '.join(problems)}. --to onnx can hold more")
+        if self.shortlist is not None:
+            check_shortlist(self.shortlist, source)
+            HeldOut.read(source)
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
         yield from dense_cost(source)
         _write_network(source, path, self.quantization)
+        if self.shortlist is not None:
+            yield from write_shortlist(self.shortlist, source, path / SHORTLIST_FILE)
         complete_folder(source, path, "ctranslate2", weights=self.quantization, package="ctranslate2")
 
     def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
@@ -86,6 +95,8 @@ class CTranslate2Model(OutputFormat):
                 for line in _compare(source, Path(scratch), sentences, beam, EXACT):
                     yield f"before rounding, {line}"
         yield from _compare(source, path, sentences, beam, self.quantization)
+        if self.shortlist is not None:
+            yield from compare_shortlist(path, HeldOut.read(source))
 
 
 def _write_network(source: SourceNetwork, folder: Path, quantization: str) -> None:
