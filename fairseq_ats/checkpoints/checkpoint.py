@@ -50,6 +50,12 @@ class Checkpoint:
             raise ValueError(f"{path} was trained with --task {task} and has {has}; it was changed afterwards")
         return cls(Path(path), state, partition)
 
+    @property
+    def task_name(self) -> str:
+        """The task that it was trained with."""
+        options = self.options("task")
+        return options.get("_name") or options.get("task") or ""
+
     def options(self, group: str) -> dict[str, Any]:
         """Return one group of the training's options, such as "model" or "task"."""
         return saved_options(self.state, group)

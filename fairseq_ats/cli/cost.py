@@ -2,10 +2,12 @@
 
     fairseq-ats cost RUN/checkpoint_best.pt
     fairseq-ats cost --arch transformer_iwslt_de_en --share-decoder-input-output-embed --small-ratio 0.03125
+    fairseq-ats cost --arch resnet18 --small-ratio 0.5
 
-The second form takes fairseq's options. FLOPs are PyTorch's own count of the matrix products of one forward and
-backward pass; a multiplication and an addition are two. Activation bytes are what autograd keeps between the passes, in
-float32 and on a CPU. Layers that LayerDrop leaves out of some updates are counted in full.
+The others take fairseq's options; a ResNet is counted on images of CIFAR-10's shape. FLOPs are PyTorch's own count of
+the matrix products of one forward and backward pass; a multiplication and an addition are two. Activation bytes are
+what autograd keeps between the passes, in float32 and on a CPU. Layers that LayerDrop leaves out of some updates are
+counted in full.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fairseq_ats import plugin  # noqa: F401  registers the task
-from fairseq_ats.checkpoints.keys import TASK_NAME
+from fairseq_ats.architectures.resnet import RESNETS
+from fairseq_ats.checkpoints.keys import IMAGE_TASK_NAME, TASK_NAME
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, scheme_flops
+from fairseq_ats.cost.images import CIFAR10, image_table
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
 from fairseq_ats.partition.partition import Partition
+from fairseq_ats.tasks.image_classification_with_partitioned_model import ImageClassificationWithPartitionedModelTask
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_ats.cost") -> None:
@@ -35,11 +40,19 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_
         parser.error(f"--tokens is {args.tokens} and --length is {args.length}; allowed: --length or more")
     with parser.errors_in_a_sentence():
         if checkpoint is None:
-            built = build(["--task", TASK_NAME, *rest], numbered_dictionary(args.vocabulary))
+            is_of_images = not {*RESNETS}.isdisjoint(rest)
+            task_name = IMAGE_TASK_NAME if is_of_images else TASK_NAME
+            built = build(
+                ["--task", task_name, *rest], CIFAR10 if is_of_images else numbered_dictionary(args.vocabulary)
+            )
             task, model, name = built.task, built.model, built.cfg.model._name
         else:
             task, model = model_of_checkpoint(checkpoint)
             name = checkpoint
+        if isinstance(task, ImageClassificationWithPartitionedModelTask):
+            print(f"{name}: {task.partition}; images of {' × '.join(map(str, task.data.shape))}\n")
+            print(image_table(task, model))
+            return
         sentences = args.tokens // args.length
         costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
     tokens = sentences * args.length

@@ -8,7 +8,7 @@ LayerDrop skips layers in some updates; all layers are counted in full.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -27,8 +27,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
-from fairseq_ats.checkpoints.keys import PARTITION_KEY, TASK_NAME
+from fairseq_ats.checkpoints.keys import IMAGE_TASK_NAME, PARTITION_KEY, TASK_NAME
 from fairseq_ats.cost.synthetic import numbered_dictionary, random_batch
+from fairseq_ats.inference.image_loading import load_image_network
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.options.run_options import recall_
@@ -91,12 +92,22 @@ def network_cost(
     """
     _check_countable(model, length)
     few = max([2, *(-(-m.rows_to_fold // length) for m in model.modules() if isinstance(m, PartitionedRankLinear))])
-    sizes = (sentences,) if sentences <= 2 * few else (few, 2 * few)
-    first, *second = (_count(model, random_batch(task, size, length), level) for size in sizes)
+    return cost_of_batches(model, lambda size: random_batch(task, size, length), sentences, level, few)
+
+
+def cost_of_batches(
+    model: nn.Module, batch: Callable[[int], dict[str, Any]], size: int, level: int | None, few: int = 2
+) -> Cost:
+    """Return the cost of one forward and backward pass of a mini-batch of ``size``, by two small ones.
+
+    Args:
+        batch: makes a mini-batch of a size.
+        few: from this size on every count is affine in the size.
+    """
+    sizes = (size,) if size <= 2 * few else (few, 2 * few)
+    first, *second = (_count(model, batch(one), level) for one in sizes)
     forward, backward, activations = (
-        first
-        if not second
-        else tuple(a + (b - a) * (sentences - few) // few for a, b in zip(first, *second, strict=True))
+        first if not second else tuple(a + (b - a) * (size - few) // few for a, b in zip(first, *second, strict=True))
     )
     parameters = [p for p in model.parameters() if level is None or holds(p, level)]
     embeddings = [p for p in _embeddings(model) if any(p is q for q in parameters)]
@@ -223,8 +234,8 @@ def _embeddings(model: nn.Module) -> list[nn.Parameter]:
     return [p for name, p in model.named_parameters() if name.endswith(names)]
 
 
-def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
-    """Return the task and the model of a training, with made-up dictionaries of the right sizes.
+def model_of_checkpoint(path: str) -> tuple[Any, nn.Module]:
+    """Return the task and the model of a training; for translation with made-up dictionaries of the right sizes.
 
     These are enough to count the cost of the model, but not to translate.
 
@@ -235,6 +246,8 @@ def model_of_checkpoint(path: str) -> tuple[TranslationTask, nn.Module]:
         raise ValueError(f"{path} is not a file")
     checkpoint = Checkpoint.open(path)
     header = checkpoint.state
+    if checkpoint.task_name == IMAGE_TASK_NAME:
+        return load_image_network(checkpoint)
     if checkpoint.partition is None:
         raise ValueError(f"{path} was not written by --task {TASK_NAME}; give its --arch and options instead")
     cfg = load_checkpoint_to_cpu(path).get("cfg")

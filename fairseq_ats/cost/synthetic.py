@@ -16,6 +16,7 @@ from torch import nn
 
 from fairseq_ats.checkpoints.names import last_checkpoint
 from fairseq_ats.checkpoints.saved_options import forget_start_files_
+from fairseq_ats.data.image_folder import ImageData
 
 # Arguments that fairseq-train requires.
 _REQUIRED = ["no-data", "--max-tokens", "1", "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
@@ -56,17 +57,21 @@ def numbered_dictionary(size: int) -> Dictionary:
     return dictionary
 
 
-def build(arguments: list[str], dictionary: Dictionary, seed: int = 1) -> Built:
+def build(arguments: list[str], data: Dictionary | ImageData, seed: int = 1) -> Built:
     """Build the task, model and criterion of ``fairseq-train ARGUMENTS``, with one dictionary for both languages.
 
     Do not read the files from which the training would start or resume.
+
+    Args:
+        data: the dictionary, or what the images of a task of images are.
     """
     parser = options.get_training_parser()
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=_REQUIRED + arguments))
     forget_start_files_(cfg.model)
     cfg.task.update({name: value for name, value in _NO_START.items() if name in cfg.task})
     torch.manual_seed(seed)
-    task = TASK_REGISTRY[cfg.task._name](cfg.task, dictionary, dictionary)
+    given = (data, data) if isinstance(data, Dictionary) else (data,)
+    task = TASK_REGISTRY[cfg.task._name](cfg.task, *given)
     return Built(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
 
 
