@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -15,7 +15,8 @@ from fairseq_ats.modules.batch_norm import PartitionedBatchNorm2d
 from fairseq_ats.modules.conv2d import PartitionedConv2d
 from fairseq_ats.modules.levels import refuse_equal_levels
 from fairseq_ats.modules.linear import INPUT_DIM
-from fairseq_ats.partition.partition import CONVOLUTION, Partition
+from fairseq_ats.partition.partition import Partition
+from fairseq_ats.partition.shares import CONVOLUTION
 
 # Side of the smallest image: each stage after the first halves it.
 MIN_SIDE = 2 ** (len(STAGES) - 1)
@@ -41,7 +42,9 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
         raise ValueError(f"the model is a {type(model).__name__}; allowed: {', '.join(RESNETS)}")
     if partition.module_name != CONVOLUTION:
         raise ValueError(f"the partition has {partition.module_name}; a ResNet has {CONVOLUTION}")
-    ratio, level = partition.small_ratio, partition.max_level
+    ratio, level = cast(tuple[float, ...], partition.small_ratio), partition.max_level
+    if partition != Partition(CONVOLUTION, ratio, level):
+        raise ValueError(f"the partition is {partition}; a ResNet has neither a depth nor other layers to split")
     swapped: list[PartitionedModule] = []
     for name, module in list(model.named_modules()):
         layer: PartitionedModule

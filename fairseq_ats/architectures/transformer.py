@@ -14,6 +14,7 @@ from fairseq.modules import FairseqDropout, MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 from torch import nn
 
+from fairseq_ats.architectures.depth import make_norms_private_, partition_depth_, stacks
 from fairseq_ats.modules import (
     FastDropout,
     PartitionedLinear,
@@ -21,9 +22,11 @@ from fairseq_ats.modules import (
     PartitionedRankLinear,
 )
 from fairseq_ats.modules.base import PartitionedModule
-from fairseq_ats.modules.levels import refuse_equal_levels
+from fairseq_ats.modules.levels import partitioned_modules, refuse_equal_levels
 from fairseq_ats.modules.linear import INPUT_DIM, OUTPUT_DIM
+from fairseq_ats.modules.norm import PrivateNorm
 from fairseq_ats.partition.partition import Partition
+from fairseq_ats.partition.shares import RANK
 
 ALLOWED_ARCHS = (
     "a partitioned model needs an encoder-decoder Transformer (--arch transformer, transformer_iwslt_de_en, "
@@ -34,9 +37,10 @@ ALLOWED_ARCHS = (
 def partition_model_(model: nn.Module, partition: Partition, initialise: bool = True) -> int:
     """Partition a stock encoder–decoder Transformer in place.
 
-    Replace both feed-forward layers of every encoder and decoder layer, and the key and query projections of every
-    attention (section 4.1 and appendix C of the paper): 60 layers in a 6+6-layer model. Value and output projections,
-    embeddings and the softmax stay whole.
+    The paper's partitions replace both feed-forward layers of every encoder and decoder layer, and the key and query
+    projections of every attention (section 4.1 and appendix C): 60 layers in a 6+6-layer model. Value and output
+    projections, embeddings and the softmax stay whole. Other partitions (not in the paper) split other linear layers,
+    the depth, or norms.
 
     The model changes in place because fairseq's BLEU generator already holds it. Each new layer starts from the
     initialised stock layer, so that the initial statistics are fairseq's.
@@ -48,11 +52,17 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
         The number of replaced linear layers.
 
     Raises:
-        ValueError: the model is not an encoder–decoder Transformer, its layers cannot be replaced, or two levels are
-            the same network.
+        ValueError: the model is not an encoder–decoder Transformer, its layers cannot be replaced or skipped, or two
+            levels are the same network.
     """
     refuse_unsupported(model)
+    partition_depth_(model, partition)
     swaps = partition_linears_(model, partition, initialise)
+    make_norms_private_(model, partition)
+    for stack in stacks(model):
+        stack.tag()
+    if partition.super_level > 2 or stacks(model):  # a core that rounds to the full size has always been allowed
+        refuse_equal_levels([m for m in partitioned_modules(model) if not isinstance(m, PrivateNorm)], partition)
     replace_attention_and_dropout_(model)
     return swaps
 
@@ -130,30 +140,33 @@ def refuse_unsupported(model: Any) -> None:
 def partition_linears_(model: nn.Module, partition: Partition, initialise: bool = True) -> int:
     """Replace only the linear layers and return their number; see :func:`partition_model_`.
 
-    Raises:
-        ValueError: two levels of a family of three or more are the same network.
+    A layer that only the super-network runs keeps its linear layers.
     """
-    swapped: list[PartitionedModule] = []
+    whole = {module for stack in stacks(model) for layer in stack.of_super_alone for module in layer.modules()}
+    swaps = 0
 
-    def swap(owner: nn.Module, name: str, dim: int, groups: int = 1) -> None:
+    def swap(owner: nn.Module, linear: str, name: str, dim: int, groups: int = 1) -> None:
+        nonlocal swaps
+        share = partition.share(linear)
+        if share.module_name is None or owner in whole:
+            return
         make: Callable[..., PartitionedModule]
-        if partition.module_name == "PartitionedRankLinear":
+        if share.module_name == RANK:
             make = partial(PartitionedRankLinear.from_linear, initialise=initialise)
         else:
             make = partial(PartitionedLinear.from_linear, dim=dim, groups=groups)
-        layer = make(getattr(owner, name), small_ratio=partition.small_ratio, max_level=partition.max_level)
-        setattr(owner, name, layer)
-        swapped.append(layer)
+        setattr(owner, name, make(getattr(owner, name), small_ratio=share.ratios, max_level=partition.max_level))
+        swaps += 1
 
     for layer in transformer_layers(model):
-        swap(layer, "fc1", dim=OUTPUT_DIM)
-        swap(layer, "fc2", dim=INPUT_DIM)
+        swap(layer, "ffn", "fc1", dim=OUTPUT_DIM)
+        swap(layer, "ffn", "fc2", dim=INPUT_DIM)
     for attention in attentions(model):
-        swap(attention, "q_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
-        swap(attention, "k_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
-    if partition.super_level > 2:  # with one ratio, a core that rounds to the full size has always been allowed
-        refuse_equal_levels(swapped, partition)
-    return len(swapped)
+        for name in ("q_proj", "k_proj"):
+            swap(attention, "qk", name, dim=OUTPUT_DIM, groups=attention.num_heads)
+        swap(attention, "vo", "v_proj", dim=OUTPUT_DIM, groups=attention.num_heads)
+        swap(attention, "vo", "out_proj", dim=INPUT_DIM, groups=attention.num_heads)
+    return swaps
 
 
 def replace_attention_and_dropout_(model: nn.Module) -> None:

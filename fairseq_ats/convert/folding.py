@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from fairseq.models.transformer import TransformerModelBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairseq_ats.architectures.transformer import attentions
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.modules.blocks import join
 from fairseq_ats.modules.linear import OUTPUT_DIM, PartitionedLinear
 from fairseq_ats.modules.linear_base import PartitionedLinearModule
+from fairseq_ats.modules.norm import PrivateNorm
+from fairseq_ats.partition.fields import SIDES
 from fairseq_ats.partition.partition import CORE
 
 
@@ -20,43 +23,72 @@ def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:
 
     Each partitioned layer becomes one dense weight. In the super-network the weight is :math:`W + VU` (low rank) or all
     blocks side by side (small width). Below it the weight is :math:`VU` or the level's blocks. The feed-forward layers
-    of a small-width core stay narrow; see :func:`feed_forward_sizes`.
+    of a small-width core stay narrow; see :func:`side_sizes`. The layers that the level runs are numbered from 0.
 
-    The keys and queries of a small-width core become full width, because stock fairseq gives every head
-    ``embed_dim / heads`` dimensions. Rows of zeros fill each head. The scores do not change: the new terms of a head's
-    :math:`q \cdot k` are zero, and the partitioned attention also scales by :math:`head\_dim^{-1/2}` of the full head
-    dimension.
+    The projections of a small-width core's attention become full width, because stock fairseq gives every head
+    ``embed_dim / heads`` dimensions. Zeros fill each head: rows of queries, keys and values, columns of outputs.
+    Nothing changes: the new terms of a head's :math:`q \cdot k` are zero, the partitioned attention also scales by
+    :math:`head\_dim^{-1/2}` of the full head dimension, and the new values are zero.
     """
     parameters = {name: value.detach() for name, value in model.state_dict().items()}
-    widened = {id(projection) for attention in attentions(model) for projection in (attention.q_proj, attention.k_proj)}
+    in_attention = {id(child) for attention in attentions(model) for child in attention.children()}
     for name, layer in model.named_modules():
-        if not isinstance(layer, PartitionedLinearModule):
-            continue
-        for own, _ in layer.named_parameters(recurse=False):
-            del parameters[f"{name}.{own}"]
-        weight, bias = layer.weight, layer.bias
-        # Only a small-width layer can be narrow: a low-rank layer has the full width at every level.
-        if isinstance(layer, PartitionedLinear) and id(layer) in widened and weight.shape[0] < layer.out_features:
-            weight = _fill_up(weight, layer.out_features, layer.groups)
-            bias = None if bias is None else _fill_up(bias, layer.out_features, layer.groups)
-        parameters[f"{name}.weight"] = weight.detach()
-        if bias is not None:
-            parameters[f"{name}.bias"] = bias.detach()
+        if isinstance(layer, PrivateNorm):
+            _replace(parameters, name, layer, layer.active.state_dict())
+        elif isinstance(layer, PartitionedLinearModule):
+            weight, bias = layer.weight, layer.bias
+            if isinstance(layer, PartitionedLinear) and id(layer) in in_attention:
+                weight, bias = _at_full_width(layer, weight, bias)
+            _replace(parameters, name, layer, {"weight": weight} | ({} if bias is None else {"bias": bias}))
+    for side in SIDES:
+        parameters = _numbered(parameters, f"{side}.layers.")
     return parameters
 
 
-def _fill_up(rows: Tensor, size: int, groups: int) -> Tensor:
-    """Append rows of zeros to each of ``groups`` equal groups, so that there are ``size`` rows in all."""
-    return join([rows, rows.new_zeros(size - rows.shape[0], *rows.shape[1:])], OUTPUT_DIM, groups)
+def _replace(parameters: dict[str, Tensor], name: str, layer: nn.Module, stock: Mapping[str, Tensor]) -> None:
+    """Put a stock layer's parameters in the place of a layer's own, in place."""
+    for own in layer.state_dict():
+        del parameters[f"{name}.{own}"]
+    parameters |= {f"{name}.{what}": value.detach() for what, value in stock.items()}
 
 
-def feed_forward_sizes(parameters: dict[str, Tensor]) -> dict[str, int]:
-    """Return the number of hidden neurons of a feed-forward module: ``{"encoder": ..., "decoder": ...}``.
+def _at_full_width(layer: PartitionedLinear, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Fill each head with zeros up to its full width."""
+    size = (layer.out_features, layer.in_features)[layer.dim]
+    if bias is not None and layer.splits_bias:
+        bias = _fill_up(bias, size, OUTPUT_DIM, layer.groups)
+    return _fill_up(weight, size, layer.dim, layer.groups), bias
+
+
+def _fill_up(narrow: Tensor, size: int, dim: int, groups: int) -> Tensor:
+    """Append zeros along ``dim`` to each of ``groups`` equal groups, so that there are ``size`` entries in all."""
+    missing = list(narrow.shape)
+    missing[dim] = size - narrow.shape[dim]
+    return join([narrow, narrow.new_zeros(missing)], dim, groups)
+
+
+def _numbered(parameters: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Number the layers of one side from 0, in their order."""
+    indices = {int(name.removeprefix(prefix).partition(".")[0]) for name in parameters if name.startswith(prefix)}
+    numbers = {f"{prefix}{old}.": f"{prefix}{new}." for new, old in enumerate(sorted(indices))}
+    renamed = {}
+    for name, value in parameters.items():
+        old = next((old for old in numbers if name.startswith(old)), None)
+        renamed[name if old is None else numbers[old] + name.removeprefix(old)] = value
+    return renamed
+
+
+def side_sizes(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, int]]:
+    """Return fairseq's sizes of the encoder and of the decoder: numbers of layers and of hidden neurons.
 
     A side without layers has no entry.
     """
-    first = {side: parameters.get(f"{side}.layers.0.fc1.weight") for side in ("encoder", "decoder")}
-    return {side: weight.shape[0] for side, weight in first.items() if weight is not None}
+    sizes = {}
+    for side in SIDES:
+        hidden = [value.shape[0] for name, value in parameters.items() if re.match(rf"{side}.*\.fc1\.weight", name)]
+        if hidden:
+            sizes[side] = {"layers": len(hidden), "ffn_embed_dim": hidden[0]}
+    return sizes
 
 
 def check_dense(source: SourceNetwork, dense: bool, output_format: str) -> None:

@@ -14,6 +14,8 @@ from fairseq_ats.checkpoints.keys import TASK_NAME
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.inference.loading import load_network, prepare_to_decode
 from fairseq_ats.partition.partition import CORE, SUPER, Partition
+from fairseq_ats.partition.shares import RANK
+from fairseq_ats.partition.tags import holds
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class SourceNetwork:
     @property
     def is_low_rank(self) -> bool:
         """Whether the network has thin, low-rank layers. The layers of a super-network are dense."""
-        return self.name != SUPER and self.partition.module_name == "PartitionedRankLinear"
+        return self.name != SUPER and self.partition.splits_by(RANK)
 
 
 def read_source(
@@ -91,6 +93,6 @@ def read_source(
     elif not sentencepiece_model.is_file():
         raise ValueError(f"--sentencepiece-model is {sentencepiece_model}, which is not a file")
     model, task = load_network(checkpoint, folder, level)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in model.parameters() if holds(p, level))
     prepare_to_decode(model)
     return SourceNetwork(checkpoint, level, model, parameters, task, folder, sentencepiece_model)

@@ -13,7 +13,8 @@ directly in the folder and are named relative to it.
       "network": "core",                      "core", "super", or "level2", "level3", ... for one between them
       "level": 1,                             number of the network: 1 is the core
       "partition": {"module_name": "PartitionedLinear", "small_ratio": 0.25, "max_level": 2},
-                                              partition of the converted checkpoint; several ratios are a list
+                                              partition of the converted checkpoint; several ratios are a list. It has
+                                              further keys for a depth, other linear layers, and private norms
       "source_language": "en",
       "target_language": "de",
       "source_dictionary": "dict.en.txt",     in fairseq's format: the network's input pieces and their ids
@@ -110,6 +111,7 @@ class DeployedFolder:
     def write(self, folder: Path) -> None:
         """Write the description into ``folder``, then the SHA-256 sums of all files in it."""
         content = {"schema": SCHEMA, "level": self.level} | dataclasses.asdict(self)
+        content["partition"] = self.partition.to_dict()
         (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
         sums = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in sorted(_files_with_sums(folder)))
         (folder / SUMS_FILE).write_text(sums, "utf-8")

@@ -29,6 +29,9 @@ class PartitionedModule(nn.Module):
             super-network.
     """
 
+    # Whether zeros in the parameters above a level make the layer compute what it computes at that level.
+    is_masked_by_zeros: bool = True
+
     def __init__(self, super_level: int, max_level: int | None = None) -> None:
         super().__init__()
         self.super_level = super_level

@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fairseq_ats.partition.partition import SmallRatio, core_size, ratios_of
+from fairseq_ats.partition.partition import core_size
+from fairseq_ats.partition.shares import SmallRatio, ratios_of
 
 
 def sizes_of(full_size: int, small_ratio: SmallRatio) -> list[int]:

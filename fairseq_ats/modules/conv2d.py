@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.modules.blocks import join, sizes_of
-from fairseq_ats.partition.partition import CORE_LEVEL, SmallRatio
+from fairseq_ats.partition.partition import CORE_LEVEL
+from fairseq_ats.partition.shares import SmallRatio
 
 
 class PartitionedConv2d(PartitionedModule):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from fairseq_ats.modules.base import PartitionedModule
-from fairseq_ats.partition.partition import Partition, shown
+from fairseq_ats.partition.partition import CORE_LEVEL, Partition
 from fairseq_ats.partition.tags import holds, levels_of
 
 
@@ -59,16 +59,16 @@ def use_level(model: nn.Module, level: int) -> Iterator[None]:
 def freeze_outside(model: nn.Module, levels: Collection[int]) -> None:
     """Compute gradients only for the parameters of the networks of ``levels``, until the next call.
 
-    A parameter that belongs to every level of the model is left as it is.
+    A parameter that belongs to every level that the model holds is left as it is.
 
     This is no mask (the optimizer holds the mask) but it saves work: fairseq fills the missing gradient of a parameter
     with zeros before it reduces (fairseq/distributed/legacy_distributed_data_parallel.py:134) and converts it to
     float32 (fairseq/optim/fp16_optimizer.py:143), unless the parameter needs none.
     """
-    tagged = [(parameter, own) for parameter in model.parameters() if (own := levels_of(parameter)) is not None]
-    every_level = frozenset().union(*(own for _, own in tagged))
-    for parameter, own in tagged:
-        if own != every_level:
+    every_level = set(range(CORE_LEVEL, partitioned_modules(model)[0].max_level + 1))
+    for parameter in model.parameters():
+        own = levels_of(parameter)
+        if own is not None and own != every_level:
             parameter.requires_grad_(not own.isdisjoint(levels))
 
 
@@ -84,6 +84,6 @@ def refuse_equal_levels(layers: Sequence[PartitionedModule], partition: Partitio
     for level in partition.levels[1:]:
         if all(holds(p, level) == holds(p, level - 1) for p in parameters):
             raise ValueError(
-                f"--small-ratio is {shown(partition.small_ratio)}, and in a model of these sizes levels "
-                f"{level - 1} and {level} are the same network; allowed: ratios that give them different sizes"
+                f"{partition.sizes}, and in a model of these sizes levels {level - 1} and {level} are the same "
+                "network; allowed: numbers that give them different sizes"
             )

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from fairseq_ats.modules.blocks import divide, join
 from fairseq_ats.modules.linear_base import PartitionedLinearModule
-from fairseq_ats.partition.partition import CORE_LEVEL, SmallRatio, core_size, ratios_of
+from fairseq_ats.partition.partition import CORE_LEVEL, core_size
+from fairseq_ats.partition.shares import SmallRatio, ratios_of
 
 OUTPUT_DIM = 0
 INPUT_DIM = 1

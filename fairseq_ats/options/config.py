@@ -10,7 +10,9 @@ from typing import Any, Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-from fairseq_ats.partition.partition import DEFAULT_MODULE_NAME, DEFAULT_SMALL_RATIO, MODULE_NAMES
+from fairseq_ats.partition.fields import CoreLayers, PrivateNorms
+from fairseq_ats.partition.partition import DEFAULT_MODULE_NAME, DEFAULT_SMALL_RATIO
+from fairseq_ats.partition.shares import MODULE_NAMES
 from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.theory.monitor import DROPOUTS
 
@@ -57,6 +59,58 @@ class PartitionedConfig(FairseqDataclass):
             "dimensions of each head. Several ratios in ascending order, with commas between them, make networks "
             f"between the core and the super-network; default: as in the checkpoint, or {DEFAULT_SMALL_RATIO}",
             "example": "--small-ratio 0.03125,0.125",
+        },
+    )
+    # Not in the paper. If one of them is given, and neither option above, linear layers stay whole.
+    core_encoder_layers: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "how many encoder layers the core runs, below the final norm; with several networks, one number "
+            "for each below the super-network; default: as in the checkpoint, or all layers",
+            "example": "--core-encoder-layers 3",
+        },
+    )
+    core_decoder_layers: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "the same for decoder layers, on which the time of decoding depends most",
+            "example": "--core-decoder-layers 2 --partitioned-linear-module-name PartitionedLinear --small-ratio 0.25",
+        },
+    )
+    core_layers: Optional[ChoiceEnum([choice.value for choice in CoreLayers])] = field(  # type: ignore[valid-type]
+        default=None,
+        metadata={
+            "help": "which layers the smaller networks run: the first, every other one (spread), or the last; "
+            "default: as in the checkpoint, or first",
+            "example": "--core-decoder-layers 3 --core-layers spread",
+        },
+    )
+    core_ffn: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "what the core has of feed-forward modules: rank:R, width:R or whole. It counts for more than the "
+            "first two options; default: as in the checkpoint, or what the first two options say",
+            "example": "--core-ffn width:0.25 --core-qk rank:0.03125",
+        },
+    )
+    core_qk: Optional[str] = field(
+        default=None,
+        metadata={"help": "the same for query and key projections", "example": "--core-ffn width:0.25 --core-qk whole"},
+    )
+    core_vo: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "the same for value and output projections of attention; default: as in the checkpoint, or whole, "
+            "as in the paper",
+            "example": "--core-vo width:0.25",
+        },
+    )
+    private_norms: Optional[ChoiceEnum([norms.value for norms in PrivateNorms])] = field(  # type: ignore[valid-type]
+        default=None,
+        metadata={
+            "help": "norms that each network has for itself: the last one of a pre-norm encoder and decoder (final), "
+            "all, or none; an experiment; default: as in the checkpoint, or none",
+            "example": "--core-decoder-layers 2 --private-norms final",
         },
     )
     scheme: Optional[ChoiceEnum([name.value for name in SchemeName])] = field(  # type: ignore[valid-type]

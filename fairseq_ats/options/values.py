@@ -15,7 +15,8 @@ from typing import Any, TypeVar, cast
 
 from fairseq_ats.checkpoints.names import last_checkpoint, with_suffix
 from fairseq_ats.options.config import InitOrder, PartitionedConfig, SuperStart
-from fairseq_ats.partition.partition import CORE_LEVEL, parse_small_ratio
+from fairseq_ats.partition.fields import typed
+from fairseq_ats.partition.partition import CORE_LEVEL, Partition
 from fairseq_ats.schemes.options import SchemeOptions
 from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.theory.monitor import CriteriaOptions
@@ -224,15 +225,20 @@ class Options:
             trains: whether the scheme counts. A network that is only decoded has none.
 
         Raises:
-            ValueError: as :func:`parse_small_ratio`.
+            ValueError: as :func:`typed`.
         """
         core_alone = trains and self.scheme.name == SchemeName.CORE
-        given = {
-            "module_name": self.module_name,
-            "small_ratio": parse_small_ratio(self._cfg.small_ratio),
-            "max_level": CORE_LEVEL if core_alone else self.max_level,
-        }
-        return {name: value for name, value in given.items() if value is not None}
+        names = [field.name for field in fields(Partition) if field.name != "module_name"]
+        given = {"module_name": self.module_name} | {name: _plain(getattr(self._cfg, name)) for name in names}
+        return typed(given | ({"max_level": CORE_LEVEL} if core_alone else {}))
+
+    @property
+    def valid_partition(self) -> Partition | None:
+        """The partition of a new run; None if the options do not make one."""
+        try:
+            return Partition(**self.given_partition(trains=True))
+        except ValueError:
+            return None
 
     def _section(self, kind: type[Section]) -> Section:
         """Return the options that have the names of the fields of ``kind``."""

@@ -1,4 +1,4 @@
-"""Describe a partition: its layer type, its ratios and its levels.
+"""Describe a partition: what is split by which kind, and its levels.
 
 The *super-network* is the whole model. The *core* is a smaller network inside it. The *extension* is the part of the
 super-network that is not in the core. Levels number the networks from the inside out: level 1 is the core, level 2 is
@@ -7,15 +7,30 @@ the super-network (the paper's ``max_level`` counts these levels).
 A partition may have several ratios; this is not in the paper. Further networks then lie between the core and the
 super-network: level 1 is inside level 2, level 2 is inside level 3, and so on. The super-network's level is the number
 of ratios + 1.
+
+The paper's partitions split feed-forward modules, keys and queries by one kind. A depth, a kind for each kind of
+linear layer, and norms of a network's own are not in the paper.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
+
+from fairseq_ats.partition.fields import (
+    DEPTHS,
+    CoreLayers,
+    PrivateNorms,
+    as_text,
+    numbers_of,
+    option_of,
+    plain,
+    typed,
+    value_problems,
+)
+from fairseq_ats.partition.shares import LINEARS, RANK, WHOLE, Share
 
 CORE_LEVEL = 1
 
@@ -23,106 +38,132 @@ CORE_LEVEL = 1
 CORE = "core"
 SUPER = "super"
 
-MODULE_NAMES = ("PartitionedRankLinear", "PartitionedLinear")
-
-# The layer type of a convolutional network, which has no other.
-CONVOLUTION = "PartitionedConv2d"
-
 # The defaults are from Table 4 of the paper.
-DEFAULT_MODULE_NAME = "PartitionedRankLinear"
+DEFAULT_MODULE_NAME = RANK
 DEFAULT_SMALL_RATIO = 0.03125
 
-# One ratio, or one for each level below the super-network.
-SmallRatio = float | Sequence[float]
+_OF_THE_PAPER = ("module_name", "small_ratio", "max_level")
 
 
-def ratios_of(small_ratio: SmallRatio) -> tuple[float, ...]:
-    """Return the ratios of the levels below the super-network, from the core up."""
-    return tuple(small_ratio) if isinstance(small_ratio, list | tuple) else (cast(float, small_ratio),)
-
-
-def parse_small_ratio(value: str | float | None) -> SmallRatio | None:
-    """Parse a value of ``--small-ratio``, such as "0.25" or "0.03125,0.125". Return None if it is None (not given).
-
-    The option is a string in fairseq's configuration, because fairseq has no option type for one number or several.
-    Checkpoints of older versions hold a number.
-
-    Raises:
-        ValueError: the value is not a number or a list of numbers separated by commas.
-    """
-    if value is None:
-        return None
-    try:
-        ratios = tuple(float(part) for part in str(value).split(","))
-    except ValueError:
-        raise ValueError(
-            f"--small-ratio is {value!r}; allowed: a number, or several with commas between them, as in 0.03125,0.125"
-        ) from None
-    return ratios[0] if len(ratios) == 1 else ratios
-
-
-def shown(small_ratio: SmallRatio) -> str:
-    """Return ``small_ratio`` in the form of the command line, such as "0.03125,0.125"."""
-    return ",".join(map(str, ratios_of(small_ratio)))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Partition:
     """The way a model is partitioned. It is saved in the checkpoint, so that decoding needs no options for it.
 
+    A field that is None is not given. If ``module_name`` and ``small_ratio`` are both not given, and another field is,
+    they split nothing; otherwise they have the paper's values by default.
+
     Args:
-        module_name: ``PartitionedRankLinear`` (low rank) or ``PartitionedLinear`` (small width).
+        module_name: ``PartitionedRankLinear`` (low rank) or ``PartitionedLinear`` (small width), for feed-forward
+            modules, queries and keys.
         small_ratio: the paper's r, 0 < r < 1: the rank or width of the core relative to the full layer. Several ratios,
-            in ascending order, give one ratio for each level below the super-network. The object keeps one ratio as a
-            number and several as a tuple.
+            in ascending order, give one ratio for each level below the super-network. A number becomes a tuple.
         max_level: the highest level that the model holds. 1 is the core alone; None is the super-network.
+        core_encoder_layers, core_decoder_layers: how many layers each level below the super-network runs.
+        core_layers: which layers these are.
+        core_ffn, core_qk, core_vo: the share of one kind of linear layer; it counts for more than ``module_name``.
+        private_norms: which norms each network has for itself.
 
     Raises:
         ValueError: a value is not allowed.
-        TypeError: a ratio is not a number.
+        TypeError: a ratio or a number of layers is not a number.
     """
 
-    module_name: str = DEFAULT_MODULE_NAME
-    small_ratio: SmallRatio = DEFAULT_SMALL_RATIO
+    module_name: str | None = None
+    small_ratio: tuple[float, ...] | None = None
     max_level: int = cast(int, None)  # an int from __post_init__ on
+    core_encoder_layers: tuple[int, ...] | None = None
+    core_decoder_layers: tuple[int, ...] | None = None
+    core_layers: CoreLayers = CoreLayers.FIRST
+    core_ffn: Share | None = None
+    core_qk: Share | None = None
+    core_vo: Share | None = None
+    private_norms: PrivateNorms = PrivateNorms.NONE
 
     def __post_init__(self) -> None:
-        problems = self.problems(self.module_name, self.small_ratio, self.max_level)
+        for name, value in typed(vars(self)).items():
+            object.__setattr__(self, name, value)
+        if self.module_name is not None or self.small_ratio is not None or not self._of_other_kinds:
+            for name, default in (("module_name", DEFAULT_MODULE_NAME), ("small_ratio", (DEFAULT_SMALL_RATIO,))):
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, default)
+        problems = self.problems(vars(self)) + self._problems_of_all()
         if problems:
             raise ValueError("; ".join(problems))
-        ratios = ratios_of(self.small_ratio)
-        object.__setattr__(self, "small_ratio", ratios[0] if len(ratios) == 1 else ratios)
         if self.max_level is None:
             object.__setattr__(self, "max_level", self.super_level)
 
     @staticmethod
-    def problems(module_name: str | None, small_ratio: SmallRatio | None, max_level: int | None) -> list[str]:
-        """Return one message for each value that is not allowed. None means that the value is not given."""
-        found = []
-        if module_name is not None and module_name not in (*MODULE_NAMES, CONVOLUTION):
-            found.append(f"--partitioned-linear-module-name is {module_name!r}; allowed: {', '.join(MODULE_NAMES)}")
-        if small_ratio is not None:
-            found += _ratio_problems(ratios_of(small_ratio))
+    def problems(given: Mapping[str, Any]) -> list[str]:
+        """Return one message for each value that is not allowed.
+
+        Args:
+            given: typed values by the names of the fields. What is missing or None is not given; it may come from a
+                checkpoint.
+        """
+        found = value_problems(given)
+        max_level, counts = given.get("max_level"), {len(values) for values in numbers_of(given).values()}
         if max_level is None:
             return found
-        if small_ratio is None:  # it comes from the checkpoint
+        if not counts:  # they come from the checkpoint
             allowed, highest = f"{CORE_LEVEL} (the core alone) or 2 and above, up to the super-network", max_level
         else:
-            highest = len(ratios_of(small_ratio)) + 1
+            highest = min(counts) + 1
             allowed = f"{CORE_LEVEL} (the core alone) {'or' if highest == 2 else 'to'} {highest} (the super-network)"
         if not CORE_LEVEL <= max_level <= highest:
             found.append(f"--max-level is {max_level}; allowed: {allowed}")
         return found
 
+    def _problems_of_all(self) -> list[str]:
+        """Return one message for each value that makes no sense with the others."""
+        has_depth = any(getattr(self, name) is not None for name in DEPTHS)
+        if not numbers_of(vars(self)):
+            options = " and ".join(option_of(name) for name in self._of_other_kinds)
+            return [f"{options} makes no network smaller than the super-network; add a ratio or a number of layers"]
+        if self.core_layers != CoreLayers.FIRST and not has_depth:
+            return [f"--core-layers is {self.core_layers}, which needs --core-encoder-layers or --core-decoder-layers"]
+        return []
+
     @property
-    def small_ratios(self) -> tuple[float, ...]:
-        """The ratios of the levels below the super-network, from the core up."""
-        return ratios_of(self.small_ratio)
+    def _of_other_kinds(self) -> dict[str, Any]:
+        """The fields that the paper does not have and that are given."""
+        others = [field for field in fields(self) if field.name not in _OF_THE_PAPER]
+        return {field.name: value for field in others if (value := getattr(self, field.name)) != field.default}
+
+    def share(self, linear: str) -> Share:
+        """Return what the smaller networks have of one of ``LINEARS``."""
+        own: Share | None = getattr(self, f"core_{linear}")
+        if own is not None:
+            return own
+        if linear == "vo" or self.module_name is None or self.small_ratio is None:
+            return WHOLE
+        return Share(self.module_name, self.small_ratio)
+
+    def splits_by(self, module_name: str) -> bool:
+        """Return whether any linear layer is split by this layer type."""
+        return any(self.share(linear).module_name == module_name for linear in LINEARS)
+
+    def layers_at(self, side: str, total: int) -> list[tuple[int, ...]] | None:
+        """Return the indices of the layers that each level below the super-network runs, from the core up.
+
+        Args:
+            side: one of ``SIDES``.
+            total: the number of layers of that side.
+
+        Returns:
+            None: every level runs all of them.
+        """
+        depths: tuple[int, ...] | None = getattr(self, f"core_{side}_layers")
+        return None if depths is None else [self.core_layers.chosen(total, depth) for depth in depths]
+
+    @property
+    def sizes(self) -> str:
+        """The options that say how large the smaller networks are, for messages: "--small-ratio is 0.25,0.5"."""
+        return " and ".join(f"{option_of(name)} is {as_text(getattr(self, name))}" for name in numbers_of(vars(self)))
 
     @property
     def super_level(self) -> int:
         """The level of the super-network, even if the model does not hold it."""
-        return len(self.small_ratios) + 1
+        return len(next(iter(numbers_of(vars(self)).values()))) + 1
 
     @property
     def levels(self) -> range:
@@ -151,20 +192,16 @@ class Partition:
             raise ValueError(f"--level is {network}; allowed: {', '.join(numbers)}")
         return numbers[str(network)]
 
-    def to_dict(self) -> dict[str, str | float | int | list[float]]:
-        """Return the fields as plain values, which PyTorch's weights-only unpickler can read back."""
-        ratios = self.small_ratio
-        return asdict(self) | {"small_ratio": list(ratios) if isinstance(ratios, tuple) else ratios}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, which PyTorch's weights-only unpickler can read back.
 
+        The fields that the paper does not have are there only if they are given.
+        """
+        paper = {name: getattr(self, name) for name in _OF_THE_PAPER}
+        return {name: plain(value) for name, value in (paper | self._of_other_kinds).items()}
 
-def _ratio_problems(ratios: tuple[float, ...]) -> list[str]:
-    in_range = all(0.0 < ratio < 1.0 for ratio in ratios)
-    if len(ratios) == 1:
-        return [] if in_range else [f"--small-ratio is {shown(ratios)}; allowed: 0 < ratio < 1"]
-    ascending = all(lower < upper for lower, upper in pairwise(ratios))
-    if in_range and ascending and ratios:
-        return []
-    return [f"--small-ratio is {shown(ratios)}; allowed: 0 < ratio < 1, each larger than the one before it"]
+    def __repr__(self) -> str:
+        return f"Partition({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
 
 
 def check_level_name(level: str | int) -> None:
@@ -203,23 +240,22 @@ def reconciled(given: dict[str, Any], saved: Partition | None, source: str) -> P
             f"{source} was not written by --task translation_with_partitioned_model; use it with the task that trained "
             "it"
         )
-    problems = []
-    if given.get("module_name", saved.module_name) != saved.module_name:
-        problems.append(
-            _contradiction("--partitioned-linear-module-name", given["module_name"], saved.module_name, source)
-        )
-    ratios = ratios_of(given.get("small_ratio", saved.small_ratio))
-    if ratios != saved.small_ratios:
-        problems.append(_contradiction("--small-ratio", shown(ratios), shown(saved.small_ratio), source))
+    given = typed(given)
+    problems = [
+        _contradiction(option_of(name), value, getattr(saved, name), source)
+        for name, value in given.items()
+        if name != "max_level" and value != getattr(saved, name)
+    ]
     max_level = saved.max_level if given.get("max_level") is None else given["max_level"]
     if saved.max_level < max_level <= saved.super_level:
         held = "level 1 only: a core alone" if saved.max_level == CORE_LEVEL else f"levels 1 to {saved.max_level} only"
         problems.append(f"--max-level is {max_level} and {source} holds {held}")
-    problems += Partition.problems(None, saved.small_ratio, max_level)
+    problems += Partition.problems(vars(saved) | {"max_level": max_level})
     if problems:
         raise ValueError("; ".join(problems))
-    return Partition(saved.module_name, saved.small_ratio, max_level)
+    return replace(saved, max_level=max_level)
 
 
-def _contradiction(option: str, given: str, saved: str, source: str) -> str:
-    return f"{option} is {given} and {source} was trained with {saved}; leave the option out"
+def _contradiction(option: str, given: Any, saved: Any, source: str) -> str:
+    trained = "without it" if saved is None else f"with {as_text(saved)}"
+    return f"{option} is {as_text(given)} and {source} was trained {trained}; leave the option out"

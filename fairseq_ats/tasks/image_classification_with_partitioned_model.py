@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
@@ -28,9 +28,7 @@ from fairseq_ats.modules.batch_norm import kept_buffers
 from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.options.groups import option_of
 from fairseq_ats.partition.names import split_metric
-from fairseq_ats.partition.partition import CONVOLUTION
-from fairseq_ats.schemes.partial_sgd import Comparison, Update
-from fairseq_ats.schemes.points import NetworkPoint
+from fairseq_ats.partition.shares import CONVOLUTION
 from fairseq_ats.training.out_of_memory import StepResult
 from fairseq_ats.training.partitioned_task import PartitionedTask
 
@@ -170,15 +168,6 @@ class ImageClassificationWithPartitionedModelTask(PartitionedTask):
 
     def counted(self, targets: Tensor, criterion: Any) -> Tensor:
         return torch.ones_like(targets, dtype=torch.bool)
-
-    def comparisons(self, update: Update) -> tuple[Comparison, ...]:
-        """Compare the networks as they run.
-
-        With norms of its own, a core is not p ⊙ x in the super-network: there zeros become the biases of the
-        super-network's norms. The paper has no word for it. Here x̃ is the core as it runs, and p are the parameters
-        that both networks hold.
-        """
-        return tuple(replace(one, point=NetworkPoint(one.level)) for one in super().comparisons(update))
 
     def train_step(
         self, sample: Any, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False

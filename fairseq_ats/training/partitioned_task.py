@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from fairseq_ats.host.amp import step_unscaled
 from fairseq_ats.host.batches import BatchesOfTheirOwn
 from fairseq_ats.host.patience import patience_state, restore_patience
 from fairseq_ats.modules.fused_loss import CRITERION_NAME, check_one_matrix
-from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
+from fairseq_ats.modules.levels import freeze_outside, partitioned_modules, set_level, use_level
 from fairseq_ats.optim.mask import EVERYTHING
 from fairseq_ats.options.checks import partition_problems, training_problems
 from fairseq_ats.options.checks.host import LEGACY_DDP
@@ -34,6 +35,7 @@ from fairseq_ats.options.values import Options
 from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import Partition, reconciled
 from fairseq_ats.schemes.partial_sgd import Comparison, Scheme, Update
+from fairseq_ats.schemes.points import NetworkPoint
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
 from fairseq_ats.theory.monitor import CriteriaMonitor, check_monitored
 from fairseq_ats.training.best_checkpoints import BestOfNetwork, best_of_other_networks
@@ -188,6 +190,7 @@ class PartitionedTask(BatchesOfTheirOwn):
     def _partition_(self, model: Any, is_new: bool) -> None:
         swaps = self.partition_model_(model, self.partition, initialise=is_new)
         set_level(model, self.partition.max_level)
+        self._masked_by_zeros = all(module.is_masked_by_zeros for module in partitioned_modules(model))
         self.state.merge_state_dict({PARTITION_KEY: self.partition.to_dict(), **self.data_state()})
         logger.info(f"{swaps} layers replaced: {self.partition}")
 
@@ -334,8 +337,15 @@ class PartitionedTask(BatchesOfTheirOwn):
             step_unscaled(optimizer)
 
     def comparisons(self, update: Update) -> tuple[Comparison, ...]:
-        """Return what the monitor compares in this update."""
-        return self.scheme.comparisons(update)
+        """Return what the monitor compares in this update.
+
+        Where zeros do not make the super-network a smaller network (norms of its own, post-norm layers that it skips),
+        x̃ is that network as it runs, and p are the parameters that both networks hold. The paper has no word for it.
+        """
+        compared = self.scheme.comparisons(update)
+        if self._masked_by_zeros:
+            return compared
+        return tuple(replace(one, point=NetworkPoint(one.level)) for one in compared)
 
     # Validation and logging.
 

@@ -24,6 +24,7 @@ from fairseq_ats.checkpoints.saved_options import UNSEEN_IN_WEIGHTS, differing_o
 from fairseq_ats.options.config import InitOrder
 from fairseq_ats.options.values import StartOptions
 from fairseq_ats.partition.partition import Partition
+from fairseq_ats.partition.shares import WIDTH
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,10 @@ def start_from_stock_(
         ValueError: the order needs a small-width core; or as :func:`load_stock_weights_`.
     """
     by_importance = start.init_order == InitOrder.IMPORTANCE
-    if by_importance and partition.module_name != "PartitionedLinear":
+    if by_importance and not partition.splits_by(WIDTH):
         raise ValueError(
-            f"--init-order is importance and --partitioned-linear-module-name is {partition.module_name}, which "
-            "does not depend on an order; allowed: unchanged, or PartitionedLinear"
+            f"--init-order is importance and the partition is {partition}, which does not depend on an order; allowed: "
+            "unchanged, or a small width (PartitionedLinear)"
         )
     load_stock_weights_(model, cast(str, start.init_from), dictionaries)
     if by_importance:

@@ -21,11 +21,43 @@ from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.tasks.image_classification_with_partitioned_model import PartitionedImageConfig
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 
+_WIDTH = "--partitioned-linear-module-name PartitionedLinear --small-ratio 0.25"
+# Which core for which purpose: purpose, core, options.
+PURPOSES = (
+    (
+        "the core decodes fast: decoder layers are most of what a decoded word costs",
+        "2 decoder layers, 1/4 of the width",
+        f"--core-decoder-layers 2 {_WIDTH}",
+    ),
+    ("the same, with all hidden neurons", "2 decoder layers", "--core-decoder-layers 2"),
+    ("compare with the paper; a core for CTranslate2", "1/4 of the width", _WIDTH),
+    ("compare with the paper; a core that ONNX or fairseq decodes", "rank 1/32", "--small-ratio 0.03125"),
+    (
+        "few parameters",
+        "2 layers on each side, 1/4 of the width of all linear layers",
+        f"--core-encoder-layers 2 --core-decoder-layers 2 {_WIDTH} --core-vo width:0.25",
+    ),
+)
+
 # Heading and text of each table, and the options in it.
 SECTIONS = {
     "Networks": (
-        "What is split, and which networks there are: [networks and schemes](schemes.md).",
-        ("partitioned_linear_module_name", "small_ratio", "max_level"),
+        "What is split, and which networks there are: [networks and schemes](schemes.md). The kinds of core that the\n"
+        "paper does not have: [cores](cores.md). Which core for which purpose:\n\n"
+        "| purpose | core | options |\n|---|---|---|\n"
+        + "\n".join(f"| {purpose} | {core} | `{options}` |" for purpose, core, options in PURPOSES),
+        (
+            "partitioned_linear_module_name",
+            "small_ratio",
+            "max_level",
+            "core_encoder_layers",
+            "core_decoder_layers",
+            "core_layers",
+            "core_ffn",
+            "core_qk",
+            "core_vo",
+            "private_norms",
+        ),
     ),
     "Schemes": (
         "Which networks an update trains: [training schemes](schemes.md#training-schemes).",

@@ -13,7 +13,8 @@ from fairseq_ats.architectures.resnet import ResNet10, ResNet18, ResNetConfig
 from fairseq_ats.modules.batch_norm import PartitionedBatchNorm2d
 from fairseq_ats.modules.conv2d import PartitionedConv2d
 from fairseq_ats.modules.levels import use_level
-from fairseq_ats.partition.partition import CONVOLUTION, Partition
+from fairseq_ats.partition.partition import Partition
+from fairseq_ats.partition.shares import CONVOLUTION
 from fairseq_ats.partition.tags import levels_of
 from tests.support.plain_resnet import images, logits, partitioned, sliced, stock
 

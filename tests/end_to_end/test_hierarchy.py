@@ -36,7 +36,8 @@ from fairseq_ats.inference.loading import load_network
 from fairseq_ats.modules.levels import freeze_outside, set_level, use_level
 from fairseq_ats.modules.linear_base import PartitionedLinearModule
 from fairseq_ats.optim.mask import LevelMask
-from fairseq_ats.partition.partition import Partition, parse_small_ratio, reconciled
+from fairseq_ats.partition.partition import Partition, reconciled
+from fairseq_ats.partition.shares import parse_small_ratio
 from fairseq_ats.partition.tags import holds
 from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 from fairseq_ats.training.best_checkpoints import best_of_other_networks

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from fairseq_ats.architectures.partitioned_resnet import partition_model_
 from fairseq_ats.architectures.resnet import ResNet, ResNet10, ResNetConfig
-from fairseq_ats.partition.partition import CONVOLUTION, Partition
+from fairseq_ats.partition.partition import Partition
+from fairseq_ats.partition.shares import CONVOLUTION
 
 SHAPE, CLASSES = (16, 16, 3), 10
 

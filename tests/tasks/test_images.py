@@ -36,7 +36,7 @@ def test_partition_and_augmentation_of_a_new_run(digits: Path) -> None:
     given = build(digits, task__crop_padding=2, task__flip=0.25, task__small_ratio="0.25,0.5")
     given.task.load_dataset("train")
     assert (given.task.dataset("train").crop_padding, given.task.dataset("train").flip) == (2, 0.25)
-    assert given.task.partition.small_ratios == (0.25, 0.5)
+    assert given.task.partition.small_ratio == (0.25, 0.5)
 
 
 def test_batches_have_all_images_in_an_order_of_their_own(digits: Path) -> None:

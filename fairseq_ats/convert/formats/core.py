@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -71,22 +71,23 @@ def core_checkpoint(source: SourceNetwork, keep_optimizer_state: bool) -> dict[s
         ValueError: ``keep_optimizer_state`` is True, and the state does not have one entry for each parameter.
     """
     core = dict(source.checkpoint.state)
-    core["model"] = _without_extension(core["model"])
+    outside = core["model"].keys() - source.model.state_dict().keys()
+    core["model"] = _without(outside, core["model"])
     core["cfg"] = {group: _options_of_core(options) for group, options in core["cfg"].items()}
     core["task_state"] = core["task_state"] | {
         PARTITION_KEY: core["task_state"][PARTITION_KEY] | {"max_level": CORE_LEVEL},
         RUN_KEY: None,
     }
     if source.partition.max_level > CORE_LEVEL:
-        core["extra_state"] = _progress_of_core(core["extra_state"])
+        core["extra_state"] = _progress_of_core(core["extra_state"], outside)
     optimizer_state = core.pop("last_optimizer_state", None)
     if keep_optimizer_state:
         core["last_optimizer_state"] = _optimizer_state_of_core(source, optimizer_state)
     return core
 
 
-def _without_extension(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if not name.rpartition(".")[2].startswith("extension_")}
+def _without(outside: Collection[str], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name not in outside}
 
 
 def _options_of_core(options: Any) -> Any:
@@ -101,11 +102,11 @@ def _options_of_core(options: Any) -> Any:
     return dict(options) | {name: value for name, value in changes.items() if name in options}
 
 
-def _progress_of_core(extra_state: Mapping[str, Any]) -> dict[str, Any]:
+def _progress_of_core(extra_state: Mapping[str, Any], outside: Collection[str]) -> dict[str, Any]:
     """Return fairseq's training progress without the other networks.
 
-    Drop the running averages and the extension parameters of EMA weights. If the checkpoint has a best value of the
-    core, that value becomes fairseq's best value, and the count of ``--patience`` is dropped.
+    Drop the running averages, and the EMA weights of all names in ``outside``. If the checkpoint has a best value of
+    the core, that value becomes fairseq's best value, and the count of ``--patience`` is dropped.
     """
     progress = dict(extra_state) | {"metrics": {}}
     others = states_of(progress)
@@ -120,7 +121,7 @@ def _progress_of_core(extra_state: Mapping[str, Any]) -> dict[str, Any]:
             progress["best"] = of_core["best"]
     for ema in ("ema", "ema_fp32_params"):
         if ema in progress:
-            progress[ema] = _without_extension(progress[ema])
+            progress[ema] = _without(outside, progress[ema])
     return progress
 
 

@@ -15,7 +15,7 @@ from fairseq.models.transformer import TransformerConfig
 from torch import Tensor
 
 from fairseq_ats.convert.folder_contents import complete_folder, write_dictionaries
-from fairseq_ats.convert.folding import check_dense, dense_cost, feed_forward_sizes
+from fairseq_ats.convert.folding import check_dense, dense_cost, side_sizes
 from fairseq_ats.convert.formats.fairseq import stock_checkpoint
 from fairseq_ats.convert.held_out import HeldOut, compare_shortlist
 from fairseq_ats.convert.output_format import OutputFormat
@@ -184,10 +184,10 @@ def _checkpoint_for_ctranslate2(source: SourceNetwork) -> dict[str, Any]:
     for option in ("alignment_layer", "alignment_heads"):
         if option in args:
             delattr(args, option)  # an option of transformer_align; without that layer CTranslate2 ends the process
-    for side, size in feed_forward_sizes(stock["model"]).items():
+    for side, sizes in side_sizes(stock["model"]).items():
         if side in args:
             delattr(args, side)  # the nested form of the options that the next lines set
-        options = vars(getattr(source.model.cfg, side)) | {"ffn_embed_dim": size}
+        options = vars(getattr(source.model.cfg, side)) | sizes
         for option, value in options.items():
             setattr(args, f"{side}_{option}", value)
     return stock | {"args": args}

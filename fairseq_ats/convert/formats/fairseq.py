@@ -18,7 +18,7 @@ from torch import Tensor
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.keys import STOCK_TASK_NAME
 from fairseq_ats.checkpoints.saved_options import forget_start_files_
-from fairseq_ats.convert.folding import check_dense, dense_cost, feed_forward_sizes, stock_parameters
+from fairseq_ats.convert.folding import check_dense, dense_cost, side_sizes, stock_parameters
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
@@ -73,7 +73,7 @@ def stock_checkpoint(source: SourceNetwork) -> dict[str, Any]:
     return as_plain(
         {
             "args": None,
-            "cfg": _stock_options(source.checkpoint.state["cfg"], feed_forward_sizes(parameters)),
+            "cfg": _stock_options(source.checkpoint.state["cfg"], side_sizes(parameters)),
             "model": parameters,
             "criterion": None,
             "optimizer_history": [history],
@@ -83,7 +83,7 @@ def stock_checkpoint(source: SourceNetwork) -> dict[str, Any]:
     )
 
 
-def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> dict[str, Any]:
+def _stock_options(cfg: Mapping[str, Any], sizes: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """Return fairseq's configuration, group by group, as stock training of the folded network would have saved it."""
     stock = {group: _values(options) for group, options in cfg.items()}
     own = _own_options(stock)
@@ -98,11 +98,11 @@ def _stock_options(cfg: Mapping[str, Any], feed_forward: Mapping[str, int]) -> d
     )
     forget_start_files_(options)
     model = vars(options)
-    for side, size in feed_forward.items():
+    for side, of_side in sizes.items():
         # fairseq prefers the nested form if there is one (fairseq/models/transformer/transformer_config.py:305).
         if side in model:
-            model[side] = _values(model[side]) | {"ffn_embed_dim": size}
-        model[f"{side}_ffn_embed_dim"] = size
+            model[side] = _values(model[side]) | of_side
+        model |= {f"{side}_{name}": size for name, size in of_side.items()}
     stock["model"] = model
 
     # fairseq-train saves the options of all groups in the model's group, as well.

@@ -12,18 +12,16 @@ from fairseq_ats.options.checks.start import files_to_decode_problems, metric_pr
 from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.options.groups import option_of
 from fairseq_ats.options.values import Options
-from fairseq_ats.partition.partition import Partition, parse_small_ratio
+from fairseq_ats.partition.fields import PrivateNorms
+from fairseq_ats.partition.partition import CORE_LEVEL, Partition
 
 
 def partition_problems(cfg: PartitionedConfig) -> list[str]:
     """Return one message for each invalid option or file, in training and in decoding."""
-    problems = []
-    small_ratio = None
     try:
-        small_ratio = parse_small_ratio(cfg.small_ratio)
+        problems = Partition.problems(Options(cfg).given_partition(trains=False))
     except ValueError as error:
-        problems.append(str(error))
-    problems += Partition.problems(Options(cfg).module_name, small_ratio, cfg.max_level)
+        problems = [str(error), *Partition.problems({"max_level": cfg.max_level})]
     return problems + files_to_decode_problems(cfg)
 
 
@@ -37,6 +35,15 @@ def training_problems(cfg: PartitionedConfig) -> list[str]:
         *fused_loss_problems(option_of(cfg, "criterion", "_name"), options.host, options.distillation.weight),
         *metric_problems(options.checkpoints.best_checkpoint_metric),
         *start_problems(options),
+        *_norm_problems(options),
         *options.criteria.problems(options.max_level),
         *range_problems(cfg),
     ]
+
+
+def _norm_problems(options: Options) -> list[str]:
+    """Return the problem of private norms that no update would train."""
+    partition, scheme = options.valid_partition, options.scheme
+    if partition is None or partition.private_norms == PrivateNorms.NONE or partition.max_level == CORE_LEVEL:
+        return []
+    return scheme.needed_by(f"--private-norms is {partition.private_norms}")

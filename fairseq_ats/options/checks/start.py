@@ -12,6 +12,7 @@ from fairseq_ats.options.config import InitOrder, PartitionedConfig, SuperStart
 from fairseq_ats.options.groups import option_of
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.names import DISTILLATION, GRADIENT_NORM, is_criterion
+from fairseq_ats.partition.shares import RANK
 
 
 def files_to_decode_problems(cfg: PartitionedConfig) -> list[str]:
@@ -73,11 +74,10 @@ def _super_start_problems(options: Options) -> list[str]:
     if start.init_super is None:
         return []
     problems = []
-    if options.module_name == "PartitionedLinear":
-        problems.append(
-            f"--init-super is {start.init_super} and --partitioned-linear-module-name is PartitionedLinear; allowed: "
-            "PartitionedRankLinear"
-        )
+    given = options.valid_partition
+    if given is not None and not given.splits_by(RANK):
+        of_paper = given.module_name and f"--partitioned-linear-module-name is {given.module_name}; allowed: {RANK}"
+        problems.append(f"--init-super is {start.init_super} and {of_paper or 'no layer is of low rank; leave it out'}")
     if start.init_from is not None and start.init_super != SuperStart.STOCK:
         problems.append(
             f"--init-super {start.init_super} and --init-from exclude each other: --init-from sets the super-network's "
