@@ -11,7 +11,8 @@ from fairseq_ats.architectures.partitioned_resnet import partition_model_
 from fairseq_ats.architectures.resnet import ResNet10, ResNet18, ResNetConfig
 from fairseq_ats.cost.cost import scheme_flops
 from fairseq_ats.cost.images import CIFAR10, PAPER_IMAGES, image_cost, image_table, paper_cost
-from fairseq_ats.partition.partition import CONVOLUTION, Partition
+from fairseq_ats.partition.partition import Partition
+from fairseq_ats.partition.shares import CONVOLUTION
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
 
 
