@@ -31,13 +31,17 @@ def average_checkpoints(paths: Sequence[str]) -> dict[str, Any]:
         paths: the checkpoints; options and task state come from the last one.
 
     Raises:
-        ValueError: a file is missing or damaged, cannot be read, or carries code; or the models differ in partition,
-            dictionaries, languages, parameters, shared embeddings or options.
+        ValueError: a file is missing or damaged, cannot be read, or carries code; the models have batch norms; or they
+            differ in partition, dictionaries, languages, parameters, shared embeddings or options.
     """
     checkpoints = [read_training_checkpoint(path) for path in paths]
     for path in paths:
         check_sums(path)
     last = checkpoints[-1]
+    if any(name.endswith("running_mean") for name in last["model"]):
+        raise ValueError(
+            f"{paths[-1]} has batch norms, and averaged weights would need running statistics of their own"
+        )
     for path, checkpoint in zip(paths, checkpoints, strict=True):
         _check_same_model(checkpoint, last, f"{path} and {paths[-1]}")
     return {

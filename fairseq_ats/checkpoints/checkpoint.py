@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairseq_ats.checkpoints.keys import STOCK_TASK_NAME, TASK_NAMES
+from fairseq_ats.checkpoints.keys import STOCK_TASK_NAME, TASK_NAME, TASK_NAMES
 from fairseq_ats.checkpoints.reading import partition_of, read_checked
 from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.partition.partition import Partition
@@ -55,6 +55,20 @@ class Checkpoint:
         """The task that it was trained with."""
         options = self.options("task")
         return options.get("_name") or options.get("task") or ""
+
+    def level_of(self, network: str | int) -> int:
+        """Return the level of a network that the checkpoint holds.
+
+        Raises:
+            ValueError: the checkpoint is stock fairseq's, or does not hold the network.
+        """
+        if self.partition is None:
+            raise ValueError(f"{self.path} was not written by --task {TASK_NAME}")
+        level = self.partition.level_of(network)
+        if level not in self.partition.levels:
+            held = ", ".join(map(str, self.partition.levels))
+            raise ValueError(f"--level is {level}; allowed: {held}, the levels that {self.path} holds")
+        return level
 
     def options(self, group: str) -> dict[str, Any]:
         """Return one group of the training's options, such as "model" or "task"."""

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_ats import plugin  # noqa: F401  lets torch read checkpoints
+from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.convert.conversion import convert
 from fairseq_ats.convert.formats import ctranslate2, onnx
 from fairseq_ats.convert.formats.core import CoreCheckpoint
 from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
+from fairseq_ats.convert.formats.images import convert_images, is_of_images
 from fairseq_ats.convert.formats.onnx import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.verification import VerificationError
@@ -27,11 +29,17 @@ FORMATS: dict[str, type[StockCheckpoint | CoreCheckpoint | CTranslate2Model | On
     "onnx": OnnxModel,
 }
 
+# Options that some formats have.
+OF_A_FORMAT = ("dense", "keep_optimizer_state", "quantization", "shortlist")
+
 EPILOG = """formats:
   fairseq      a checkpoint that plain fairseq-generate loads without this plugin
   core         a checkpoint of this plugin that holds the core alone, as --max-level 1 would have trained it
   ctranslate2  a folder that CTranslate2 reads, with everything that translating text needs
   onnx         the same for ONNX Runtime; keeps the layers of a low-rank network thin
+formats of networks that classify images:
+  torch        a folder with a state dict, at full width one of torchvision's resnet18
+  onnx         a folder with a graph for ONNX Runtime; fairseq-ats classify reads both
 """
 
 
@@ -43,6 +51,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-conver
     logging.getLogger("fairseq_ats.convert").setLevel(logging.INFO)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns of a missing torchvision
     with parser.errors_in_a_sentence(VerificationError):
+        if is_of_images(args.checkpoint):
+            _refuse(args, ("data", "sentencepiece_model", "verify_on", "tune_on", *OF_A_FORMAT))
+            convert_images(Checkpoint.open(args.checkpoint), args.level, args.to, args.output, args.overwrite)
+            return
         convert(
             args.checkpoint,
             args.level,
@@ -68,7 +80,9 @@ def _parser(prog: str) -> CommandParser:
         metavar="LEVEL",
         help="the network: core, super, level2, ..., or its number: 1 is the core",
     )
-    parser.add_argument("--to", choices=list(FORMATS), required=True, metavar="FORMAT", help=", ".join(FORMATS))
+    parser.add_argument(
+        "--to", choices=[*FORMATS, "torch"], required=True, metavar="FORMAT", help=", ".join([*FORMATS, "torch"])
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="file or folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument(
@@ -127,11 +141,18 @@ def _output_format_of(args: argparse.Namespace) -> OutputFormat:
     Raises:
         ValueError: the format does not have an option.
     """
+    if args.to not in FORMATS:
+        raise ValueError(
+            f"--to is {args.to}, which is for networks that classify images; allowed: {', '.join(FORMATS)}"
+        )
     made = FORMATS[args.to]
-    given = {name: getattr(args, name) for name in ("dense", "keep_optimizer_state", "quantization", "shortlist")}
-    given = {name: value for name, value in given.items() if value is not None}
-    unknown = given.keys() - {f.name for f in dataclasses.fields(made)}
-    if unknown:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unknown))
-        raise ValueError(f"{options} has no meaning with --to {args.to}")
-    return made(**given)
+    known = {f.name for f in dataclasses.fields(made)}
+    _refuse(args, [name for name in OF_A_FORMAT if name not in known])
+    return made(**{name: getattr(args, name) for name in known if getattr(args, name) is not None})
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise ValueError if one of these options is given."""
+    given = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names) if getattr(args, name) is not None)
+    if given:
+        raise ValueError(f"{given} has no meaning with --to {args.to}")

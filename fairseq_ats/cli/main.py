@@ -26,6 +26,7 @@ COMMANDS = {
     "distil": "translate training data with a trained network, for a smaller network to learn from",
     "cost": "count what each network and each update costs",
     "images": "turn images into prepared images",
+    "classify": "classify images with any network of a run, or with a converted one",
 }
 
 

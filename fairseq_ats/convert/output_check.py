@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from fairseq_ats.data.folder import SENTENCEPIECE_MODEL
+from fairseq_ats.inference.classifier import NETWORK_FILES
 from fairseq_ats.inference.ctranslate2_engine import SHORTLIST_FILE
 from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, SUMS_FILE
 from fairseq_ats.inference.onnx_engine import CANDIDATES_FILE, DECODER_FILE, ENCODER_FILE, WEIGHTS_FILE
@@ -21,6 +22,7 @@ WRITTEN = (
     DECODER_FILE,
     CANDIDATES_FILE,
     WEIGHTS_FILE,
+    *NETWORK_FILES.values(),
     "model.bin",
     SHORTLIST_FILE,
     "config.json",

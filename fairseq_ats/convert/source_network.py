@@ -10,7 +10,6 @@ from fairseq.models.transformer import TransformerModelBase
 from fairseq.tasks.translation import TranslationTask
 
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
-from fairseq_ats.checkpoints.keys import TASK_NAME
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.inference.loading import load_network, prepare_to_decode
 from fairseq_ats.partition.partition import CORE, SUPER, Partition
@@ -80,13 +79,7 @@ def read_source(
             the dictionaries are missing, or ``sentencepiece_model`` is not a file.
     """
     checkpoint = Checkpoint.open(path)
-    partition = checkpoint.partition
-    if partition is None:
-        raise ValueError(f"{path} was not written by --task {TASK_NAME}")
-    level = partition.level_of(level)
-    if level not in partition.levels:
-        held = ", ".join(str(n) for n in partition.levels)
-        raise ValueError(f"--level is {level}; allowed: {held}, the levels that {path} holds")
+    level = checkpoint.level_of(level)
     folder = DataFolder.find(data, checkpoint.options("task"))
     if sentencepiece_model is None:
         sentencepiece_model = folder.sentencepiece_model

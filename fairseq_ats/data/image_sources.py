@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_ats.data.image_folder import DESCRIPTION, KINDS, SPLITS, file_name
+from fairseq_ats.data.image_folder import DESCRIPTION, KINDS, SPLITS, ImageData, file_name
 from fairseq_ats.files import check_ours, made_once, sha256_of
 
 DIGITS = "digits"
@@ -168,7 +168,7 @@ def _folder(path: Path, size: int | None) -> Source:
             if not files:
                 raise ValueError(f"{path / split / name} has no image")
             for file in files:
-                image = _pixels(file, size)
+                image = _pixels(file, None if size is None else (size, size))
                 shape = shape or image.shape
                 if image.shape != shape:
                     sizes = " and ".join(f"{width} × {height}" for height, width, _ in (shape, image.shape))
@@ -189,8 +189,18 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _pixels(file: Path, size: int | None) -> np.ndarray:
-    """Return an image as uint8 (height, width, 3).
+def read_image(file: Path, data: ImageData) -> np.ndarray:
+    """Return an image as a network that was trained on ``data`` takes it: uint8 (height, width, channels).
+
+    Raises:
+        ValueError: the file is no image.
+    """
+    height, width, channels = data.shape
+    return _pixels(file, (width, height), "L" if channels == 1 else "RGB").reshape(data.shape)
+
+
+def _pixels(file: Path, size: tuple[int, int] | None, mode: str = "RGB") -> np.ndarray:
+    """Return an image as uint8 (height, width, channels); with a size scaled to cover it, and its centre cut out.
 
     Raises:
         ValueError: the file is no image, or Pillow is missing.
@@ -203,7 +213,7 @@ def _pixels(file: Path, size: int | None) -> np.ndarray:
         raise ValueError(f"{file} is no image; allowed: {', '.join(SUFFIXES)}")
     try:
         with Image.open(file) as opened:
-            image = opened.convert("RGB")
-            return np.asarray(image if size is None else ImageOps.fit(image, (size, size)))
+            image = opened.convert(mode)
+            return np.asarray(image if size is None or image.size == size else ImageOps.fit(image, size))
     except Exception as error:  # damaged bytes can make a decoder raise any exception
         raise ValueError(f"{file} cannot be read as an image: {error}") from error

@@ -43,6 +43,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fairseq_ats.files import sha256_of
 from fairseq_ats.partition.partition import Partition
@@ -112,9 +113,7 @@ class DeployedFolder:
         """Write the description into ``folder``, then the SHA-256 sums of all files in it."""
         content = {"schema": SCHEMA, "level": self.level} | dataclasses.asdict(self)
         content["partition"] = self.partition.to_dict()
-        (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        sums = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in sorted(_files_with_sums(folder)))
-        (folder / SUMS_FILE).write_text(sums, "utf-8")
+        write_description(folder, content)
 
     @classmethod
     def read(cls, folder: Path) -> DeployedFolder:
@@ -148,6 +147,13 @@ class DeployedFolder:
             if name is not None and not (folder / name).is_file():
                 raise ValueError(f"{path} names {name}, which is not in {folder}")
         return description
+
+
+def write_description(folder: Path, content: dict[str, Any]) -> None:
+    """Write ``fairseq_ats.json``, then the SHA-256 sums of all files in ``folder``."""
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    sums = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in sorted(_files_with_sums(folder)))
+    (folder / SUMS_FILE).write_text(sums, "utf-8")
 
 
 def check_sums(folder: Path) -> None:

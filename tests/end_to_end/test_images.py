@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from fairseq_ats.architectures.resnet import ResNet10, ResNetConfig
+from fairseq_ats.cli import average, classify, convert
+from fairseq_ats.data.image_dataset import normalised
+from fairseq_ats.data.image_folder import ImageData
+from fairseq_ats.inference.classifier import NETWORK_FILES
 from tests.support import instrumented
 from tests.support.checkpoints import differences, load
 from tests.support.command_line import run
@@ -98,6 +106,98 @@ def test_validation_gives_what_the_training_logged(uninterrupted: Path, digits: 
     alone = run([*common, "--max-level", "1"])
     assert re.findall(r" accuracy ([\d.]+)", alone)[-1] == logged[1]
     assert "core_accuracy" not in alone
+
+
+@pytest.fixture(scope="module")
+def pictures(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The first test images as files; the last is twice as large."""
+    images, _ = ImageData.read(digits).load("test")
+    folder = tmp_path_factory.mktemp("pictures")
+    files = [folder / f"{number}.png" for number in range(5)]
+    for file, image in zip(files, images, strict=False):
+        Image.fromarray(image[..., 0]).save(file)
+    Image.fromarray(images[4, ..., 0]).resize((16, 16)).save(files[4])
+    return files
+
+
+def classified(output: str) -> list[tuple[str, float]]:
+    """Class and probability of each file."""
+    lines = [line.split("\t") for line in output.splitlines() if line.count("\t") == 2]
+    return [(name, float(probability)) for _, name, probability in lines]
+
+
+@pytest.mark.parametrize(("network", "formats"), [("core", ("torch", "onnx")), ("super", ("torch",))])
+def test_converted_networks_classify_as_their_source(
+    uninterrupted: Path,
+    digits: Path,
+    pictures: list[Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    network: str,
+    formats: tuple[str, ...],
+) -> None:
+    """Each format, and a stock network of the level's width with the same state dict."""
+    checkpoint, files = uninterrupted / "checkpoint_last.pt", [str(path) for path in pictures]
+    found = {}
+    for to in formats:
+        convert.main([str(checkpoint), "--level", network, "--to", to, "--output", str(tmp_path / to)], "convert")
+        assert f"{network}: logits differ by at most" in capfd.readouterr().out
+        classify.main([str(tmp_path / to), *files], "classify")
+        found[to] = classified(capfd.readouterr().out)
+    classify.main([str(checkpoint), *files, "--level", network], "classify")
+    source = classified(capfd.readouterr().out)
+    assert len(source) == 5
+    for answers in found.values():
+        assert [name for name, _ in answers] == [name for name, _ in source]
+        assert [value for _, value in answers] == pytest.approx([value for _, value in source], abs=2e-4)
+    state = torch.load(tmp_path / "torch" / NETWORK_FILES["torch"], weights_only=True)
+    stock = ResNet10(ResNetConfig(width=4 if network == "super" else 2), (8, 8, 1), 10).eval()
+    stock.load_state_dict(state, strict=True)
+    data = ImageData.read(digits)
+    images = normalised(np.array(data.load("test")[0][:4]), data)
+    best = stock(images).softmax(-1).max(-1)
+    assert [data.classes[number] for number in best.indices] == [name for name, _ in source[:4]]
+    assert best.values.tolist() == pytest.approx([value for _, value in source[:4]], abs=1e-4)
+
+
+def test_what_cannot_be_converted_or_classified(
+    uninterrupted: Path, pictures: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(uninterrupted / "checkpoint_last.pt")
+
+    def refuses(message: str, command: Callable[..., None], *arguments: str) -> None:
+        with pytest.raises(SystemExit):
+            command([*arguments], "command")
+        assert message in capfd.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    output = ["--level", "core", "--output", str(tmp_path / "out")]
+    refuses(
+        "--to is core; allowed for a network of images: torch, onnx", convert.main, checkpoint, "--to", "core", *output
+    )
+    refuses("--dense has no meaning with --to torch", convert.main, checkpoint, "--to", "torch", "--dense", *output)
+    refuses(
+        "--level is level2; allowed: core, super",
+        convert.main,
+        checkpoint,
+        "--to",
+        "torch",
+        *output,
+        "--level",
+        "level2",
+    )
+    refuses(
+        "has batch norms, and averaged weights",
+        average.main,
+        checkpoint,
+        checkpoint,
+        "--output",
+        str(tmp_path / "a.pt"),
+    )
+    refuses("cannot be read as a checkpoint", classify.main, str(pictures[0]), str(pictures[0]))
+    refuses("none.png cannot be read as an image", classify.main, checkpoint, "none.png")
+    refuses("is no image; allowed: .png", classify.main, checkpoint, str(uninterrupted / "log"))
+    refuses("SHA256SUMS cannot be read", classify.main, str(uninterrupted), str(pictures[0]))
 
 
 def log(folder: Path) -> str:
