@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle
 import random
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +18,17 @@ import pytest
 import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from filelock import FileLock
 
 import fairseq_ats  # noqa: F401  registers the task and the optimizer
 from fairseq_ats.architectures.transformer import attentions
+from fairseq_ats.data import binarise as binarise_module
 from fairseq_ats.data.binarise import Binarisation, binarise
 from fairseq_ats.data.image_sources import prepare
 from fairseq_ats.modules import PartitionedMultiheadAttention
+from tests.support import quick_hydra
+
+quick_hydra.remember_compositions()
 
 # No deadline: the first call of a torch function can take seconds. Derandomised: the same examples in every run.
 hypothesis.settings.register_profile("fairseq_ats", deadline=None, derandomize=True)
@@ -32,6 +41,9 @@ OUR_OPTIMIZER = "adam_for_partitioned_model"
 TINY_ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 32 --decoder-embed-dim 32
     --encoder-ffn-embed-dim 64 --decoder-ffn-embed-dim 48 --encoder-attention-heads 4 --decoder-attention-heads 4
     --share-all-embeddings --dropout 0.1""".split()
+# Of ``two_trained_networks``, and of trainings that go on from there.
+OF_TRAINED = """--encoder-layers 1 --decoder-layers 1 --encoder-ffn-embed-dim 256 --decoder-ffn-embed-dim 256
+    --max-tokens 800 --lr 0.006 --warmup-updates 30 --disable-validation""".split()
 # Without a buffer: its thread may still run when Python exits, and then ends the process with "terminate called without
 # an active exception" (fairseq/data/iterators.py, BackgroundConsumer). Without workers of the data loader, which take
 # as long to come and go as a training of these tests; those of the scripts have them.
@@ -59,10 +71,30 @@ def _log_levels(_first_log_levels: dict[logging.Logger, int]) -> None:
         one.setLevel(level)
 
 
+def made_by_one_worker(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that all workers of pytest-xdist share; the first one that needs it makes it."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, whole = root / name, root / f"{name}.whole"
+    with FileLock(root / f"{name}.lock"):
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            whole.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Binarised data: the target is the source reversed, in other letters."""
-    raw, binarised = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data") / "bin"
+    return made_by_one_worker(tmp_path_factory, "toy", make_toy_data) / "bin"
+
+
+def make_toy_data(folder: Path) -> None:
+    """Write binarised data to ``folder/bin``: the target is the source reversed, in other letters."""
+    raw = folder / "raw"
+    raw.mkdir()
     generator = random.Random(3)
     words = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
     for split, count in (("train", 600), ("valid", 40), ("test", 40)):
@@ -70,8 +102,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         targets = [[word.upper() for word in reversed(source)] for source in sources]
         for language, sentences in (("en", sources), ("de", targets)):
             (raw / f"{split}.{language}").write_text("".join(" ".join(s) + "\n" for s in sentences))
-    binarise(raw, binarised, Binarisation("en", "de", vocabulary=180), say=lambda text: None)
-    return binarised
+    binarise(raw, folder / "bin", Binarisation("en", "de", vocabulary=180), say=lambda text: None)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +115,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def parse(toy_data: Path) -> Callable[..., Any]:
-    """``parse("--alternate", ...)`` → fairseq's configuration, through fairseq's own option parser."""
+    """``parse("--alternate", ...)`` → fairseq's configuration, through fairseq's own option parser.
+
+    Each command line is parsed once: hydra takes half a second for it. Each call has a copy of its own.
+    """
+    parsed: dict[tuple[str, ...], bytes] = {}
 
     def parse(
         *extra: str,
@@ -94,8 +129,11 @@ def parse(toy_data: Path) -> Callable[..., Any]:
         training: Sequence[str] = TRAINING,
     ) -> Any:
         arguments = [str(toy_data), "--task", task, "--optimizer", optimizer, *training, *arch, *extra]
-        parser = options.get_training_parser()
-        return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=arguments))
+        if tuple(arguments) not in parsed:
+            parser = options.get_training_parser()
+            namespace = options.parse_args_and_arch(parser, input_args=arguments)
+            parsed[tuple(arguments)] = pickle.dumps(convert_namespace_to_omegaconf(namespace))
+        return pickle.loads(parsed[tuple(arguments)])  # copy.deepcopy would leave the model's namespace shared
 
     return parse
 
@@ -117,14 +155,51 @@ def build(parse: Callable[..., Any]) -> Callable[..., SimpleNamespace]:
 
 @pytest.fixture(scope="session")
 def two_trained_networks(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an alternating run whose networks, with small-width cores, translate some of the toy corpus."""
+    """Folder of an alternating run whose small networks, with small-width cores, translate some of the toy corpus."""
     from tests.support.command_line import train  # which imports this module
 
-    folder = tmp_path_factory.mktemp("trained")
     options = ["--alternate", "--partitioned-linear-module-name", "PartitionedLinear", "--small-ratio", "0.25"]
-    options += ["--disable-validation", "--save-interval-updates", "121", "--max-tokens", "800", "--log-interval", "50"]
-    train(toy_data, folder, 122, *options)
-    return folder
+    options += [*OF_TRAINED, "--save-interval-updates", "101", "--log-interval", "50"]
+    return made_by_one_worker(tmp_path_factory, "trained", lambda folder: train(toy_data, folder, 102, *options))
+
+
+@pytest.fixture(scope="session")
+def onnx_core(two_trained_networks: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The core of ``two_trained_networks`` as a folder of format onnx, verified on the test set.
+
+    Beside it the folder ``exported`` has the graphs as they were exported.
+    """
+    pytest.importorskip("onnxruntime")
+    from fairseq_ats.cli.convert import main
+    from fairseq_ats.convert.formats import onnx
+
+    source, checked = str(two_trained_networks / "checkpoint_last.pt"), ["--verify-on", str(toy_data / "test.en")]
+    export = onnx.export_graphs
+
+    def convert(folder: Path) -> None:
+        def export_and_keep(network: Any, graphs: Path) -> None:
+            export(network, graphs)
+            shutil.copytree(graphs, folder / "exported")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx, "export_graphs", export_and_keep)
+            output = str(folder / "core")
+            main([source, "--level", "core", "--to", "onnx", "--output", output, *checked, "--beam", "3"])
+
+    return made_by_one_worker(tmp_path_factory, "onnx", convert) / "core"
+
+
+@pytest.fixture
+def quick_preprocess(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, ``fairseq-ats binarise`` forks ``fairseq-preprocess`` where fairseq is imported already."""
+    from tests.support.command_line import start  # which imports this module
+
+    def forked(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        process = start(["fairseq-preprocess", *command[2:]])
+        output = process.wait()
+        return subprocess.CompletedProcess(command, process.returncode, "", output)
+
+    monkeypatch.setattr(binarise_module, "subprocess", SimpleNamespace(run=forked))
 
 
 @pytest.fixture(params=["PartitionedRankLinear", "PartitionedLinear"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import torch
 
 from fairseq_ats.cli import average
 from tests.checkpoints.test_reading import Code
-from tests.conftest import ROOT
 from tests.end_to_end.test_training import events, load
-from tests.support.command_line import FAIRSEQ_ATS, PLUGIN, hypotheses, run, train
+from tests.support.command_line import PLUGIN, hypotheses, run, train
 
 PARTITION = {"module_name": "PartitionedLinear", "small_ratio": 0.25, "max_level": 2}
 
@@ -242,9 +240,9 @@ def test_average_of_a_real_run_decodes(toy_data: Path, tmp_path: Path) -> None:
     updates = sorted(int(entry["valid_num_updates"]) for entry in best)
 
     output = tmp_path / "average_core.pt"
-    command = [*FAIRSEQ_ATS, "average", str(tmp_path), "--best", "2", "--network", "core"]
-    done = subprocess.run([*command, "--output", str(output)], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert f"core_loss {best[0]['valid_core_loss']} after {best[0]['valid_num_updates']} updates" in done.stdout
+    command = ["-m", "fairseq_ats.cli", "average", str(tmp_path), "--best", "2", "--network", "core"]
+    said = run([*command, "--output", str(output)])
+    assert f"core_loss {best[0]['valid_core_loss']} after {best[0]['valid_num_updates']} updates" in said
     kept = [load(tmp_path / f"checkpoint_1_{n}.pt")["model"] for n in updates]
     for name, value in load(output)["model"].items():
         expected = torch.stack([weights[name].double() for weights in kept]).mean(0)

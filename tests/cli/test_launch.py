@@ -96,7 +96,8 @@ def test_signals_are_passed_on(tmp_path: Path, number: int) -> None:
 
 # The launcher, which gets a signal after its last worker has started and before it attends to them.
 EARLY_SIGNAL = """
-import os, signal
+import os, signal, sys
+sys.argv[0] = "fairseq-ats"  # which does not wait for torch
 from fairseq_ats.cli import launch, workers
 start = workers.Workers.start
 

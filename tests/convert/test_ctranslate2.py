@@ -145,7 +145,7 @@ def test_rounding_hides_no_wrong_network(
 
     def wrong(source: SourceNetwork) -> dict[str, Any]:
         checkpoint = stock_checkpoint(source)
-        name = "encoder.layers.1.fc2.weight"
+        name = "encoder.layers.0.fc2.weight"
         return checkpoint | {"model": checkpoint["model"] | {name: checkpoint["model"][name] * 0.99}}
 
     monkeypatch.setattr(ctranslate2_model, "stock_checkpoint", wrong)

@@ -251,7 +251,7 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
     refuses("cannot be read as a sentencepiece model", source, SUPER, *broken)
     refuses("--data is .* which is not a folder; --data names", source, SUPER, "--data", str(tmp_path / "none"))
     refuses("does not tell its languages", source, SUPER, "--data", str(tmp_path))
-    refuses("--sentencepiece-model is .*, which is no file", source, SUPER, "--sentencepiece-model", str(tmp_path))
+    refuses("--sentencepiece-model is .*, which is not a file", source, SUPER, "--sentencepiece-model", str(tmp_path))
     refuses("--verify-on is .*, which cannot be read", source, SUPER, "--verify-on", str(tmp_path / "none"))
     (tmp_path / "empty").write_text("\n\n")
     refuses("--verify-on is .*, which holds no sentence", source, SUPER, "--verify-on", str(tmp_path / "empty"))

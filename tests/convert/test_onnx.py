@@ -17,7 +17,6 @@ import pytest
 from fairseq.data import Dictionary
 
 from fairseq_ats.convert.formats import onnx as onnx_model
-from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.inference.onnx_transformer import OnnxTransformer
 from fairseq_ats.partition.partition import Partition
@@ -48,22 +47,9 @@ def greedy(folder: Path, source: list[int], eos: int, most: int = 200) -> list[i
 
 
 @pytest.fixture(scope="module")
-def converted(
-    two_trained_networks: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path]:
+def converted(onnx_core: Path) -> tuple[Path, Path]:
     """The core of a run in float32, and a folder with its graphs as they were exported."""
-    path = tmp_path_factory.mktemp("converted")
-    export = onnx_model.export_graphs
-
-    def export_and_keep(source: SourceNetwork, folder: Path) -> None:
-        export(source, folder)
-        shutil.copytree(folder, path / "exported")
-
-    checked = ["--verify-on", str(toy_data / "test.en"), "--beam", "3"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_model, "export_graphs", export_and_keep)
-        to_onnx(two_trained_networks / "checkpoint_last.pt", "core", path / "folder", *checked)
-    return path / "folder", path / "exported"
+    return onnx_core, onnx_core.with_name("exported")
 
 
 def test_beams_are_those_of_the_checkpoint(
@@ -168,7 +154,8 @@ def test_the_super_network_is_folded(
     build: Callable[..., SimpleNamespace], toy_data: Path, tmp_path: Path, batch: dict[str, Any]
 ) -> None:
     """With learned positions in the decoder and norms of the embeddings; one dense matrix a layer."""
-    built = build("--partitioned-linear-module-name", "PartitionedRankLinear", "--small-ratio", "0.25", *EMBEDDINGS)
+    options = ["--partitioned-linear-module-name", "PartitionedRankLinear", "--small-ratio", "0.25", *EMBEDDINGS]
+    built = build(*options, "--encoder-layers", "1", "--decoder-layers", "1")
     source = save_checkpoint(built, tmp_path / "source.pt")
     folder = to_onnx(source, "super", tmp_path / "folder")
     check_same_logits(folder, source, SUPER, batch, toy_data)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ from fairseq_ats.cost.synthetic import Built, build, numbered_dictionary, random
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.schemes.schedule import Schedule
 from tests.conftest import ROOT
+from tests.support.command_line import run
 
 ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 3 --encoder-embed-dim 24 --decoder-embed-dim 24
     --encoder-ffn-embed-dim 40 --decoder-ffn-embed-dim 56 --encoder-attention-heads 3 --decoder-attention-heads 3
@@ -175,14 +174,10 @@ def test_layers_that_layerdrop_leaves_out_are_counted(module_name: str) -> None:
     assert built.model.encoder.layers.training
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fairseq_ats.cost", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-
 def test_command() -> None:
     options = ("--small-ratio", "0.25", "--alternate", "--alternate-pattern", "2:1")
-    printed = run(*ARCH, *options, "--vocabulary", "50", "--tokens", "200", "--length", "5").stdout
+    sizes = ("--vocabulary", "50", "--tokens", "200", "--length", "5")
+    printed = run(["-m", "fairseq_ats.cost", *ARCH, *options, *sizes])
     assert "small_ratio=0.25" in printed
     assert "| ATS (alternate) |" in printed
     assert "| ATS (alternate 2:1) |" in printed

@@ -65,12 +65,14 @@ def test_both_networks_are_in_the_log(run_dir: Path) -> None:
         assert "valid_core_gnorm" not in validation
 
 
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
 def test_tensorboard_has_both_networks(run_dir: Path) -> None:
     written = b"".join(p.read_bytes() for p in (run_dir / "tensorboard").rglob("events*"))
     for name in (b"core_loss", b"core_gnorm", b"super_gnorm", b"core_bleu", b"c_align", b"q_t_encoder_fc1"):
         assert name in written
 
 
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
 def test_criteria_are_in_the_log(run_dir: Path) -> None:
     """Measured in updates 0, 3 and 6; the others repeat the last value, and an epoch shows the mean."""
     log = (run_dir / "log").read_text()
@@ -87,6 +89,7 @@ def test_criteria_are_in_the_log(run_dir: Path) -> None:
     assert "c_norm" not in json.dumps(events(log, "valid"))
 
 
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
 def test_best_checkpoint_of_each_network(run_dir: Path) -> None:
     """Each file is the checkpoint of the validation where its network was best."""
     validations = events((run_dir / "log").read_text(), "valid")
@@ -99,28 +102,44 @@ def test_best_checkpoint_of_each_network(run_dir: Path) -> None:
     assert state["best"] == pytest.approx(min(float(v["valid_core_loss"]) for v in validations))
 
 
-def test_generate_decodes_either_network(run_dir: Path, toy_data: Path) -> None:
-    """No partition is repeated on the command line; both networks decode, and they are two networks."""
+def generate_command(run_dir: Path, data: Path) -> list[str]:
     checkpoint = str(run_dir / "checkpoint_last.pt")
-    command = ["fairseq-generate", str(toy_data), *PLUGIN, "--path", checkpoint, "--beam", "3", "--max-len-b", "12"]
-    command += ["--cpu", "--max-tokens", "800", "--scoring", "sacrebleu", "--remove-bpe", "sentencepiece"]
-    full = run(command)
-    explicit = run([*command, "--max-level", "2"])
-    core = run([*command, "--max-level", "1"])
+    command = ["fairseq-generate", str(data), *PLUGIN, "--path", checkpoint, "--beam", "3", "--max-len-b", "12"]
+    return [*command, "--cpu", "--max-tokens", "800", "--scoring", "sacrebleu", "--remove-bpe", "sentencepiece"]
+
+
+@pytest.fixture(scope="module")
+def decoded(run_dir: Path, toy_data: Path) -> tuple[str, str]:
+    """What ``fairseq-generate`` prints of the super-network, without a level on the command line, and of the core."""
+    command = generate_command(run_dir, toy_data)
+    return run(command), run([*command, "--max-level", "1"])
+
+
+def test_generate_decodes_either_network(decoded: tuple[str, str]) -> None:
+    """No partition is repeated on the command line; both networks decode, and they are two networks."""
+    full, core = decoded
     assert len(hypotheses(full)) == 40
-    assert hypotheses(full) == hypotheses(explicit)
     assert len(hypotheses(core)) == 40
     assert hypotheses(core) != hypotheses(full)
-    overridden = run([*command, "--model-overrides", "{'max_level': 1}"])
-    assert hypotheses(overridden) == hypotheses(core)
-    assert "--max-level is 7; allowed" in run([*command, "--model-overrides", "{'max_level': 7}"], fails=True)
     for output in (full, core):
         assert "BLEU = " in output
 
-    ensemble = run([*command, "--path", f"{checkpoint}:{run_dir / 'checkpoint_best.pt'}"])
+
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
+def test_generate_takes_levels_overrides_and_ensembles(run_dir: Path, decoded: tuple[str, str], toy_data: Path) -> None:
+    command = generate_command(run_dir, toy_data)
+    full, core = decoded
+    explicit = run([*command, "--max-level", "2"])
+    assert hypotheses(full) == hypotheses(explicit)
+    overridden = run([*command, "--model-overrides", "{'max_level': 1}"])
+    assert hypotheses(overridden) == hypotheses(core)
+    assert "--max-level is 7; allowed" in run([*command, "--model-overrides", "{'max_level': 7}"], fails=True)
+
+    ensemble = run([*command, "--path", f"{run_dir / 'checkpoint_last.pt'}:{run_dir / 'checkpoint_best.pt'}"])
     assert len(hypotheses(ensemble)) == 40
 
 
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
 def test_interactive_validate_and_from_pretrained(run_dir: Path, toy_data: Path) -> None:
     checkpoint = str(run_dir / "checkpoint_last.pt")
     sentence = "▁ba ▁be ▁bi"
@@ -178,6 +197,7 @@ def assert_same_state(left: dict[str, Any], right: dict[str, Any]) -> None:
             assert torch.equal(adam[0][index][moment], entry[moment])
 
 
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
 @pytest.mark.parametrize("reset", ["--reset-dataloader", "--reset-meters"])
 def test_best_values_of_both_networks_are_reset_together(
     run_dir: Path, toy_data: Path, tmp_path: Path, reset: str
@@ -261,9 +281,9 @@ checkpoint: {{save_dir: {tmp_path}/run, save_interval_updates: 1}}
             assert not torch.equal(after, states[2]["model"][name]), name
 
 
-def test_core_alone(toy_data: Path, tmp_path: Path, module_name: str) -> None:
+def test_core_alone(toy_data: Path, tmp_path: Path) -> None:
     """``--max-level 1`` trains, saves and decodes a core that never had an extension."""
-    options = ["--max-level", "1", "--partitioned-linear-module-name", module_name, "--small-ratio", "0.25"]
+    options = ["--max-level", "1", "--small-ratio", "0.25"]
     log = train(toy_data, tmp_path, 4, *options, "--log-format", "json")
     assert "valid_loss" in events(log, "valid")[-1]
     assert "core_loss" not in log

@@ -347,22 +347,15 @@ def test_a_network_of_few_positions(checkpoint: Path, lines: list[str], tmp_path
     assert expected[:8] == Translator(checkpoint)(lines[:8])
 
 
-@pytest.fixture(scope="module")
-def onnx_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of format onnx with the core of ``checkpoint``."""
-    pytest.importorskip("onnxruntime")
-    return convert(checkpoint, "core", tmp_path_factory.mktemp("network") / "folder", to="onnx")
-
-
-def test_onnx_folder(onnx_folder: Path, checkpoint: Path, lines: list[str]) -> None:
+def test_onnx_folder(onnx_core: Path, checkpoint: Path, lines: list[str]) -> None:
     text = [*lines, "", "☃ ba"]
-    assert Translator(onnx_folder, level="core", **SHORT)(text) == Translator(checkpoint, "core", **SHORT)(text)
-    greedy = Translator(onnx_folder, beam=1, batch_size=7, threads=1, **SHORT)(text)
+    assert Translator(onnx_core, level="core", **SHORT)(text) == Translator(checkpoint, "core", **SHORT)(text)
+    greedy = Translator(onnx_core, beam=1, batch_size=7, threads=1, **SHORT)(text)
     assert greedy == Translator(checkpoint, "core", beam=1, **SHORT)(text)
 
 
-def test_an_onnx_folder_of_an_earlier_version(onnx_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(onnx_folder, tmp_path / "folder")
+def test_an_onnx_folder_of_an_earlier_version(onnx_core: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(onnx_core, tmp_path / "folder")
     (folder / "candidates.onnx").unlink()
     DeployedFolder.read(folder).write(folder)
     with pytest.raises(ValueError, match=r"folder has no candidates\.onnx; convert the checkpoint anew"):
@@ -403,17 +396,17 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_folders_need_neither_torch_nor_fairseq(
-    converted: Path, onnx_folder: Path, runtime: dict[str, str], tmp_path: Path
+    converted: Path, onnx_core: Path, runtime: dict[str, str], tmp_path: Path
 ) -> None:
     text = ["ba be", "di do da", ""]
-    expected = [line for path in (converted, onnx_folder) for line in Translator(path, threads=1, max_len_b=20)(text)]
+    expected = [line for path in (converted, onnx_core) for line in Translator(path, threads=1, max_len_b=20)(text)]
     (tmp_path / "program.py").write_text(WITHOUT_FAIRSEQ)
-    program = [sys.executable, "-S", str(tmp_path / "program.py"), str(converted), str(onnx_folder)]
+    program = [sys.executable, "-S", str(tmp_path / "program.py"), str(converted), str(onnx_core)]
     done = subprocess.run(program, env=runtime, capture_output=True, text=True)
     assert done.stdout.splitlines() == expected, done.stderr
     assert expected[0] != expected[3]
 
-    arguments = ["translate", str(onnx_folder), "--max-len-b", "20", "--threads", "1"]
+    arguments = ["translate", str(onnx_core), "--max-len-b", "20", "--threads", "1"]
     tool = [sys.executable, "-S", "-m", "fairseq_ats.cli", *arguments]
     done = subprocess.run(tool, env=runtime, input="ba be\n", capture_output=True, text=True)
     assert done.stdout.splitlines() == expected[3:4], done.stderr

@@ -176,6 +176,7 @@ def news(folder: Path, pairs: int = 70) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("quick_preprocess")
 def test_wmt17_from_archives_to_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archives, work = news(tmp_path / "archives"), tmp_path / "work"
     options = ("--archives", archives, "--work", work, "--vocabulary", 100, "--workers", 1)

@@ -7,9 +7,11 @@ first use decides what that has imported.
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import multiprocessing
 import os
+import runpy
 import sys
 from functools import cache
 from multiprocessing.context import ForkServerContext
@@ -19,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("train", "generate", "interactive", "validate", "hydra_train")
 # Imported by torch.optim and for BLEU, when a command has begun.
-LATE_IMPORTS = ("torch._dynamo", "sacrebleu")
+LATE_IMPORTS = ("torch._dynamo", "sacrebleu", "tests.support.preloaded")
 
 
 @cache
@@ -31,7 +33,11 @@ def fork_server() -> ForkServerContext:
 
 
 def become(command: list[str], stdin: str, output: str, environment: dict[str, str]) -> None:
-    """In a new process: become the command; what it prints goes to the file ``output``."""
+    """In a new process: become the command; what it prints goes to the file ``output``.
+
+    Args:
+        command: a console script and its arguments, or ``-m``, a module of the checkout and its arguments.
+    """
     for stream, path, flags in ((0, stdin, os.O_RDONLY), (1, output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)):
         os.dup2(os.open(path, flags, 0o600), stream)
     os.dup2(1, 2)
@@ -39,12 +45,19 @@ def become(command: list[str], stdin: str, output: str, environment: dict[str, s
     as_in_a_new_process()
     os.environ.update(environment)
     sys.warnoptions.clear()  # pytest's
+    sys.dont_write_bytecode = False  # the first process that compiles the plugin does so for all
     os.chdir(ROOT)
     sys.path[:] = [path for path in sys.path if path not in ("", str(ROOT))]  # pytest's; --user-dir is how it is found
-    sys.argv = command
-    (entry_point,) = importlib.metadata.entry_points(group="console_scripts", name=command[0])
+    status = None
     try:
-        status = entry_point.load()()
+        if command[0] == "-m":
+            sys.path.insert(0, str(ROOT))
+            sys.argv = command[1:]
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = command
+            (entry_point,) = importlib.metadata.entry_points(group="console_scripts", name=command[0])
+            status = entry_point.load()()
     finally:
         sys.stdout.flush()
     sys.exit(status)
@@ -54,7 +67,9 @@ def as_in_a_new_process() -> None:
     """Undo what a start by the fork server leaves behind.
 
     Its start method, by which each data loader would start one more such server (multiprocessing/spawn.py,
-    ``get_preparation_data``), and that a daemon may not have children.
+    ``get_preparation_data``), and that a daemon may not have children. What is imported is there to stay, so that the
+    garbage collection of each epoch need not look at it.
     """
+    gc.freeze()
     multiprocessing.set_start_method("fork", force=True)
     multiprocessing.current_process()._config.pop("daemon", None)
