@@ -8,10 +8,10 @@ RUN holds a super-network and a small-width core. The benchmark converts both in
 ``fairseq_ats.translate``. All contestants use the same ``--cores`` CPU cores. A contestant has one process for each CPU
 core. The process has one thread, is bound to its CPU core, and translates its share of the sentences.
 
-The contestants take turns. A speed is stock fairseq's time divided by the contestant's time in the same round. CPU time
-is the time of all threads of the processes; on a busy machine it is more reliable than wall time. Latency is the time
-for one sentence at a time, on one CPU core. Memory is the growth of a process since before it read its model. Sizes do
-not include optimizer state.
+The contestants take turns. A speed is stock fairseq's time divided by the contestant's time in the same round, with the
+same batch size and the same beam. CPU time is the time of all threads of the processes; on a busy machine it is more
+reliable than wall time. Latency is the time for one sentence at a time, on one CPU core. Memory is the growth of a
+process since before it read its model. Sizes do not include optimizer state.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from fairseq_ats.convert.conversion import convert, size_on_disk
 from fairseq_ats.convert.formats.core import CoreCheckpoint
 from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
+from fairseq_ats.convert.formats.onnx import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.verification import VerificationError
 from fairseq_ats.data.lines import raw_lines, raw_references
@@ -51,17 +53,22 @@ from scripts.benchmarks.timing import ratio_column, rotated
 
 BATCH_SIZE = 32
 BEAM = 5
+GREEDY = 1
 STOCK = "stock fairseq, super"
+SUPER_INT8 = "CTranslate2 int8, super"
 
 FORMS: dict[str, OutputFormat | None] = {
     STOCK: StockCheckpoint(),
     "partitioned, super": None,  # the checkpoint of the run itself
     "partitioned, core": CoreCheckpoint(),
-} | {
-    f"CTranslate2 {quantization}, {level}": CTranslate2Model(quantization=quantization)
-    for level in ("super", "core")
-    for quantization in ("float32", "int8")
 }
+for _level in ("super", "core"):
+    FORMS |= {
+        f"CTranslate2 float32, {_level}": CTranslate2Model(),
+        f"CTranslate2 int8, {_level}": CTranslate2Model(quantization="int8"),
+        f"CTranslate2 int8 shortlist, {_level}": CTranslate2Model(quantization="int8", shortlist="train"),
+        f"ONNX int8, {_level}": OnnxModel(quantization="int8"),
+    }
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Contestant:
     path: Path
     level: str | None
     data: Path | None
+    longest: int | None = None  # pieces in a translation; None: the default
 
 
 @dataclass(frozen=True)
@@ -94,18 +102,11 @@ def main() -> None:
         contestants = converted(args, Path(folder))
         sizes = {c.name: size_on_disk(c.path) for c in contestants}
         with workers_of(contestants, args.cores) as workers:
-            turns, translations = translate_in_turns(workers, source, args.rounds, BATCH_SIZE)
-            first = {name: connections[:1] for name, connections in workers.items()}
-            short = source[: args.latency_sentences]
-            latencies = {
-                name: statistics.median(turn.wall for turn in own) / len(short)
-                for name, own in translate_in_turns(first, short, args.rounds, 1)[0].items()
-            }
-            memory = {name: ask(worker, "memory") for name, (worker,) in first.items()}
+            measured = measure(workers, source, args.latency_sentences, args.rounds)
     search = f"{len(source):,} sentences, batch {BATCH_SIZE}, beam {BEAM}; {args.rounds} rounds"
-    machine = hardware("cpu", 1).replace("1 thread(s)", f"{args.cores} core(s) for each")
-    print(f"{args.run.name}: {search}; {machine}\n")
-    print(report(contestants, sizes, turns, latencies, memory, translations, references))
+    print(f"{args.run.name}: {search}; {machine(args.cores)}\n")
+    print(report(measured, sizes, references))
+    print(f"\n{further_report(measured, references)}")
 
 
 def parse_args() -> argparse.Namespace:
@@ -145,16 +146,18 @@ def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
     contestants = []
     for name in args.forms:
         path = folder / name
-        form, level = name.rsplit(", ", 1)
+        level = name.rsplit(", ", 1)[1]
         if name == "partitioned, super":
             both = read_header(str(best[level]))
             torch.save({key: value for key, value in both.items() if key != "last_optimizer_state"}, path)
         else:
             try:
-                convert(best[level], level, FORMS[name], path, data=args.data)
+                output_format = FORMS[name]
+                assert output_format is not None
+                convert(best[level], level, output_format, path, data=args.data)
             except (ValueError, VerificationError) as error:
                 sys.exit(f"deployment: {name}: {error}; --forms chooses others")
-        if form.startswith("CTranslate2"):
+        if path.is_dir():
             contestants.append(Contestant(name, path, None, None))
         else:
             contestants.append(Contestant(name, path, None if name == STOCK else level, args.data))
@@ -193,23 +196,29 @@ def serve(connection: Connection, contestant: Contestant, core: int) -> None:
     os.sched_setaffinity(0, {core})
     logging.disable(logging.WARNING)
     before = resident_bytes()
-    translator = None
+
+    @cache
+    def translator_with(beam: int) -> Translator:
+        return Translator(
+            contestant.path,
+            contestant.level,
+            data=contestant.data,
+            beam=beam,
+            max_len_b=contestant.longest,
+            batch_size=BATCH_SIZE,
+            threads=1,
+            device="cpu",
+        )
+
     while (request := connection.recv()) != "stop":
         if request == "load":
-            translator = Translator(
-                contestant.path,
-                contestant.level,
-                data=contestant.data,
-                beam=BEAM,
-                batch_size=BATCH_SIZE,
-                threads=1,
-                device="cpu",
-            )
+            translator_with(BEAM)
             connection.send(True)
         elif request == "memory":
             connection.send(resident_bytes() - before)
         else:
-            batch_size, lines = request
+            batch_size, lines, beam = request
+            translator = translator_with(beam)
             start = time.process_time()
             translated = [translator(line) for line in lines] if batch_size == 1 else translator(lines)
             connection.send((time.process_time() - start, translated))
@@ -229,28 +238,64 @@ def ask(worker: Connection, request: object) -> object:
     return worker.recv()
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Turns and translations of each contestant: in batches, one sentence at a time, and in batches greedily.
+
+    Args:
+        latency: the number of sentences that were translated one at a time.
+        memory: the bytes of each contestant's model.
+    """
+
+    turns: dict[str, list[Turn]]
+    translations: dict[str, list[str]]
+    one_by_one: dict[str, list[Turn]]
+    latency: int
+    greedy: dict[str, list[Turn]]
+    greedy_translations: dict[str, list[str]]
+    memory: dict[str, int]
+
+
+def measure(workers: Workers, source: list[str], latency_sentences: int, rounds: int) -> Measured:
+    """Translate with every contestant in every way."""
+    turns, translations = translate_in_turns(workers, source, rounds, BATCH_SIZE)
+    first = {name: connections[:1] for name, connections in workers.items()}
+    short = source[:latency_sentences]
+    one_by_one, _ = translate_in_turns(first, short, rounds, 1)
+    memory = {name: int(str(ask(worker, "memory"))) for name, (worker,) in first.items()}
+    greedy = translate_in_turns(workers, source, rounds, BATCH_SIZE, GREEDY)
+    return Measured(turns, translations, one_by_one, len(short), *greedy, memory)
+
+
+def machine(cores: int) -> str:
+    """Return what the measurement ran on, as text."""
+    return hardware("cpu", 1).replace("1 thread(s)", f"{cores} core(s) for each")
+
+
 def translate_in_turns(
-    workers: Workers, lines: list[str], rounds: int, batch_size: int
+    workers: Workers, lines: list[str], rounds: int, batch_size: int, beam: int = BEAM
 ) -> tuple[dict[str, list[Turn]], dict[str, list[str]]]:
     """Return the turns and the translations of each contestant, after one short round that does not count."""
     turns: dict[str, list[Turn]] = {name: [] for name in workers}
     translations: dict[str, list[str]] = {}
     for connections in workers.values():
-        translate(connections, lines[: 2 * batch_size * len(connections)], batch_size)
+        translate(connections, lines[: 2 * batch_size * len(connections)], batch_size, beam)
     for number in range(rounds):
         for name in rotated(list(workers), number):
-            turn, translations[name] = translate(workers[name], lines, batch_size)
+            turn, translations[name] = translate(workers[name], lines, batch_size, beam)
             turns[name].append(turn)
-        print(f"batch {batch_size}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        print(f"batch {batch_size}, beam {beam}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return turns, translations
 
 
-def translate(connections: list[Connection], lines: list[str], batch_size: int) -> tuple[Turn, list[str]]:
+def translate(
+    connections: list[Connection], lines: list[str], batch_size: int, beam: int = BEAM
+) -> tuple[Turn, list[str]]:
     """Split the lines among the processes of a contestant. Return the times and the translations in order."""
     count = len(connections)
     start = time.perf_counter()
     for number, connection in enumerate(connections):
-        connection.send((batch_size, lines[number::count]))
+        connection.send((batch_size, lines[number::count], beam))
     answers = [connection.recv() for connection in connections]
     wall = time.perf_counter() - start
     translations = [""] * len(lines)
@@ -259,15 +304,7 @@ def translate(connections: list[Connection], lines: list[str], batch_size: int) 
     return Turn(wall, sum(cpu for cpu, _ in answers)), translations
 
 
-def report(
-    contestants: list[Contestant],
-    sizes: dict[str, int],
-    turns: dict[str, list[Turn]],
-    latencies: dict[str, float],
-    memory: dict[str, int],
-    translations: dict[str, list[str]],
-    references: list[str],
-) -> str:
+def report(measured: Measured, sizes: dict[str, int], references: list[str]) -> str:
     """Return the results as Markdown. A speed is stock fairseq's time / the contestant's time in the same round."""
     metric = sacrebleu.BLEU()
     lines = [
@@ -275,18 +312,50 @@ def report(
         "| size MB | memory MB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name in (contestant.name for contestant in contestants):
+    turns, translations = measured.turns, measured.translations
+    for name in turns:
         words = sum(len(line.split()) for line in translations[name])
         wall = statistics.median(turn.wall for turn in turns[name])
         speed = ratio_column([t.wall for t in turns[STOCK]], [t.wall for t in turns[name]])
-        cpu_speed = ratio_column([t.cpu for t in turns[STOCK]], [t.cpu for t in turns[name]])
         same = sum(a == b for a, b in zip(translations[name], translations[STOCK], strict=True))
         bleu = metric.corpus_score(translations[name], [references]).score
+        latency = statistics.median(turn.wall for turn in measured.one_by_one[name]) / measured.latency
         lines.append(
-            f"| {name} | {bleu:.2f} | {same} | {words / wall:,.0f} | {speed} | {cpu_speed} "
-            f"| {latencies[name] * 1e3:.1f} | {sizes[name] / 1e6:.1f} | {memory[name] / 1e6:.0f} |"
+            f"| {name} | {bleu:.2f} | {same} | {words / wall:,.0f} | {speed} | {faster(turns, name, STOCK)} "
+            f"| {latency * 1e3:.1f} | {sizes[name] / 1e6:.1f} | {measured.memory[name] / 1e6:.0f} |"
         )
     return "\n".join([*lines, "", f"sacreBLEU {metric.get_signature()}"])
+
+
+def further_report(measured: Measured, references: list[str] | None) -> str:
+    """Return the speeds by CPU time in each way of decoding as Markdown: over stock, and over the super-network's int8.
+
+    Args:
+        references: None leaves the quality of the greedy translations out.
+    """
+    other = SUPER_INT8 if SUPER_INT8 in measured.turns else STOCK
+    lines = [
+        f"| deployed as | batch {BATCH_SIZE}, beam {BEAM}: / {other} | batch 1, beam {BEAM}: / {STOCK} | / {other} "
+        f"| batch {BATCH_SIZE}, greedy: / {STOCK} | / {other} | chrF | greedy BLEU |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in measured.turns:
+        cells = [name, faster(measured.turns, name, other)]
+        for turns in (measured.one_by_one, measured.greedy):
+            cells += [faster(turns, name, STOCK), faster(turns, name, other)]
+        if references is not None:
+            cells.append(f"{sacrebleu.CHRF().corpus_score(measured.translations[name], [references]).score:.2f}")
+            greedy = measured.greedy_translations[name]
+            cells.append(f"{sacrebleu.BLEU().corpus_score(greedy, [references]).score:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    width = lines[-1].count("|")
+    head = ["|".join(line.split("|")[:width]) + "|" for line in lines[:2]]
+    return "\n".join(["Speeds by CPU time, in the same way on both sides (quartiles):", "", *head, *lines[2:]])
+
+
+def faster(turns: dict[str, list[Turn]], name: str, reference: str) -> str:
+    """Return the CPU time of ``reference`` over that of ``name`` in the same round, as text."""
+    return ratio_column([turn.cpu for turn in turns[reference]], [turn.cpu for turn in turns[name]])
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ VOCABULARY = 9
 
 
 def log_probabilities(sentence: int, prefix: tuple[int, ...]) -> np.ndarray:
-    """What a network might say after a prefix; it likes to end after a few tokens."""
+    """What a network might say after a prefix; it likes to end at once, which is not allowed, or after a few tokens."""
     logits = np.random.default_rng([sentence, *prefix]).normal(size=VOCABULARY)
-    logits[END] += len(prefix) - 2.5
+    logits[END] += len(prefix) - 2.5 if prefix else 2.0
     return logits - np.log(np.exp(logits).sum())
 
 

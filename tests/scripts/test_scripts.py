@@ -331,6 +331,24 @@ def test_benchmark_of_deployment(
     assert "argument --cores: 1000 is not allowed; allowed: at most" in said
 
 
+def test_random_networks_never_end_a_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    from fairseq_ats.cost.synthetic import numbered_dictionary
+    from fairseq_ats.translate import Translator
+    from scripts.benchmarks import random_deployment
+
+    dictionary = numbered_dictionary(600)
+    name = "CTranslate2 int8 shortlist, 2 decoder layers, width 1/4"
+    deployed = random_deployment.deploy(
+        name, " ".join(TINY_ARCH).replace("-layers 2", "-layers 3"), dictionary, tmp_path
+    )
+    assert json.loads((deployed.path / "fairseq_ats.json").read_text())["partition"]["core_decoder_layers"] == 2
+    lines = ["w1 w2 w3", "w4 w5"]
+    for beam, shortlist in ((1, True), (5, True), (5, False)):
+        translate = Translator(deployed.path, beam=beam, max_len_b=30, threads=1, shortlist=shortlist)
+        assert [len(line.split()) for line in translate(lines)] == [30, 30]
+
+
 def test_every_core_translates_its_share() -> None:
     """Each of three processes gets its third of the lines, and the translations come in order."""
     pytest.importorskip("ctranslate2")
