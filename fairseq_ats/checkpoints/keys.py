@@ -16,6 +16,7 @@ PARTITION_KEY = "partition"
 DICTIONARIES_KEY = "dictionaries"
 IMAGES_KEY = "images"
 RUN_KEY = "run"  # absent in checkpoints of older versions
+SCHEME_KEY = "scheme"  # what a scheme keeps of earlier updates; absent where it keeps nothing
 
 # Keys in the extra state: the count of --patience, and the state of each network whose best checkpoint the plugin
 # keeps. fairseq looks up that state under the name of the task's class (fairseq/checkpoint_utils.py:293).

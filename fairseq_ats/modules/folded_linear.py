@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Keep = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
-def linear_with_folded_weight(x: Tensor, fold: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
+
+def linear_with_folded_weight(
+    x: Tensor, fold: Callable[[], Tensor], bias: Tensor | None, keep: Keep | None = None
+) -> Tensor:
     """Compute ``F.linear(x, fold(), bias)``, and fold the weight again for the backward pass.
 
     PyTorch would keep the weight from forward to backward: one more copy for every partitioned layer. Autograd passes
@@ -23,6 +27,8 @@ def linear_with_folded_weight(x: Tensor, fold: Callable[[], Tensor], bias: Tenso
         x: (*, in).
         fold: returns (out, in); called twice, the second time without autograd.
         bias: (out,), or None.
+        keep: what the backward pass keeps of the gradient (rows, out): either as much, or some of its columns and their
+            numbers, so that the products are smaller. The gradient of the bias then has all columns. None: everything.
     """
     device, dtype = x.device.type, x.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:  # autocast leaves float64 alone
@@ -34,7 +40,7 @@ def linear_with_folded_weight(x: Tensor, fold: Callable[[], Tensor], bias: Tenso
 
     bias = None if bias is None else bias.to(dtype)
     # Flatten to 2-D: a custom Function must not return a view, because callers may modify the result in place.
-    rows = _Linear.apply(x.reshape(-1, x.shape[-1]).to(dtype), weight_for_product(), bias, weight_for_product)
+    rows = _Linear.apply(x.reshape(-1, x.shape[-1]).to(dtype), weight_for_product(), bias, weight_for_product, keep)
     return rows.view(*x.shape[:-1], rows.shape[-1])
 
 
@@ -42,17 +48,27 @@ class _Linear(torch.autograd.Function):
     """The product for matrices: (rows, in) → (rows, out)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, fold: Callable[[], Tensor]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, fold: Callable[[], Tensor], keep: Keep | None
+    ) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.fold = fold
+        ctx.fold, ctx.keep = fold, keep
         return F.linear(x, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         (x,) = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        of_x = gradient @ ctx.fold() if needs_x else None
-        of_weight = gradient.T @ x if needs_weight else None
-        of_bias = gradient.sum(0) if needs_bias else None
-        return of_x, of_weight, of_bias, None
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        kept, columns = (gradient, None) if ctx.keep is None else ctx.keep(gradient)
+        whole = kept if columns is None else gradient
+        of_x = kept @ _rows(ctx.fold(), columns) if needs_x else None
+        of_weight = kept.T @ x if needs_weight else None
+        if of_weight is not None and columns is not None:
+            of_weight = of_weight.new_zeros(gradient.shape[1], x.shape[1]).index_copy(0, columns, of_weight)
+        of_bias = whole.sum(0) if needs_bias else None
+        return of_x, of_weight, of_bias, None, None
+
+
+def _rows(weight: Tensor, numbers: Tensor | None) -> Tensor:
+    return weight if numbers is None else weight[numbers]

@@ -73,6 +73,17 @@ class ElementMask(Mask):
 
 
 EVERYTHING = Mask()
+NOTHING = LevelMask(())
+
+
+def require_gradients(parameters: Iterable[nn.Parameter], mask: Mask) -> None:
+    """Compute gradients only for what a mask selects of these parameters, until the next call.
+
+    This is no mask, but it saves work: layers below the lowest that moves need no backward pass, and fairseq neither
+    fills in a missing gradient nor reduces it (fairseq/distributed/legacy_distributed_data_parallel.py:134).
+    """
+    for p in parameters:
+        p.requires_grad_(mask.of(p) is not False)
 
 
 class MaskedStep(torch.optim.Optimizer):

@@ -13,6 +13,8 @@ from omegaconf import II
 from fairseq_ats.partition.fields import CoreLayers, PrivateNorms
 from fairseq_ats.partition.partition import DEFAULT_MODULE_NAME, DEFAULT_SMALL_RATIO
 from fairseq_ats.partition.shares import MODULE_NAMES
+from fairseq_ats.schemes.arguments import described
+from fairseq_ats.schemes.options import SCHEMES_OF_PARTS
 from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.theory.monitor import DROPOUTS
 
@@ -117,9 +119,35 @@ class PartitionedConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "what an update trains: the highest level (standard), the core as the only network (core), one "
-            "network in turn (alternate), or every network by the sum of their gradients (slimmable); "
+            "network in turn (alternate), or every network by the sum of their gradients (slimmable). The others train "
+            "the highest level by its parts; --scheme-args lists them; "
             "default: as in the checkpoint of a resumed run, or standard",
             "example": "--scheme slimmable",
+        },
+    )
+    scheme_args: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "arguments of the scheme, in JSON; in quotes in the YAML file of fairseq-hydra-train. "
+            f"{described(SCHEMES_OF_PARTS)}. Default: as in the checkpoint of a resumed run, or none",
+            "example": """--scheme dropout --scheme-args '{"keep_prob": 0.5}'""",
+        },
+    )
+    freeze: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "never move the parameters whose names this regular expression finds, whatever the scheme; an "
+            "empty one moves all of them again; default: as in the checkpoint of a resumed run, or none",
+            "example": "--freeze embed_tokens",
+        },
+    )
+    step_scale: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "learning rate of a masked or perturbed update relative to --lr: a number, or alpha, the last "
+            "alpha_t that --criteria-interval measured (Theorem 1 of the paper), 0 where it is negative; "
+            "default: as in the checkpoint of a resumed run, or 1",
+            "example": "--alternate --criteria-interval 10 --step-scale alpha",
         },
     )
     alternate: bool = field(
@@ -221,6 +249,16 @@ class PartitionedConfig(FairseqDataclass):
             "example": "--criteria-interval 100",
         },
     )
+    criteria_of: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "with --criteria-interval: what x is compared with: the scheme's own perturbation and mask "
+            "(scheme), each network below the highest (core), or a random part of the neurons, whatever the scheme "
+            "(dropout, or its arguments in JSON). Also logs the cosine, and three quantities of the perturbation; "
+            "default: scheme, without these four where the scheme is one of networks",
+            "example": "--criteria-interval 10 --criteria-of dropout",
+        },
+    )
     criteria_dropout: ChoiceEnum(list(DROPOUTS)) = field(  # type: ignore[valid-type]
         default=DROPOUTS[0],
         metadata={
@@ -258,6 +296,8 @@ class PartitionedConfig(FairseqDataclass):
     ddp_backend: Any = II("distributed_training.ddp_backend")
     distributed_world_size: int = II("distributed_training.distributed_world_size")
     find_unused_parameters: bool = II("distributed_training.find_unused_parameters")
+    seed: int = II("common.seed")
+    clip_norm: float = II("optimization.clip_norm")
     cpu: bool = II("common.cpu")
     tpu: bool = II("common.tpu")
     fp16: bool = II("common.fp16")

@@ -13,6 +13,7 @@ from fairseq_ats.checkpoints.keys import RUN_KEY
 from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.partition import CORE_LEVEL
+from fairseq_ats.schemes.partial_sgd import Scheme
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
 
 # The value of an option that neither the command line nor the checkpoint gives; the others are None.
@@ -25,6 +26,9 @@ _OF_A_SCHEME = (
     "core_only_from",
     "distillation_weight",
     "distillation_temperature",
+    "scheme_args",
+    "step_scale",
+    "freeze",
 )
 
 # Options of the translation task alone.
@@ -71,12 +75,15 @@ def recall_(cfg: PartitionedConfig, task_state: Mapping[str, Any]) -> list[str]:
     return differing
 
 
-def to_remember(cfg: PartitionedConfig, schedule: Schedule) -> dict[str, Any]:
+def to_remember(cfg: PartitionedConfig, scheme: Scheme) -> dict[str, Any]:
     """Return the options of a run as they came to be, in plain values; :func:`recall_` is the inverse."""
-    pattern = ":".join(map(str, schedule.turns)) if schedule.takes_turns else None
+    name, pattern = Options(cfg).scheme.name, None
+    if isinstance(scheme, Schedule):
+        name = SchemeName.CORE if scheme.max_level == CORE_LEVEL else scheme.name
+        pattern = ":".join(map(str, scheme.turns)) if scheme.takes_turns else None
     return {
-        "scheme": str(SchemeName.CORE if schedule.max_level == CORE_LEVEL else schedule.name),
-        **{name: getattr(cfg, name) for name in _names(cfg)},
+        "scheme": str(name),
+        **{option: getattr(cfg, option) for option in _names(cfg)},
         "alternate_pattern": pattern,
     }
 

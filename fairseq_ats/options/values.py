@@ -17,7 +17,7 @@ from fairseq_ats.checkpoints.names import last_checkpoint, with_suffix
 from fairseq_ats.options.config import InitOrder, PartitionedConfig, SuperStart
 from fairseq_ats.partition.fields import typed
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition
-from fairseq_ats.schemes.options import SchemeOptions
+from fairseq_ats.schemes.options import SCHEMES_OF_PARTS, SchemeOptions
 from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.theory.monitor import CriteriaOptions
 
@@ -141,6 +141,8 @@ class HostOptions:
     memory_efficient_bf16: bool
     amp: bool
     write_checkpoints_asynchronously: bool
+    seed: int
+    clip_norm: float
 
     @property
     def has_workers(self) -> bool:
@@ -171,6 +173,9 @@ class Options:
             pattern=given.alternate_pattern,
             super_only_updates=given.super_only_updates or 0,
             core_only_from=given.core_only_from,
+            arguments=given.scheme_args,
+            step_scale=given.step_scale,
+            freeze=given.freeze,
         )
 
     @cached_property
@@ -181,7 +186,13 @@ class Options:
     @cached_property
     def criteria(self) -> CriteriaOptions:
         given = self._cfg
-        return CriteriaOptions(given.criteria_interval, str(given.criteria_dropout), given.criteria_by_layer_type)
+        compares_networks = given.criteria_of == "core" or (
+            given.criteria_of in (None, "scheme") and self.scheme.name not in SCHEMES_OF_PARTS
+        )
+        dropout = str(given.criteria_dropout)
+        return CriteriaOptions(
+            given.criteria_interval, dropout, given.criteria_by_layer_type, given.criteria_of, compares_networks
+        )
 
     @cached_property
     def start(self) -> StartOptions:

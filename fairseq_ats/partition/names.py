@@ -14,6 +14,9 @@ from fairseq_ats.partition.partition import CORE, CORE_LEVEL, SUPER, Partition
 # The paper's convergence criteria, in the order in which they are logged.
 CRITERIA = ("c_norm", "c_sim", "c_align", "alpha_t", "q_t")
 
+# What is logged of the perturbation as well, if the run asks for it.
+PERTURBATION = ("cosine", "grad_change", "perturbation", "smoothness")
+
 # The divergence of a network's predictions from the super-network's, and the gradient norm of an update.
 DISTILLATION = "distillation"
 GRADIENT_NORM = "gnorm"
@@ -22,7 +25,7 @@ GRADIENT_NORM = "gnorm"
 # super-network has it as the highest network.
 _LOWER = rf"{CORE}|level\d+"
 _METRIC = re.compile(rf"({_LOWER})_(.+)")
-_CRITERION = re.compile(rf"(level\d+_)?({'|'.join(CRITERIA)})(_.*)?")
+_CRITERION = re.compile(rf"(level\d+_)?({'|'.join(CRITERIA + PERTURBATION)})(_.*)?")
 
 _SEPARATOR = ":"
 
@@ -114,10 +117,12 @@ def split_metric(logged: str) -> tuple[str | None, str]:
 def criterion_name(criterion: str, level: int, layer: str | None = None) -> str:
     """Return the name under which a criterion is logged for the network of ``level``, or for one of its layer types.
 
+    Level 0 is no network of the partition: the criteria are about the scheme's own perturbation.
+
     Examples are ``c_norm`` for the core, ``level2_c_norm`` for level 2, and ``c_norm_encoder_fc1`` for the layer type
     ``encoder_fc1`` of the core.
     """
-    prefix = "" if level == CORE_LEVEL else f"level{level}_"
+    prefix = "" if level <= CORE_LEVEL else f"level{level}_"
     return f"{prefix}{criterion}" if layer is None else f"{prefix}{criterion}_{layer}"
 
 

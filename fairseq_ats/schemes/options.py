@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 
 from fairseq_ats.partition.partition import CORE_LEVEL
+from fairseq_ats.schemes.arguments import parsed
+from fairseq_ats.schemes.dropout import Dropout
+from fairseq_ats.schemes.extragradient import Extragradient
+from fairseq_ats.schemes.layerwise import Layerwise
+from fairseq_ats.schemes.meprop import MeProp
+from fairseq_ats.schemes.partial_sgd import Scheme, SchemeOfParts
+from fairseq_ats.schemes.prune import Prune
 from fairseq_ats.schemes.schedule import SCHEMES_OF_SEVERAL_NETWORKS, Schedule, SchemeName
+
+SCHEMES_OF_PARTS: dict[SchemeName, type[SchemeOfParts]] = {
+    SchemeName.DROPOUT: Dropout,
+    SchemeName.EXTRAGRADIENT: Extragradient,
+    SchemeName.LAYERWISE: Layerwise,
+    SchemeName.MEPROP: MeProp,
+    SchemeName.PRUNE: Prune,
+}
+
+# Values of --criteria-of, besides arguments of dropout in JSON.
+_CRITERIA_OF = ("scheme", "core", "dropout")
+
+# The value of --step-scale for what the monitor measures.
+ALPHA = "alpha"
 
 
 @dataclass(frozen=True)
@@ -18,6 +41,9 @@ class SchemeOptions:
         pattern: ``--alternate-pattern``, such as 3:1.
         super_only_updates: as in :class:`~fairseq_ats.schemes.schedule.Schedule`.
         core_only_from: likewise.
+        arguments: ``--scheme-args``, in JSON.
+        step_scale: ``--step-scale``, a number or "alpha".
+        freeze: ``--freeze``, a pattern; empty as None.
     """
 
     scheme: SchemeName | None = None
@@ -25,6 +51,9 @@ class SchemeOptions:
     pattern: str | None = None
     super_only_updates: int = 0
     core_only_from: int | None = None
+    arguments: str | None = None
+    step_scale: str | None = None
+    freeze: str | None = None
 
     @property
     def name(self) -> SchemeName:
@@ -41,7 +70,31 @@ class SchemeOptions:
     @property
     def masks(self) -> bool:
         """Whether the scheme has updates that leave parameters as they are."""
-        return self.name == SchemeName.ALTERNATE or self.core_only_from is not None
+        masked = self.name == SchemeName.ALTERNATE or self.of_parts
+        return masked or self.core_only_from is not None or self.step_scale is not None
+
+    @property
+    def of_parts(self) -> bool:
+        """Whether the scheme trains one network by its parts."""
+        return self.name in SCHEMES_OF_PARTS
+
+    @property
+    def fixed_step_scale(self) -> float | None:
+        """What masked or perturbed updates multiply the learning rate by; None: what the monitor measures.
+
+        Raises:
+            ValueError: it is not a number.
+        """
+        return None if self.step_scale == ALPHA else float(self.step_scale or 1.0)
+
+    def scheme_of(self, max_level: int) -> Scheme:
+        """Return the scheme for a model that holds the levels up to ``max_level``.
+
+        Raises:
+            ValueError: as :meth:`schedule`, or an argument is not allowed.
+        """
+        kind = SCHEMES_OF_PARTS.get(self.name)
+        return self.schedule(max_level) if kind is None else scheme_of_parts(kind, max_level, self.arguments)
 
     def schedule(self, max_level: int) -> Schedule:
         """Return the scheme for a model that holds the levels up to ``max_level``.
@@ -58,7 +111,7 @@ class SchemeOptions:
         Args:
             max_level: ``--max-level``; None: not given.
         """
-        return self._problems_with_level(max_level) + self._problems_of_phases()
+        return self._problems_with_level(max_level) + self._problems_of_phases() + self._problems_of_values()
 
     def lacks_networks(self, max_level: int | None) -> bool:
         """Return whether the scheme trains several networks and there is the core alone."""
@@ -115,10 +168,65 @@ class SchemeOptions:
                 )
         return problems
 
+    def _problems_of_values(self) -> list[str]:
+        problems = []
+        kind = SCHEMES_OF_PARTS.get(self.name)
+        if kind is not None:
+            arguments, found = parsed(kind, self.arguments)
+            problems += found or kind.problems(arguments)
+        elif self.arguments is not None:
+            problems += self._needs(f"--scheme-args is {self.arguments}", tuple(SCHEMES_OF_PARTS))
+        try:
+            allowed = 0 < (1.0 if self.fixed_step_scale is None else self.fixed_step_scale) < math.inf
+        except ValueError:
+            allowed = False
+        if not allowed:
+            problems.append(f"--step-scale is {self.step_scale}; allowed: a number above 0, or {ALPHA}")
+        try:
+            re.compile(self.freeze or "")
+        except re.error as error:
+            problems.append(f"--freeze is {self.freeze}; allowed: a regular expression ({error})")
+        return problems
+
     def _needs(self, option: str, schemes: tuple[SchemeName, ...]) -> list[str]:
         if self.name in schemes:
             return []
         return [f"{option}, which needs --scheme {' or '.join(schemes)}; --scheme is {self.name}"]
+
+
+def scheme_of_parts(kind: type[SchemeOfParts], max_level: int, arguments: str | None) -> SchemeOfParts:
+    """Return the scheme of these arguments in JSON.
+
+    Raises:
+        ValueError: an argument is not allowed.
+    """
+    given, problems = parsed(kind, arguments)
+    problems = problems or kind.problems(given)
+    if problems:
+        raise ValueError("; ".join(problems))
+    scheme = kind(**given)
+    scheme.max_level = max_level
+    return scheme
+
+
+def criteria_of_problems(criteria_of: str | None) -> list[str]:
+    """Return one message for each problem of ``--criteria-of``; None: not given."""
+    return [] if criteria_of in (None, *_CRITERIA_OF) else parsed(Dropout, criteria_of, "--criteria-of")[1]
+
+
+def watched_scheme(criteria_of: str | None, scheme: Scheme) -> Scheme:
+    """Return the scheme whose comparisons the monitor measures.
+
+    Args:
+        criteria_of: ``--criteria-of``, which has no problems; None: not given.
+        scheme: the run's.
+    """
+    if criteria_of in (None, "scheme"):
+        return scheme
+    if criteria_of == "core":
+        return Schedule(SchemeName.STANDARD, scheme.max_level)
+    arguments = '{"keep_prob": 0.5}' if criteria_of == "dropout" else criteria_of
+    return scheme_of_parts(Dropout, scheme.max_level, arguments)
 
 
 def parsed_pattern(text: str) -> tuple[int, ...]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from fairseq_ats.optim.mask import EVERYTHING, LevelMask, Mask
+from fairseq_ats.architectures.parts import ModelParts
+from fairseq_ats.optim.mask import EVERYTHING, ElementMask, LevelMask, Mask
 from fairseq_ats.partition.partition import CORE_LEVEL
+from fairseq_ats.schemes.draws import Draws
 from fairseq_ats.schemes.points import MaskedPoint, NetworkPoint, Point
 
 
@@ -37,7 +41,7 @@ class Comparison:
     """A pair of x̃ and p. The monitor measures the paper's criteria for it.
 
     Args:
-        level: the network that the criteria are about.
+        level: the network that the criteria are about; 0: none of the networks.
         point: x̃.
         mask: p.
     """
@@ -51,15 +55,34 @@ class Scheme(ABC):
     """Partial SGD: x ← x − γ_t p_t ⊙ g_t, where g_t is a stochastic gradient at x + δx_t.
 
     A scheme is a pure function of the update's number, so that gradient accumulation, overflow retries, skipped
-    batches, workers and resumed runs all agree.
+    batches, workers and resumed runs all agree. One that also depends on the weights or gradients of earlier updates
+    saves what it needs of them.
     """
 
     # The highest level that the model holds.
     max_level: int
+    # How many times a gradient is taken in an update besides its points.
+    extra_passes = 0
+    # The number of points that are validated by default.
+    validated_points = 0
+
+    def attach(self, parts: ModelParts, draws: Draws) -> None:  # noqa: B027  most need nothing
+        """Tell the scheme its model and its random numbers, before the first update."""
 
     @abstractmethod
     def update(self, number: int) -> Update:
         """Return what the update of this number does."""
+
+    def before_step(self, update: Update, take_gradients: Callable[[Point], None]) -> Update:
+        """Return what the step does, now that every parameter has its gradient: reduced over workers, and clipped.
+
+        Args:
+            take_gradients: replaces the gradients by those of the same mini-batch at another point.
+        """
+        return update
+
+    def after_step(self, update: Update) -> None:  # noqa: B027
+        """Take note of the gradients of a step that was made."""
 
     @property
     def takes_turns(self) -> bool:
@@ -70,6 +93,10 @@ class Scheme(ABC):
     def whole(self) -> Point:
         """x itself: the largest network of the model."""
         return NetworkPoint(self.max_level)
+
+    def is_partial(self, update: Update) -> bool:
+        """Return whether an update is masked or perturbed, so that ``--step-scale`` applies to it."""
+        return update.points != (self.whole,) or isinstance(update.mask, ElementMask)
 
     def comparisons(self, update: Update) -> tuple[Comparison, ...]:
         """Return what the monitor compares with the gradient at :attr:`whole` in this update.
@@ -83,3 +110,52 @@ class Scheme(ABC):
             mask = LevelMask((level,))
             compared.append(Comparison(level, MaskedPoint(self.max_level, mask), mask))
         return tuple(compared)
+
+    def validation_points(self, count: int) -> tuple[Point, ...]:
+        """Return ``count`` points of ``--perturbed-validation``, the same in each validation as far as x is."""
+        return ()
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what a resumed run needs of earlier updates: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Go on from the state that a run had saved.
+
+        Raises:
+            ValueError: the state is another scheme's.
+        """
+
+
+class SchemeOfParts(Scheme):
+    """A scheme that trains the highest network of a model alone, by its parts; a dataclass of its arguments."""
+
+    parts: ModelParts
+    draws: Draws
+
+    def attach(self, parts: ModelParts, draws: Draws) -> None:
+        """Take the model's parts.
+
+        Raises:
+            ValueError: the scheme needs neurons, and the model has none.
+        """
+        if self.needs_neurons and not parts.hidden:
+            raise ValueError(
+                "the scheme's unit is neuron, and the layers of this model do not tell neurons apart; allowed: unit "
+                "weight, or --partitioned-linear-module-name PartitionedLinear"
+            )
+        self.parts, self.draws = parts, draws
+
+    @classmethod
+    def problems(cls, arguments: Mapping[str, Any]) -> list[str]:
+        """Return one message for each combination of arguments that is not allowed."""
+        return []
+
+    @property
+    def needs_neurons(self) -> bool:
+        """Whether the model must have neurons."""
+        return False
+
+    def comparisons(self, update: Update) -> tuple[Comparison, ...]:
+        """Return the update's own x̃ and p."""
+        return (Comparison(0, update.points[0].reference, update.mask),)

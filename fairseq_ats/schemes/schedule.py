@@ -33,6 +33,12 @@ class SchemeName(StrEnum):
     CORE = "core"
     ALTERNATE = "alternate"
     SLIMMABLE = "slimmable"
+    # Of the highest network alone, by its parts; each is a module of this room.
+    DROPOUT = "dropout"
+    EXTRAGRADIENT = "extragradient"
+    LAYERWISE = "layerwise"
+    MEPROP = "meprop"
+    PRUNE = "prune"
 
     @property
     def trains_several(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.architectures.transformer import check_model_options, partition_model_
+from fairseq_ats.architectures.transformer_parts import parts_of
 from fairseq_ats.checkpoints.keys import DICTIONARIES_KEY, TASK_NAME
 from fairseq_ats.data.checks import (
     buckets_problem,
@@ -64,6 +65,7 @@ class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
     check_model_options = staticmethod(check_model_options)
     partition_model_ = staticmethod(partition_model_)
     layer_type = staticmethod(layer_type)
+    model_parts = staticmethod(parts_of)
 
     @classmethod
     def data_problems(cls, cfg: PartitionedTranslationConfig) -> list[str]:

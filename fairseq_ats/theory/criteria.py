@@ -10,7 +10,7 @@ network (Algorithm 1 with δx = -(1 - p) ⊙ x, section 3.1; Algorithm 2, sectio
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -20,34 +20,32 @@ from fairseq_ats.optim.mask import Selection
 
 @dataclass(frozen=True)
 class GradientProducts:
-    """Four sums over parameters that determine all criteria. Sums over disjoint sets of parameters can be added.
+    """Sums over parameters that determine all criteria. Sums over disjoint sets of parameters can be added.
 
     Every criterion is a ratio that does not change if both gradients are multiplied by the same factor. The loss may
-    therefore be a sum or a mean over tokens, and the gradients may contain a loss scale.
+    therefore be a sum or a mean over tokens, and the gradients may contain a loss scale. Only :attr:`perturbation` and
+    :attr:`smoothness` change.
 
     Args:
         full: ‖∇f(x)‖².
         masked: ‖p ⊙ ∇f(x)‖².
         perturbed: ‖p ⊙ ∇f(x̃)‖².
         inner: ⟨p ⊙ ∇f(x), p ⊙ ∇f(x̃)⟩.
+        distance: ‖δx‖².
     """
 
     full: float
     masked: float
     perturbed: float
     inner: float
+    distance: float = 0.0
 
     def __add__(self, other: GradientProducts) -> GradientProducts:
-        return GradientProducts(
-            self.full + other.full,
-            self.masked + other.masked,
-            self.perturbed + other.perturbed,
-            self.inner + other.inner,
-        )
+        return GradientProducts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def is_finite(self) -> bool:
-        return all(math.isfinite(value) for value in (self.full, self.masked, self.perturbed, self.inner))
+        return all(map(math.isfinite, astuple(self)))
 
     @property
     def is_misaligned(self) -> bool:
@@ -100,6 +98,34 @@ class GradientProducts:
         return math.nan if any(math.isnan(factor) for factor in factors) else factors[0] * max(factors[1:])
 
     @property
+    def grad_change(self) -> float:
+        """Δ_t = ‖p ⊙ (∇f(x) − ∇f(x̃))‖ / max{‖p ⊙ ∇f(x)‖, ‖p ⊙ ∇f(x̃)‖}. Not in the paper.
+
+        By the triangle inequality Δ_t < ½ gives c_sim < 2 and c_align < 2/√3. Assumption 3 implies it, so these are the
+        bounds of Lemma 2. Its printed c_sim ≤ √10/2 does not hold: the proof divides by ‖p ⊙ ∇f(x̃)‖ where (4) has a
+        maximum. For f = x²/2 and δx = −0.49x, (4) holds and c_sim is 1.96.
+        """
+        return _ratio(self._change, self._larger)
+
+    @property
+    def perturbation(self) -> float:
+        """‖δx‖ / max{‖p ⊙ ∇f(x)‖, ‖p ⊙ ∇f(x̃)‖}: the left side of (4), Assumption 3, whose right side is 1/(2L)."""
+        return _ratio(math.sqrt(self.distance), self._larger)
+
+    @property
+    def smoothness(self) -> float:
+        """‖p ⊙ (∇f(x) − ∇f(x̃))‖ / ‖δx‖ ≤ L: the smoothness along δx. With it for L, (4) says Δ_t < ½."""
+        return _ratio(self._change, math.sqrt(self.distance))
+
+    @property
+    def _change(self) -> float:
+        return math.sqrt(max(0.0, self.masked + self.perturbed - 2 * self.inner))
+
+    @property
+    def _larger(self) -> float:
+        return math.sqrt(max(self.masked, self.perturbed))
+
+    @property
     def _norms(self) -> float:
         return math.sqrt(self.masked) * math.sqrt(self.perturbed)
 
@@ -130,3 +156,8 @@ def sums_of_products(gradient: Tensor, perturbed: Tensor | None, selected: Selec
         flat, other = flat[chosen], other[chosen]
         masked = flat @ flat
     return torch.stack([full, masked, other @ other, flat @ other])
+
+
+def squared_distance(one: Tensor, other: Tensor) -> Tensor:
+    """Return the squared distance of two values of a parameter, (1,), float64."""
+    return (one.double() - other.double()).square().sum().view(1)

@@ -8,26 +8,27 @@ In a measured update the task calls three hooks. It runs the passes of each micr
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fairseq import utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
-from fairseq.models import BaseFairseqModel
 from fairseq.optim import AMPOptimizer
 from torch import Tensor, nn
 
 from fairseq_ats.modules.levels import freeze_outside
-from fairseq_ats.partition.names import CRITERIA, criterion_name, is_criterion
+from fairseq_ats.optim.mask import EVERYTHING, require_gradients
+from fairseq_ats.partition.names import CRITERIA, PERTURBATION, criterion_name, is_criterion
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.schemes.partial_sgd import Comparison
 from fairseq_ats.schemes.points import Point
-from fairseq_ats.theory.criteria import GradientProducts, sums_of_products
+from fairseq_ats.theory.batch_gradients import UpdateBatch, left_as_found, network_of
+from fairseq_ats.theory.criteria import GradientProducts, squared_distance, sums_of_products
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,23 @@ _PRIORITY = 420  # after gnorm, which fairseq logs with priority 400
 
 @dataclass(frozen=True)
 class CriteriaOptions:
-    """The values of ``--criteria-interval``, ``--criteria-dropout`` and ``--criteria-by-layer-type``."""
+    """The values of ``--criteria-interval``, ``--criteria-dropout``, ``--criteria-by-layer-type``, ``--criteria-of``.
+
+    Args:
+        of: None: not given.
+        compares_networks: whether x is compared with networks below the highest.
+    """
 
     interval: int
     dropout: str
     by_layer_type: bool
+    of: str | None = None
+    compares_networks: bool = True
+
+    @property
+    def reports_perturbation(self) -> bool:
+        """Whether the cosine and the quantities of the perturbation are logged as well."""
+        return self.of is not None or not self.compares_networks
 
     def problems(self, max_level: int | None) -> list[str]:
         """Return one message for each invalid option or combination of options.
@@ -53,23 +66,18 @@ class CriteriaOptions:
         if self.interval < 0:
             return [f"--criteria-interval is {self.interval}; allowed: 0 (never) or more"]
         if self.interval == 0:
-            given = {"--criteria-dropout": self.dropout != "same", "--criteria-by-layer-type": self.by_layer_type}
+            given = {
+                "--criteria-dropout": self.dropout != "same",
+                "--criteria-by-layer-type": self.by_layer_type,
+                "--criteria-of": self.of is not None,
+            }
             return [f"{option} needs --criteria-interval" for option, is_given in given.items() if is_given]
-        if max_level == CORE_LEVEL:
+        if max_level == CORE_LEVEL and self.compares_networks:
             return [
                 f"--criteria-interval is {self.interval}, which compares two networks, and --max-level 1 builds the "
                 "core alone; leave one of them out"
             ]
         return []
-
-
-@dataclass(frozen=True)
-class _MicroBatch:
-    """One micro-batch of an update, with the random state from which the update ran it."""
-
-    criterion: Callable[..., Any]
-    sample: dict[str, Any]
-    rng_state: dict[str, Tensor]
 
 
 class CriteriaMonitor:
@@ -84,16 +92,29 @@ class CriteriaMonitor:
         dropout: ``same`` uses the dropout masks of the update at both points, as the paper's definition requires
             (its f is one function). ``different`` draws other masks at x̃. ``off`` uses no dropout.
         by_layer_type: whether to report each layer type as well.
+        reports_perturbation: whether to report the cosine, and what the perturbation δx_t does, as well.
     """
 
     def __init__(
-        self, interval: int, layer_type: Callable[[str], str], dropout: str = "same", by_layer_type: bool = False
+        self,
+        interval: int,
+        layer_type: Callable[[str], str],
+        dropout: str = "same",
+        by_layer_type: bool = False,
+        reports_perturbation: bool = False,
     ) -> None:
         self.interval = interval
         self.layer_type = layer_type
         self.dropout = dropout
         self.by_layer_type = by_layer_type
-        self._micro_batches: list[_MicroBatch] = []
+        self.reports_perturbation = reports_perturbation
+        # ∇f(x) is of all of them, also in an update that moves some. --freeze takes some out of every mask.
+        self.trainable: Collection[nn.Parameter] = ()
+        self.frozen: Collection[nn.Parameter] = ()
+        self.batch = UpdateBatch()
+        self.always_remembers = False  # every update's micro-batches, for others than the monitor
+        # The last alpha_t of each comparison, by level.
+        self.alphas: dict[int, float] = {}
         self._measured: dict[str, float] = {}
         self._updated = False
         # The number of times that each warning was due, by level.
@@ -107,37 +128,19 @@ class CriteriaMonitor:
     def remembering(
         self, model: nn.Module, criterion: Callable[..., Any], sample: dict[str, Any], update_num: int, ignore: bool
     ) -> Iterator[None]:
-        """Remember a micro-batch, so that :meth:`measure` can run it again. Run the update's own passes inside.
-
-        If a pass runs out of memory, the caller discards all gradients accumulated so far
-        (fairseq_ats/training/out_of_memory.py, fairseq/trainer.py:881). Drop the remembered micro-batches then.
-
-        Args:
-            criterion: a function ``criterion(model, sample)`` that returns (loss, ...), in the update's precision.
-            ignore: fairseq's ``ignore_grad``. If True, the sample is a dummy, because this worker has no batch left.
-        """
-        if not self.is_due(update_num):
+        """Remember a micro-batch, so that :meth:`measure` can run it again; see :meth:`UpdateBatch.remembering`."""
+        if self.is_due(update_num) or self.always_remembers:
+            with self.batch.remembering(model, criterion, sample, ignore):
+                yield
+        else:
             yield
-            return
-        # fairseq clears the gradients before the first micro-batch of an update and after an overflow
-        # (fairseq/trainer.py:802 and :1024). Micro-batches from before that do not belong to this update.
-        if all(p.grad is None for p in model.parameters()):
-            self._micro_batches = []
-        batch = _MicroBatch(criterion, sample, utils.get_rng_state())
-        try:
-            yield
-        except BaseException:
-            self._micro_batches = []
-            raise
-        if not ignore:
-            self._micro_batches.append(batch)
 
     def measure(
         self, model: nn.Module, optimizer: Any, update_num: int, whole: Point, comparisons: Sequence[Comparison]
     ) -> None:
         """Compare the gradients at x and at each x̃ before the optimizer's step.
 
-        This costs one forward and backward pass at x, and one more for each comparison.
+        This costs one forward and backward pass at x, and one more for each comparison with another x̃.
 
         Sum the gradients over micro-batches and workers before taking any norm. Norms of one worker's gradients would
         be wrong: they contain the noise of that worker's sentences. Noise that is independent between workers cancels
@@ -152,18 +155,20 @@ class CriteriaMonitor:
         """
         self._updated = True
         if not self.is_due(update_num):
+            self.batch.forget()
             return
-        # Take the network out of the wrapper: a forward pass of the wrapper would prepare to reduce gradients.
-        network = next(m for m in model.modules() if isinstance(m, BaseFairseqModel))
-        products = self._products(network, optimizer, whole, comparisons)
-        self._micro_batches = []
+        products = self._products(network_of(model), optimizer, whole, comparisons)
+        self.batch.forget()
         for level, by_type in products.items():
             total = sum(by_type.values(), GradientProducts(0.0, 0.0, 0.0, 0.0))
             self._warn(total, update_num, level)
+            if math.isfinite(total.alpha_t):
+                self.alphas[level] = total.alpha_t
             reported = {None: total} | (by_type if self.by_layer_type else {})
             for layer, of_layer in reported.items():
                 if of_layer.is_finite:
-                    values = {criterion_name(name, level, layer): getattr(of_layer, name) for name in CRITERIA}
+                    names = (*CRITERIA, *PERTURBATION) if self.reports_perturbation else CRITERIA
+                    values = {criterion_name(name, level, layer): getattr(of_layer, name) for name in names}
                     # A criterion is NaN if the gradients are zero. Do not log it.
                     self._measured |= {name: value for name, value in values.items() if value == value}
 
@@ -193,58 +198,45 @@ class CriteriaMonitor:
         result = {}
         # Use autocast as fairseq does for its own forward pass (fairseq/tasks/fairseq_task.py:512).
         autocast = torch.autocast("cuda", enabled=isinstance(optimizer, AMPOptimizer))
-        with _left_as_found(network), autocast:
+        with left_as_found(network), autocast:
+            require_gradients(self.trainable, EVERYTHING)
             freeze_outside(network, (whole.level,))
             if self.dropout == "off":
                 network.eval()
             parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
             with whole.of(network):
-                gradients = self._gradients(network, parameters, scale, as_in_update=True)
+                gradients = self.batch.gradients(network, parameters, scale)
+            # The size of a gradient matters beside that of δx_t: f is the loss that fairseq reports, a mean.
+            unit = (
+                (scale * self.batch.sample_size(next(iter(gradients.values())).device)) ** -2
+                if self.reports_perturbation
+                else 1.0
+            )
             for comparison in comparisons:
-                selections = {name: comparison.mask.of(p) for name, p in parameters.items()}
+                selected = comparison.mask.of
+                selections = {n: p not in self.frozen and selected(p) for n, p in parameters.items()}
                 inside = {name: p for name, p in parameters.items() if selections[name] is not False}
-                with comparison.point.of(network):
-                    perturbed = self._gradients(network, inside, scale, as_in_update=self.dropout == "same")
+                own = {name: p.data for name, p in parameters.items()}
+                perturbed, distances = gradients, {}
+                if comparison.point != whole:
+                    with comparison.point.of(network):
+                        perturbed = self.batch.gradients(network, inside, scale, as_in_update=self.dropout == "same")
+                        distances = {name: squared_distance(p.data, own[name]) for name, p in parameters.items()}
                 sums: dict[str, Tensor] = {}
                 for name, gradient in gradients.items():
-                    of_parameter = sums_of_products(gradient, perturbed.get(name), selections[name])
+                    other = perturbed[name] if name in inside else None
+                    of_parameter = sums_of_products(gradient, other, selections[name])
+                    of_parameter = torch.cat([of_parameter * unit, distances.get(name, of_parameter.new_zeros(1))])
                     kind = self.layer_type(name)
                     sums[kind] = sums[kind] + of_parameter if kind in sums else of_parameter
                 result[comparison.level] = {kind: GradientProducts(*v.tolist()) for kind, v in sums.items()}
         return result
 
-    def _gradients(
-        self, network: nn.Module, parameters: dict[str, nn.Parameter], scale: float, as_in_update: bool
-    ) -> dict[str, Tensor]:
-        """Return the gradients of the loss summed over all micro-batches and workers, by name, at least in float32.
-
-        ``torch.autograd.grad`` changes no ``.grad`` and triggers no hook of a data-parallel wrapper.
-
-        Args:
-            scale: the factor of the loss (:func:`_loss_scale`).
-            as_in_update: whether to start each micro-batch from the random state of the update. If False, continue from
-                the random state after the last pass.
-        """
-        wanted = list(parameters.values())
-        sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in wanted]
-        for batch in self._micro_batches:
-            if as_in_update:
-                utils.set_rng_state(batch.rng_state)
-            loss = batch.criterion(network, batch.sample)[0] * scale
-            for total, gradient in zip(sums, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
-                if gradient is not None:
-                    total.add_(gradient)
-        if distributed_utils.get_data_parallel_world_size() > 1:
-            group = distributed_utils.get_data_parallel_group()
-            for total in sums:
-                distributed_utils.all_reduce(total, group)
-        return dict(zip(parameters, sums, strict=True))
-
     def _warn(self, total: GradientProducts, update_num: int, level: int) -> None:
         """Warn if gradients are misaligned or not finite: at the first, second, fourth, eighth, ... occurrence."""
         if not _is_first_worker():
             return
-        network = "core" if level == CORE_LEVEL else f"level {level}"
+        network = {0: "perturbed network", CORE_LEVEL: "core"}.get(level, f"level {level}")
         if not total.is_finite:
             self._not_finite[level] += 1
             if _is_power_of_two(self._not_finite[level]):
@@ -282,40 +274,21 @@ def _loss_scale(optimizer: Any) -> float:
     return scaler.get_scale() if isinstance(optimizer, AMPOptimizer) else scaler.loss_scale
 
 
-@contextmanager
-def _left_as_found(network: nn.Module) -> Iterator[None]:
-    """Restore the random state, modes, buffers and ``requires_grad`` flags on exit, even after an exception."""
-    rng_state = utils.get_rng_state()
-    modes = [(module, module.training) for module in network.modules()]
-    needed = [(p, p.requires_grad) for p in network.parameters()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        utils.set_rng_state(rng_state)
-        for module, mode in modes:
-            module.training = mode
-        for p, needs_gradient in needed:
-            p.requires_grad_(needs_gradient)
-        for buffer, value in buffers:
-            buffer.copy_(value)
-
-
-def check_monitored(model_options: Any, max_level: int) -> None:
+def check_monitored(model_options: Any, lacks_networks: bool, option: str = "--criteria-interval") -> None:
     """Refuse a model whose criteria cannot be measured.
 
     Args:
         model_options: fairseq's model options, as ``task.build_model`` gets them.
-        max_level: the highest level that the model holds.
+        lacks_networks: whether two networks are compared and the model holds only the core.
+        option: what else takes gradients again, or at another point.
 
     Raises:
-        ValueError: the model holds only the core, or recomputes or offloads activations.
+        ValueError: the model lacks networks, or recomputes or offloads activations.
     """
-    if max_level == CORE_LEVEL:
+    if lacks_networks:
         raise ValueError("--criteria-interval compares two networks and this training has the core alone; allowed: 0")
     # The backward pass of both options refuses torch.autograd.grad (fairseq/modules/checkpoint_activations.py:195).
     # Check offloading first: it makes fairseq switch on the other option, which the user did not give.
     for name in ("offload_activations", "checkpoint_activations"):
         if getattr(model_options, name, False):
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"--criteria-interval does not work with {option}; leave one of them out")
+            raise ValueError(f"{option} does not work with --{name.replace('_', '-')}; leave one of them out")

@@ -15,17 +15,18 @@ from functools import partial
 from typing import Any, ClassVar
 
 from fairseq.distributed import utils as distributed_utils
-from torch import Tensor
+from torch import Tensor, nn
 
-from fairseq_ats.checkpoints.keys import PARTITION_KEY, PATIENCE_KEY, RUN_KEY, as_saved, states_of
+from fairseq_ats.architectures.parts import ModelParts
+from fairseq_ats.checkpoints.keys import PARTITION_KEY, PATIENCE_KEY, RUN_KEY, SCHEME_KEY, as_saved, states_of
 from fairseq_ats.checkpoints.reading import partition_of, read_checked, read_header
 from fairseq_ats.checkpoints.saved_options import forget_start_files_
 from fairseq_ats.host.amp import step_unscaled
 from fairseq_ats.host.batches import BatchesOfTheirOwn
 from fairseq_ats.host.patience import patience_state, restore_patience
 from fairseq_ats.modules.fused_loss import CRITERION_NAME, check_one_matrix
-from fairseq_ats.modules.levels import freeze_outside, partitioned_modules, set_level, use_level
-from fairseq_ats.optim.mask import EVERYTHING
+from fairseq_ats.modules.levels import partitioned_modules, set_level, use_level
+from fairseq_ats.optim.mask import EVERYTHING, NOTHING, require_gradients
 from fairseq_ats.options.checks import partition_problems, training_problems
 from fairseq_ats.options.checks.host import LEGACY_DDP
 from fairseq_ats.options.config import PartitionedConfig, SuperStart
@@ -33,13 +34,17 @@ from fairseq_ats.options.groups import option_of
 from fairseq_ats.options.run_options import recall_, settle_, to_remember
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.names import Networks
-from fairseq_ats.partition.partition import Partition, reconciled
+from fairseq_ats.partition.partition import CORE_LEVEL, Partition, reconciled
+from fairseq_ats.schemes.draws import Draws
+from fairseq_ats.schemes.options import ALPHA, watched_scheme
 from fairseq_ats.schemes.partial_sgd import Comparison, Scheme, Update
-from fairseq_ats.schemes.points import NetworkPoint
+from fairseq_ats.schemes.points import NetworkPoint, Point
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
+from fairseq_ats.theory.batch_gradients import left_as_found, network_of
 from fairseq_ats.theory.monitor import CriteriaMonitor, check_monitored
 from fairseq_ats.training.best_checkpoints import BestOfNetwork, best_of_other_networks
 from fairseq_ats.training.distillation import Distillation, check_distilled, log_distillation
+from fairseq_ats.training.freeze import frozen_parameters
 from fairseq_ats.training.metrics import log_gradient_norm, reduce_by_network, under_own_keys
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard, StepResult
 from fairseq_ats.training.precision import check_autocast, in_autocast
@@ -61,6 +66,7 @@ class PartitionedTask(BatchesOfTheirOwn):
     # From build_model on; the guard in training only.
     partition: Partition
     scheme: Scheme
+    watched: Scheme  # whose comparisons the monitor measures
     out_of_memory_guard: OutOfMemoryGuard
 
     # What a task says of its data and its models.
@@ -90,6 +96,11 @@ class PartitionedTask(BatchesOfTheirOwn):
     @staticmethod
     def layer_type(parameter_name: str) -> str:
         """Return the layer type of a parameter, for the monitor."""
+        raise NotImplementedError
+
+    @staticmethod
+    def model_parts(model: Any) -> ModelParts:
+        """Return the parts of a partitioned model, for the schemes that need them."""
         raise NotImplementedError
 
     def start_from_stock_(self, model: Any) -> None:
@@ -141,10 +152,18 @@ class PartitionedTask(BatchesOfTheirOwn):
         super().__init__(cfg, *data)
         self.options = Options(cfg)
         criteria = self.options.criteria
-        self.criteria = CriteriaMonitor(criteria.interval, self.layer_type, criteria.dropout, criteria.by_layer_type)
+        self.criteria = CriteriaMonitor(
+            criteria.interval,
+            self.layer_type,
+            criteria.dropout,
+            criteria.by_layer_type,
+            criteria.reports_perturbation,
+        )
         self.distillation: Distillation | None = None
         self.best_of_other_networks: list[BestOfNetwork] = []
         self._update: Update | None = None
+        self._trained: list[nn.Parameter] = []
+        self._scheme_state: Mapping[str, Any] | None = None  # of the run that is resumed
         self._resumed_from: Mapping[str, Any] | None = None
 
     @property
@@ -185,7 +204,27 @@ class PartitionedTask(BatchesOfTheirOwn):
         self._partition_(model, is_new=source is None)
         if source is None and self.options.super_start == SuperStart.CORE:
             start_as_core_(model)
+        self._attach_scheme(model)
         return model
+
+    def _attach_scheme(self, model: Any) -> None:
+        """Tell the scheme its model.
+
+        Raises:
+            ValueError: the model lacks parts that the scheme needs, or the checkpoint's run had another scheme.
+        """
+        frozen = frozen_parameters(model, self.options.scheme.freeze)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        self.criteria.trainable, self.criteria.frozen = trainable, frozen
+        self._trained = [p for p in trainable if p not in frozen]
+        self.criteria.always_remembers = self.scheme.extra_passes > 0
+        if isinstance(self.scheme, Schedule) and isinstance(self.watched, Schedule):
+            return
+        parts, seed = self.model_parts(model), self.options.host.seed
+        self.watched.attach(parts, Draws(seed, "criteria"))
+        self.scheme.attach(parts, Draws(seed))
+        if self._scheme_state is not None:
+            self.scheme.load_state_dict(self._scheme_state.get("state", {}))
 
     def _partition_(self, model: Any, is_new: bool) -> None:
         swaps = self.partition_model_(model, self.partition, initialise=is_new)
@@ -226,10 +265,13 @@ class PartitionedTask(BatchesOfTheirOwn):
             if not options.checkpoints.takes_weights_only(source):
                 self._resume(source, header)
         highest = self.partition.max_level
-        self.scheme = options.scheme.schedule(highest)
+        self.scheme = options.scheme.scheme_of(highest)
+        self.watched = watched_scheme(options.criteria.of, self.scheme)
         self._update = None
         if options.criteria.interval:
-            check_monitored(cfg, highest)
+            check_monitored(cfg, options.criteria.compares_networks and highest == CORE_LEVEL)
+        if not isinstance(self.scheme, Schedule):
+            check_monitored(cfg, False, f"--scheme {options.scheme.name}")
         weight, temperature = options.distillation.weight, options.distillation.temperature
         if weight:
             check_distilled(cfg, weight)
@@ -252,6 +294,8 @@ class PartitionedTask(BatchesOfTheirOwn):
     def _resume(self, source: str, header: Mapping[str, Any]) -> None:
         """Take over what the plugin keeps of a run; raise SystemExit if there is nothing left to train."""
         checkpoints = self.options.checkpoints
+        self._scheme_state = header["task_state"].get(SCHEME_KEY, {})
+        self.criteria.alphas = dict(self._scheme_state.get("alphas", {}))
         patience = header["extra_state"].get(PATIENCE_KEY, {})
         # As fairseq does with its own best value (fairseq/checkpoint_utils.py:279).
         if not checkpoints.reset_meters:
@@ -307,8 +351,9 @@ class PartitionedTask(BatchesOfTheirOwn):
         self, sample: dict[str, Any], model: Any, criterion: Any, optimizer: Any, update: Update, ignore_grad: bool
     ) -> StepResult:
         autocast = self.options.autocast
-        if update.mask is not EVERYTHING:
-            freeze_outside(model, update.levels)
+        # Not when the model is built: the optimizer then holds every parameter, in the model's order.
+        require_gradients(self.criteria.frozen, NOTHING)
+        require_gradients(self._trained, update.mask)
         losses, merged = 0.0, {}
         with self.criteria.remembering(model, in_autocast(criterion, autocast), sample, update.number, ignore_grad):
             teacher = self.distillation.teacher(model, sample, update) if self.distillation else None
@@ -328,24 +373,53 @@ class PartitionedTask(BatchesOfTheirOwn):
         update = self._update_of(update_num)
         for best in self.best_of_other_networks:
             best.updated()
+        update = self.scheme.before_step(update, partial(self._take_gradients, model, optimizer))
         self.criteria.measure(model, optimizer, update.number, self.scheme.whole, self.comparisons(update))
-        if update.mask is EVERYTHING:
+        lr_scale = update.lr_scale * self._step_scale(update)
+        if update.mask is EVERYTHING and lr_scale == 1.0:
             step_unscaled(optimizer)
-            return
-        # .optimizer is the torch optimizer under each of fairseq's wrappers (fp16, memory-efficient fp16, amp).
-        with optimizer.optimizer.masked(update.mask, update.lr_scale):
-            step_unscaled(optimizer)
+        else:
+            # .optimizer is the torch optimizer under each of fairseq's wrappers (fp16, memory-efficient fp16, amp).
+            with optimizer.optimizer.masked(update.mask, lr_scale):
+                step_unscaled(optimizer)
+        self.scheme.after_step(update)
+
+    def _take_gradients(self, model: Any, optimizer: Any, point: Point) -> None:
+        """Replace the gradients by those of the update's mini-batch at another point, scaled and clipped alike."""
+        network = network_of(model)
+        held = {name: p for name, p in network.named_parameters() if p.grad is not None}
+        with left_as_found(network), point.of(network):
+            gradients = self.criteria.batch.gradients(network, held)
+        for name, p in held.items():
+            p.grad = (gradients[name] / self.criteria.batch.sample_size(p.device)).to(p.dtype)
+        if self.options.host.clip_norm > 0:
+            optimizer.clip_grad_norm(self.options.host.clip_norm)
+
+    def _step_scale(self, update: Update) -> float:
+        """Return --step-scale for this update: α_t of Theorem 1 as it was last measured, for this network.
+
+        Lemma 3 would allow a negative α_t, a step against the gradient of the network. Here the step then has length 0.
+        This is not in the paper. α_t is for SGD: Adam already divides by the gradient's size, so α_t's quotient of
+        norms counts twice.
+        """
+        scale = self.options.scheme.fixed_step_scale if self.scheme.is_partial(update) else 1.0
+        if scale is not None:
+            return scale
+        levels = [one.level for one in self.scheme.comparisons(update) if one.level in (0, *update.levels)]
+        return max(0.0, self.criteria.alphas.get(levels[0], 1.0)) if levels else 1.0
 
     def comparisons(self, update: Update) -> tuple[Comparison, ...]:
         """Return what the monitor compares in this update.
 
         Where zeros do not make the super-network a smaller network (norms of its own, post-norm layers that it skips),
-        x̃ is that network as it runs, and p are the parameters that both networks hold. The paper has no word for it.
+        x̃ is that network as it runs, and p are the parameters that both networks hold. The paper has no word for it. A
+        perturbation of one network (level 0) is compared as everywhere.
         """
-        compared = self.scheme.comparisons(update)
+        watched = self.watched
+        compared = watched.comparisons(update if watched is self.scheme else watched.update(update.number))
         if self._masked_by_zeros:
             return compared
-        return tuple(replace(one, point=NetworkPoint(one.level)) for one in compared)
+        return tuple(replace(one, point=NetworkPoint(one.level)) if one.level else one for one in compared)
 
     # Validation and logging.
 
@@ -378,6 +452,13 @@ class PartitionedTask(BatchesOfTheirOwn):
         """Return what a checkpoint keeps of the run; fairseq expects the task's own state under its class's name."""
         states = [best.state_to_save() for best in self.best_of_other_networks]
         return {PATIENCE_KEY: patience_state(), type(self).__name__: as_saved(states)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the task's state, with what the scheme keeps of earlier updates."""
+        kept: dict[str, Any] = {"state": dict(self.scheme.state_dict())}
+        if self.options.scheme.step_scale == ALPHA:
+            kept["alphas"] = self.criteria.alphas
+        return super().state_dict() | ({SCHEME_KEY: kept} if any(kept.values()) else {})
 
     def post_save(self, checkpoint: str, num_updates: int) -> None:
         for best in self.best_of_other_networks:

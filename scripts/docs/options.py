@@ -70,6 +70,9 @@ SECTIONS = {
             "distillation_weight",
             "distillation_temperature",
             "core_data",
+            "scheme_args",
+            "step_scale",
+            "freeze",
         ),
     ),
     "Start and precision": (
@@ -79,7 +82,7 @@ SECTIONS = {
     ),
     "Criteria": (
         "[Watch the theory while training](theory.md).",
-        ("criteria_interval", "criteria_dropout", "criteria_by_layer_type"),
+        ("criteria_interval", "criteria_of", "criteria_dropout", "criteria_by_layer_type"),
     ),
     "Images": (
         "With `--task image_classification_with_partitioned_model` and `--arch resnet10`, `resnet18` or `resnet34`:\n"
@@ -88,8 +91,8 @@ SECTIONS = {
     ),
     "Optimizer": (
         "`--optimizer adam_for_partitioned_model` is fairseq's Adam with a mask, and its other options are those of\n"
-        "fairseq's `adam`. `--optimizer sgd_for_partitioned_model` is torch's SGD with a mask. `--alternate` and\n"
-        "`--core-only-from` need one of them.",
+        "fairseq's `adam`. `--optimizer sgd_for_partitioned_model` is torch's SGD with a mask. `--alternate`,\n"
+        "`--core-only-from`, `--step-scale` and the schemes with arguments need one of them.",
         ("alternate_lr_coef", "adam_betas", "adam_eps", "momentum", "nesterov", "weight_decay"),
     ),
 }

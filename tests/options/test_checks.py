@@ -20,6 +20,8 @@ from tests.conftest import OUR_OPTIMIZER, OUR_TASK
 
 Build = Callable[..., SimpleNamespace]
 
+DROPOUT = ["--scheme", "dropout", "--scheme-args", '{"keep_prob": 0.5}']
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -68,6 +70,34 @@ Build = Callable[..., SimpleNamespace]
             ["--criteria-interval", "5", "--offload-activations"],
             "--criteria-interval does not work with --offload-activations",
         ),
+        (["--scheme-args", "{}"], "--scheme-args is .., which needs --scheme dropout or"),
+        (["--scheme", "dropout"], "--scheme-args has no keep_prob; it must be 0 < keep_prob <= 1"),
+        ([*DROPOUT, "--optimizer", "adam"], "--optimizer is adam; --scheme dropout needs adam_for_partitioned_model"),
+        ([*DROPOUT, "--amp"], "--amp does not work with --scheme dropout, whose updates are of float32 weights"),
+        (
+            [*DROPOUT, "--distributed-world-size", "2"],
+            "--ddp-backend is pytorch_ddp; allowed with --scheme dropout and several workers: legacy_ddp",
+        ),
+        (DROPOUT, "unit is neuron.* allowed: unit weight, or --partitioned-linear-module-name PartitionedLinear"),
+        ([*DROPOUT, "--checkpoint-activations"], "--scheme dropout does not work with --checkpoint-activations"),
+        ([*DROPOUT, "--distillation-weight", "0.5"], "which needs --scheme alternate or slimmable"),
+        ([*DROPOUT, "--super-only-updates", "3"], "which needs --scheme alternate or slimmable"),
+        (["--freeze", "embed", "--fp16"], "--fp16 does not work with --freeze"),
+        (["--step-scale", "-1"], "--step-scale is -1; allowed: a number above 0, or alpha"),
+        (["--step-scale", "nan"], "--step-scale is nan; allowed: a number above 0, or alpha"),
+        (["--step-scale", "beta"], "--step-scale is beta; allowed: a number above 0, or alpha"),
+        (["--alternate", "--step-scale", "alpha"], "--step-scale is alpha, which needs --criteria-interval"),
+        (
+            "--alternate --step-scale alpha --criteria-interval 2 --criteria-of core".split(),
+            "--step-scale is alpha and --criteria-of is core; allowed: scheme",
+        ),
+        (
+            ["--alternate", "--step-scale", "0.5", "--alternate-lr-coef", "0.5"],
+            "--step-scale is 0.5 and --alternate-lr-coef is 0.5; leave one of them out",
+        ),
+        (["--criteria-of", "core"], "--criteria-of needs --criteria-interval"),
+        (["--criteria-interval", "2", "--criteria-of", "{}"], "--criteria-of has no keep_prob"),
+        (["--criteria-interval", "2", "--criteria-of", "me"], "--criteria-of is me; allowed: an object in JSON"),
         (["--criteria-dropout", "off"], "--criteria-dropout needs --criteria-interval"),
         (["--criteria-by-layer-type"], "--criteria-by-layer-type needs --criteria-interval"),
         (["--adam-eps", "-1"], r"--adam-eps is -1\.0; allowed: > 0"),

@@ -71,6 +71,50 @@ def test_zero_gradients(products: GradientProducts, expected: dict[str, float]) 
     assert math.isnan(products.q_t)
 
 
+vectors = st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3)
+
+
+@given(gradient=vectors, change=vectors, size=st.floats(0, 0.499), smoothness=st.floats(0.01, 100))
+def test_lemma_2_with_its_tight_constants(
+    gradient: list[float], change: list[float], size: float, smoothness: float
+) -> None:
+    """Assumption 3 with L = ``smoothness`` gives c_sim < 2 and c_align < 2/√3; the change is as large as L allows."""
+    g, h = torch.tensor(gradient).double(), torch.tensor(change).double()
+    if float(g.norm()) < 1e-3 or float(h.norm()) < 1e-3:
+        return
+    other = g + h * size * g.norm() / h.norm()
+    moved = float((other - g).norm()) / smoothness
+    larger = float(torch.maximum(g.norm(), other.norm()))
+    assert moved / larger < 1 / (2 * smoothness), "Assumption 3"
+    for one, two in ((g, other), (other, g)):
+        found = GradientProducts(*map(float, (one @ one, one @ one, two @ two, one @ two, moved**2)))
+        assert found.grad_change < 0.5
+        assert found.grad_change == pytest.approx(float((one - two).norm()) / larger, rel=1e-6, abs=1e-6)
+        assert found.perturbation == pytest.approx(moved / larger, rel=1e-12)
+        assert found.c_sim < 2
+        assert found.c_align <= 2 / math.sqrt(3)
+        if moved > 0:
+            assert found.smoothness == pytest.approx(smoothness, rel=1e-6, abs=1e-6 * larger / moved)
+
+
+def test_the_constants_are_reached() -> None:
+    """Vectors with Δ_t just under ½: parallel for c_sim, at a right angle to their difference for c_align."""
+    nearly = 0.5 - 1e-9
+    parallel = GradientProducts(1.0, 1.0, (1 - nearly) ** 2, 1 - nearly)
+    assert parallel.c_sim == pytest.approx(2, rel=1e-8)
+    aslant = GradientProducts(1.0, 1.0, 1 - nearly**2, 1 - nearly**2)
+    assert (aslant.grad_change, aslant.c_align) == pytest.approx((0.5, 2 / math.sqrt(3)), rel=1e-8)
+
+
+def test_the_printed_constant_of_lemma_2_does_not_hold() -> None:
+    """f = x²/2 at x = 1, so L = 1, and δx = −0.49: (4) holds, and c_sim is above √10/2."""
+    products = GradientProducts(1.0, 1.0, 0.51**2, 0.51, 0.49**2)
+    assert products.perturbation < 1 / 2
+    assert products.smoothness == pytest.approx(1.0)
+    assert products.c_sim == pytest.approx(1.96, abs=1e-3)
+    assert products.c_sim > math.sqrt(10) / 2
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_says_so(value: float) -> None:
     assert GradientProducts(1.0, 1.0, 1.0, 1.0).is_finite

@@ -20,12 +20,13 @@ from fairseq.trainer import Trainer
 from fairseq_ats.architectures.layer_types import layer_type
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.options.checks import host as option_checks
-from fairseq_ats.partition.names import CRITERIA, criterion_name
+from fairseq_ats.partition.names import CRITERIA, PERTURBATION, criterion_name
 from fairseq_ats.partition.tags import holds
 from fairseq_ats.schemes.points import NetworkPoint
 from fairseq_ats.theory.criteria import GradientProducts
 from fairseq_ats.theory.monitor import CriteriaMonitor
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard
+from tests.support.plain_gradients import by_name, gradients_at
 
 Build = Callable[..., SimpleNamespace]
 
@@ -161,6 +162,60 @@ def test_every_level_against_brute_force(build: Build, in_float64: None, options
     assert expected["c_norm"] > expected["level2_c_norm"] > 1.0
 
 
+PAIRS = {
+    "weights": '--scheme dropout --scheme-args {"keep_prob":0.5,"unit":"weight"}',
+    "neurons, inverted": '--scheme dropout --scheme-args {"keep_prob":0.5,"scale":"inverted"}',
+    "neurons, in standard training": "--criteria-of dropout",
+    "a layer": "--scheme layerwise",
+    "a layer without its norms": "--scheme layerwise --freeze norm",
+}
+
+
+@pytest.mark.parametrize("options", PAIRS.values(), ids=PAIRS)
+def test_any_pair_against_brute_force(build: Build, in_float64: None, options: str) -> None:
+    """Of whole gradients of the mean loss, taken on copies; 1e-10 relative."""
+    built = build(*SMALL_WIDTH, *options.split(), "--criteria-interval", "1", "--dropout", "0")
+    model = built.model.double()
+    batches = micro_batches(built.task, slice(0, 5), slice(5, 17))
+    size = sum(batch["ntokens"] for batch in batches)
+    x = {name: p.detach().clone() for name, p in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    watched = built.task.watched
+    (pair,) = watched.comparisons(watched.update(0))
+    scales = by_name(model, getattr(pair.point, "scales", {}))
+    s = {name: scales.get(name, torch.ones(()).double()).expand(p.shape) for name, p in x.items()}
+    frozen = "norm" if "--freeze" in options else "no such name"
+    p = {n: torch.as_tensor(pair.mask.of(parameters[n])).expand(s[n].shape) & (frozen not in n) for n in s}
+    at_x = gradients_at(model, built.criterion, batches)
+    perturbed = gradients_at(model, built.criterion, batches, lambda name, value: s[name] * value)
+
+    def vector(values: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.cat([value.flatten() for value in values.values()])
+
+    g, h, mask, scale = vector(at_x) / size, vector(perturbed) / size, vector(p), vector(s)
+    h = scale * h
+    pg, ph, moved = mask * g, mask * h, ((scale - 1) * vector(x)).norm()
+    inner, larger, change = pg @ ph, max(pg.norm(), ph.norm()), (pg - ph).norm()
+    assert inner > 0
+    expected = {
+        "c_norm": g.norm() / pg.norm(),
+        "c_sim": pg.norm() / ph.norm(),
+        "c_align": pg.norm() * ph.norm() / inner,
+        "alpha_t": min(1, inner / ph.norm() ** 2),
+        "q_t": g.norm() / pg.norm() * max(pg.norm() / ph.norm(), pg.norm() * ph.norm() / inner),
+        "cosine": inner / (pg.norm() * ph.norm()),
+        "grad_change": change / larger,
+        "perturbation": moved / larger,
+        "smoothness": change / moved,
+    }
+    if "layerwise" in options:
+        del expected["smoothness"]  # of no perturbation
+    actual = measured_update(built, batches)
+    assert actual == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-10)
+    assert expected["c_norm"] > 1.01
+    assert (expected["grad_change"] > 0.1) == ("layerwise" not in options)
+
+
 @pytest.mark.parametrize("options", [SMALL_WIDTH, LOW_RANK], ids=["small width", "low rank"])
 def test_same_dropout_masks(build: Build, in_float64: None, options: tuple[str, ...]) -> None:
     """f is one function: the update's own masks at x and at x̃, neuron by neuron; 1e-10 relative."""
@@ -272,8 +327,9 @@ TIMES = ("wps", "ups", "train_wall", "wall")
         (*SMALL_WIDTH, "--encoder-layerdrop", "0.2", "--criteria-dropout", "off"),
         (*LOW_RANK, "--alternate", "--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", "4"),
         (*SMALL_WIDTH, "--autocast", "bfloat16"),
+        (*SMALL_WIDTH, *PAIRS["neurons, inverted"].split(), "--freeze", "embed"),
     ],
-    ids=["accumulate, clip", "low rank, different masks", "standard, off, layerdrop", "fp16", "autocast"],
+    ids=["accumulate, clip", "low rank, different masks", "standard, off, layerdrop", "fp16", "autocast", "dropout"],
 )
 def test_training_is_as_without_it(build: Build, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
     """Bit for bit, after each update: data, gradients, random state, log; and at the end all that is saved."""
@@ -291,6 +347,8 @@ def test_training_is_as_without_it(build: Build, monkeypatch: pytest.MonkeyPatch
         assert torch.equal(actual.rng["torch_rng_state"], expected.rng["torch_rng_state"])
         criteria = {name: actual.log.pop(name) for name in CRITERIA}
         assert all(math.isfinite(value) and value != 0 for value in criteria.values()), criteria
+        for name in PERTURBATION:
+            actual.log.pop(name, None)
         assert actual.log == expected.log
         # The cost: two more passes, in measured updates only.
         extra = 2 * len(actual.ids) if number % interval == 0 else 0

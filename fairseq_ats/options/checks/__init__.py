@@ -14,6 +14,7 @@ from fairseq_ats.options.groups import option_of
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.fields import PrivateNorms
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition
+from fairseq_ats.schemes.options import ALPHA, criteria_of_problems
 
 
 def partition_problems(cfg: PartitionedConfig) -> list[str]:
@@ -25,11 +26,24 @@ def partition_problems(cfg: PartitionedConfig) -> list[str]:
     return problems + files_to_decode_problems(cfg)
 
 
+def _step_scale_problems(options: Options, alternate_lr_coef: float | None) -> list[str]:
+    given = f"--step-scale is {options.scheme.step_scale}"
+    problems = []
+    if options.scheme.step_scale is not None and alternate_lr_coef is not None:
+        problems.append(f"{given} and --alternate-lr-coef is {alternate_lr_coef}; leave one of them out")
+    if options.scheme.step_scale == ALPHA and not options.criteria.interval:
+        problems.append(f"{given}, which needs --criteria-interval")
+    if options.scheme.step_scale == ALPHA and options.criteria.of not in (None, "scheme"):
+        problems.append(f"{given} and --criteria-of is {options.criteria.of}; allowed: scheme")
+    return problems
+
+
 def training_problems(cfg: PartitionedConfig) -> list[str]:
     """Return one message for each combination of options that cannot be trained with."""
     options = Options(cfg)
     return [
         *options.scheme.problems(options.max_level),
+        *criteria_of_problems(options.criteria.of),
         *options.distillation.problems(options.scheme, option_of(cfg, "criterion", "rdrop_alpha")),
         *host_problems(options),
         *fused_loss_problems(option_of(cfg, "criterion", "_name"), options.host, options.distillation.weight),
@@ -37,6 +51,7 @@ def training_problems(cfg: PartitionedConfig) -> list[str]:
         *start_problems(options),
         *_norm_problems(options),
         *options.criteria.problems(options.max_level),
+        *_step_scale_problems(options, option_of(cfg, "optimizer", "alternate_lr_coef")),
         *range_problems(cfg),
     ]
 

@@ -33,7 +33,7 @@ _DIVISORS = (
 def host_problems(options: Options) -> list[str]:
     """Return one message for each of fairseq's options with which this training cannot be done."""
     host = options.host
-    problems = _mask_problems(host, options.scheme)
+    problems = _mask_problems(host, options.scheme) + _parts_problems(host, options.scheme)
     # Networks are decoded in any precision, and without an optimizer.
     if host.optimizer_name is not None:
         problems += _worker_problems(host) + _precision_problems(host, options.autocast) + _saving_problems(host)
@@ -50,11 +50,27 @@ def _mask_problems(host: HostOptions, scheme: SchemeOptions) -> list[str]:
     name = scheme.as_given
     problems = []
     if scheme.masks:
-        if scheme.name != SchemeName.ALTERNATE:
+        if scheme.core_only_from is not None and scheme.name != SchemeName.ALTERNATE:
             name += " --core-only-from"
         problems += _optimizer_problems(host, name)
     if host.has_workers and scheme.name.trains_several:
         problems += _data_parallel_problems(host, name, scheme)
+    return problems
+
+
+def _parts_problems(host: HostOptions, scheme: SchemeOptions) -> list[str]:
+    """Return what keeps an update from other values, or masks, of elements of the model's own parameters."""
+    if not scheme.of_parts and not scheme.freeze:
+        return []
+    name = scheme.as_given if scheme.of_parts else "--freeze"
+    lower = {"--fp16": host.fp16, "--bf16": host.bf16, "--amp": host.amp and scheme.of_parts}
+    problems = [
+        f"{option} does not work with {name}, whose updates are of float32 weights; use --autocast bfloat16"
+        for option, is_given in lower.items()
+        if is_given
+    ]
+    if host.has_workers and host.ddp_backend not in LEGACY_DDP:
+        problems.append(f"--ddp-backend is {host.ddp_backend}; allowed with {name} and several workers: legacy_ddp")
     return problems
 
 
