@@ -2,8 +2,8 @@
 
 :func:`apply` makes the changes that hold for the whole process; it runs when the plugin is imported. The task makes the
 other changes where they are needed: :mod:`~fairseq_ats.host.batches` (data loaders that leak memory),
-:mod:`~fairseq_ats.host.amp` (gradients that are unscaled twice) and :mod:`~fairseq_ats.host.patience` (a count that is
-not saved).
+:mod:`~fairseq_ats.host.amp` (gradients that are unscaled twice), :mod:`~fairseq_ats.host.patience` (a count that is not
+saved) and :mod:`~fairseq_ats.host.log_file` (a log file that each epoch opens again).
 """
 
 from fairseq_ats.host.checkpoint_copies import copy_checkpoints_whole

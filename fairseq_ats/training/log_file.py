@@ -1,7 +1,7 @@
 """Read the log of a training (``--log-file``) in fairseq's formats "simple" and "json"; a progress bar logs "simple".
 
-fairseq repeats a line for each epoch that the process has begun: each adds a handler (fairseq/logging/progress_bar.py,
-line 45). A resumed run repeats what came after its checkpoint. So the last line of an update, or of an epoch, counts.
+Stock fairseq repeats a line for each epoch that the process has begun (:mod:`fairseq_ats.host.log_file`). A resumed run
+repeats what came after its checkpoint. So the last line of an update, or of an epoch, counts.
 """
 
 from __future__ import annotations

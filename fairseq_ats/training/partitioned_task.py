@@ -23,6 +23,7 @@ from fairseq_ats.checkpoints.reading import partition_of, read_checked, read_hea
 from fairseq_ats.checkpoints.saved_options import forget_start_files_
 from fairseq_ats.host.amp import step_unscaled
 from fairseq_ats.host.batches import BatchesOfTheirOwn
+from fairseq_ats.host.log_file import close_earlier_handlers
 from fairseq_ats.host.patience import patience_state, restore_patience
 from fairseq_ats.modules.fused_loss import CRITERION_NAME, check_one_matrix
 from fairseq_ats.modules.levels import partitioned_modules, set_level, use_level
@@ -310,6 +311,11 @@ class PartitionedTask(BatchesOfTheirOwn):
         if reason is not None:
             logger.info(f"{source}: training has already finished ({reason}); nothing to do")
             raise SystemExit(0)
+
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        """Leave one handler for ``--log-file``."""
+        super().begin_epoch(epoch, model)
+        close_earlier_handlers()
 
     def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
         """Restore the metrics, after fairseq has loaded a checkpoint to train on."""

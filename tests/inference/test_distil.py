@@ -21,9 +21,9 @@ PAIR = "train.en-de"
 
 
 def test_targets_are_the_networks_translations(
-    build: Build, toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two_trained_networks: Path, build: Build, toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = save_checkpoint(build("--small-ratio", "0.25"), tmp_path / "checkpoint.pt")
+    checkpoint = two_trained_networks / "checkpoint_last.pt"
     output = tmp_path / "distilled"
     command = [str(toy_data), str(checkpoint), str(output), "--level", "core", "--beam", "2"]
     main(command)
