@@ -461,6 +461,8 @@ class PartitionedTask(BatchesOfTheirOwn):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the task's state, with what the scheme keeps of earlier updates."""
+        if not self._trained:  # while decoding
+            return super().state_dict()
         kept: dict[str, Any] = {"state": dict(self.scheme.state_dict())}
         if self.options.scheme.step_scale == ALPHA:
             kept["alphas"] = self.criteria.alphas
