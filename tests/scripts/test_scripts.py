@@ -177,7 +177,8 @@ def test_configurations_are_fairseqs_options(config: Path, parse: Callable[..., 
             "scheme", "alternate" if options.get("alternate") else "standard"
         )
     assert cfg.optimization.lr == [options["lr"]]
-    assert cfg.model.encoder_layers == options["encoder_layers"]
+    for name in ("encoder_layers", "width"):
+        assert getattr(cfg.model, name, None) == options.get(name)
 
 
 def test_train_passes_options_on(tmp_path: Path) -> None:
