@@ -41,7 +41,7 @@ def measure(
         "seed": run.seed,
         "starts": run.starts() or [{"commit": None, "command": None, "options": [], "hardware": hardware}],
         "scored_at": commit(),
-        "versions": _versions(),
+        "versions": versions(),
         "data": _stamp(data),
         "updates": log.updates,
         "tokens_per_update": log.tokens_per_update,
@@ -55,7 +55,7 @@ def measure(
     return record, hypotheses
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     packages = {package: version(package) for package in PACKAGES}
     return {"Python": platform.python_version(), "fairseq-ats": fairseq_ats.__version__, **packages}
 

@@ -26,6 +26,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from fairseq.data.data_utils import infer_language_pair
@@ -57,20 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and not args.render:
         restart_in_cpu_environment(args.threads)
     torch.set_num_threads(args.threads)
-    reproduction = Reproduction.of(args)
-    problems: list[str] = []
-    try:
-        if args.dry_run:
-            reproduction.print_plan()
-            return 0
-        if not args.render:
-            problems = reproduction.run()
-        reproduction.draw()
-    except ValueError as error:
-        sys.exit(f"{NAME}: {error}")
-    for problem in problems:
-        print(f"{NAME}: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    return Reproduction.of(args).complete()
 
 
 def parse_args(arguments: list[str]) -> argparse.Namespace:
@@ -80,8 +68,8 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
         prog="scripts/reproduce_table.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", choices=tables, metavar="TABLE", help=", ".join(tables))
-    parser.add_argument("--seeds", type=_seeds, default=(1, 2, 3), help="default: 1,2,3")
-    parser.add_argument("--rows", type=_names, metavar="ROW,...", help="only these rows, by configuration file")
+    parser.add_argument("--seeds", type=seeds_of, default=(1, 2, 3), help="default: 1,2,3")
+    parser.add_argument("--rows", type=names, metavar="ROW,...", help="only these rows, by configuration file")
     parser.add_argument("--data", type=Path, help="folder of the binarised data (default: the recipe's)")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/tables", help="default: runs/tables")
     parser.add_argument("--results", type=Path, default=ROOT / "results/tables", help="default: results/tables")
@@ -96,7 +84,7 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--again", action="store_true", help="score runs that are recorded once more, from their checkpoints"
     )
-    ours, separator, options = _cut(arguments)
+    ours, separator, options = cut(arguments)
     args = parser.parse_args(ours)
     args.fairseq_options = options
     if separator and not options:
@@ -111,7 +99,7 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
-def _cut(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
+def cut(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
     """Split at --, which argparse would drop; return what is before, whether it is there, and what is after."""
     if "--" not in arguments:
         return arguments, False, []
@@ -119,11 +107,11 @@ def _cut(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
     return arguments[:at], True, arguments[at + 1 :]
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def seeds_of(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(positive(seed) for seed in text.split(","))
     except argparse.ArgumentTypeError as error:
@@ -150,6 +138,22 @@ class Reproduction:
     def of(cls, args: argparse.Namespace) -> Reproduction:
         recipe = args.table.recipe
         return cls(args, args.table, Records(args.results, recipe.name), args.data or ROOT / recipe.data)
+
+    def complete(self) -> int:
+        """Do what the options ask for; return 1 if a run could not be made."""
+        problems: list[str] = []
+        try:
+            if self.args.dry_run:
+                self.print_plan()
+                return 0
+            if not self.args.render:
+                problems = self.run()
+            self.draw()
+        except ValueError as error:
+            sys.exit(f"{NAME}: {error}")
+        for problem in problems:
+            print(f"{NAME}: {problem}", file=sys.stderr)
+        return 1 if problems else 0
 
     def missing(self) -> list[Run]:
         """Return the runs to make: all rows with one seed, then with the next."""
@@ -181,7 +185,7 @@ class Reproduction:
             print(f"{NAME}: all is recorded in {shown(self.records.folder)}; --results DIR --runs DIR makes new runs")
         if not self.data.is_dir():
             return []  # records of another machine are drawn without data
-        references = read_references(self.data)
+        references = self._references()
         problems = []
         for run in missing:
             if self.args.finished_only and run.state() != FINISHED:
@@ -191,8 +195,15 @@ class Reproduction:
                 self._record(run, references)
             except (BusyError, TrainingFailed, ValueError) as error:
                 problems.append(f"{run}: {error}")
-        compare(self.table, self.records, references)
+        self._compare(references)
         return problems
+
+    def _references(self) -> Any:
+        """Return what the networks' outputs are compared with."""
+        return read_references(self.data)
+
+    def _compare(self, references: Any) -> None:
+        compare(self.table, self.records, references)
 
     def draw(self) -> None:
         """Draw the table of all that is recorded."""

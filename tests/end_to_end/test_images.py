@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from fairseq_ats.cli import average, classify, convert
 from fairseq_ats.data.image_dataset import normalised
 from fairseq_ats.data.image_folder import ImageData
 from fairseq_ats.inference.classifier import NETWORK_FILES
+from scripts.tables import images as tables
 from tests.support import instrumented
 from tests.support.checkpoints import differences, load
 from tests.support.command_line import run
@@ -35,8 +37,9 @@ def command(data: Path, folder: Path, *extra: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    process = instrumented.start(command(digits, folder), folder / "log")
+    folder = tmp_path_factory.mktemp("runs") / "digits" / "alternate" / "seed7"  # as scripts/reproduce_table.sh has it
+    folder.mkdir(parents=True)
+    process = instrumented.start(command(digits, folder, "--log-file", str(folder / "train.log")), folder / "log")
     assert instrumented.finish(process) == [0], (folder / "log").read_text()[-3000:]
     return folder
 
@@ -198,6 +201,34 @@ def test_what_cannot_be_converted_or_classified(
     refuses("none.png cannot be read as an image", classify.main, checkpoint, "none.png")
     refuses("is no image; allowed: .png", classify.main, checkpoint, str(uninterrupted / "log"))
     refuses("SHA256SUMS cannot be read", classify.main, str(uninterrupted), str(pictures[0]))
+
+
+def test_a_finished_run_becomes_a_record_of_table_3(
+    uninterrupted: Path,
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    rows = tuple(row for row in tables.ROWS if row.name == "alternate")
+    recipe = tables.ImageRecipe("digits", "digits", tmp_path)
+    (tmp_path / "alternate.yaml").write_text("cpu: true\n")
+    monkeypatch.setitem(tables.TABLES, "3", tables.ImageTable(recipe, "", rows))
+    command = ["3", "--data", str(digits), "--seeds", "7", "--threads", "1", "--finished-only"]
+    command += ["--runs", str(uninterrupted.parents[2]), "--results", str(tmp_path / "results")]
+    assert tables.main(command) == 0
+    found = json.loads((tmp_path / "results" / "digits" / "alternate.seed7.json").read_text())
+    assert (found["updates"], found["networks"].keys()) == (UPDATES, {"core", "super"})
+    assert found["images_per_update"] == pytest.approx(1437 / 6, abs=0.5)
+    core = found["networks"]["core"]
+    assert core["checkpoint"] == "checkpoint_best_core.pt"
+    right = core["tests"]["test"]["accuracy"] * 1.8
+    assert right == pytest.approx(round(right)), "of 180 images"
+    assert 2.5 < found["flops"] / found["flops_by_paper"] < 3
+    assert "| ATS " in (tmp_path / "results" / "digits.md").read_text()
+    with pytest.raises(SystemExit):
+        tables.main([*command, "--rows", "core"])
+    assert "argument --rows: core is not allowed; allowed: alternate" in capfd.readouterr().err
 
 
 def log(folder: Path) -> str:

@@ -57,11 +57,10 @@ def owner_levels(model: ResNet, name: str) -> set[int]:
     return {{"core": 1, "extension_2": 2, "extension": 3}[name.split(".")[-2]]}
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_an_update_moves_one_network_and_nothing_else(nesterov: bool) -> None:
+def test_an_update_moves_one_network_and_nothing_else() -> None:
     model = partitioned((0.25, 0.5), width=4)
-    optimizer = build(model, momentum=0.9, weight_decay=5e-4, nesterov=nesterov).optimizer
-    for level in (3, 2, 1, 3, 1, 1):
+    optimizer = build(model, momentum=0.9, weight_decay=5e-4, nesterov=True).optimizer
+    for level in (3, 2, 1, 3, 1):
         before = state(model, optimizer)
         update(model, optimizer, level)
         for name, after in state(model, optimizer).items():
