@@ -14,7 +14,7 @@ from fairseq_ats.architectures.transformer import attentions, transformer_layers
 
 
 @torch.no_grad()
-def order_by_importance_(model: nn.Module) -> None:
+def order_by_importance_(model: nn.Module, orders_values: bool = False) -> None:
     r"""Order a stock Transformer's neurons, the most important first, in place.
 
     In a feed-forward module, :math:`\sum_i v_i\, f(u_i x + b_i)`, one permutation of the hidden neurons applies to both
@@ -27,16 +27,27 @@ def order_by_importance_(model: nn.Module) -> None:
     is scaled up and the other down; the norm of one vector does. Ranking neurons by weight norms before narrowing is
     common: He et al., "Reshaping deep neural network for fast decoding by node-pruning" (ICASSP 2014); Cai et al.,
     "Once for All" (ICLR 2020). Not in the paper.
+
+    Args:
+        orders_values: also order the dimensions of the values of each head, as the hidden neurons: the paper's cores
+            have all of them.
     """
     for layer in transformer_layers(model):
-        order = _descending(_row_norms(layer.fc1) * layer.fc2.weight.norm(dim=0))
-        _permute_rows_(layer.fc1, order)
-        layer.fc2.weight.copy_(layer.fc2.weight[:, order])
+        _order_inside_(layer.fc1, layer.fc2)
     for attention in attentions(model):
         importance = _row_norms(attention.q_proj) * _row_norms(attention.k_proj)
         order = _descending(importance, groups=attention.num_heads)
         _permute_rows_(attention.q_proj, order)
         _permute_rows_(attention.k_proj, order)
+        if orders_values:
+            _order_inside_(attention.v_proj, attention.out_proj, attention.num_heads)
+
+
+def _order_inside_(writes: nn.Linear, reads: nn.Linear, groups: int = 1) -> None:
+    """Order the dimensions that one layer writes and another reads, within each group."""
+    order = _descending(_row_norms(writes) * reads.weight.norm(dim=0), groups)
+    _permute_rows_(writes, order)
+    reads.weight.copy_(reads.weight[:, order])
 
 
 def _row_norms(linear: nn.Linear) -> Tensor:

@@ -3,11 +3,12 @@
     fairseq-ats cost RUN/checkpoint_best.pt
     fairseq-ats cost --arch transformer_iwslt_de_en --share-decoder-input-output-embed --small-ratio 0.03125
     fairseq-ats cost --arch resnet18 --small-ratio 0.5
+    fairseq-ats cost --arch transformer_iwslt_de_en --core-parameters 20M
 
-The others take fairseq's options; a ResNet is counted on images of CIFAR-10's shape. FLOPs are PyTorch's own count of
-the matrix products of one forward and backward pass; a multiplication and an addition are two. Activation bytes are
-what autograd keeps between the passes, in float32 and on a CPU. Layers that LayerDrop leaves out of some updates are
-counted in full.
+The last lists the cores of a Transformer that fit a budget, with the options that make them. All but the first take
+fairseq's options; a ResNet is counted on images of CIFAR-10's shape. FLOPs are PyTorch's own count of the matrix
+products of one forward and backward pass; a multiplication and an addition are two. Activation bytes are what autograd
+keeps between the passes, in float32 and on a CPU. Layers that LayerDrop leaves out of some updates are counted in full.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import torch
 
 from fairseq_ats import plugin  # noqa: F401  registers the task
 from fairseq_ats.architectures.resnet import RESNETS
-from fairseq_ats.checkpoints.keys import IMAGE_TASK_NAME, TASK_NAME
+from fairseq_ats.checkpoints.keys import IMAGE_TASK_NAME, STOCK_TASK_NAME, TASK_NAME
 from fairseq_ats.cli.arguments import CommandParser, positive
+from fairseq_ats.cost.budget import Core, cores_within
 from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, scheme_flops
 from fairseq_ats.cost.images import CIFAR10, image_table
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
@@ -38,7 +40,17 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_
         parser.error("give a checkpoint, or --arch with fairseq's options")
     if args.tokens < args.length:
         parser.error(f"--tokens is {args.tokens} and --length is {args.length}; allowed: --length or more")
+    has_budget = args.core_parameters is not None or args.core_flops is not None
+    if has_budget and checkpoint is not None:
+        parser.error("--core-parameters and --core-flops are for a model that is to be trained; give its --arch")
+    if args.core_flops is not None and not 0 < args.core_flops < 1:
+        parser.error(f"--core-flops is {args.core_flops}; allowed: 0 < F < 1")
     with parser.errors_in_a_sentence():
+        if has_budget:
+            stock = build(["--task", STOCK_TASK_NAME, *rest], numbered_dictionary(args.vocabulary))
+            found = cores_within(stock.model, stock.task, args.length, args.core_parameters, args.core_flops)
+            print(_budget_table(*found))
+            return
         if checkpoint is None:
             is_of_images = not {*RESNETS}.isdisjoint(rest)
             task_name = IMAGE_TASK_NAME if is_of_images else TASK_NAME
@@ -64,7 +76,8 @@ def _parser(prog: str) -> CommandParser:
     parser = CommandParser(
         prog,
         __doc__,
-        usage="%(prog)s (CHECKPOINT | --arch ARCH [fairseq options]) [--tokens N] [--length N] [--vocabulary N]",
+        usage="%(prog)s (CHECKPOINT | --arch ARCH [fairseq options]) [--tokens N] [--length N] [--vocabulary N] "
+        "[--core-parameters N] [--core-flops F]",
         epilog="Other options are fairseq's: --arch and the options of the architecture, "
         "--partitioned-linear-module-name, --small-ratio, --max-level, --alternate-pattern.",
         allow_abbrev=False,
@@ -82,7 +95,38 @@ def _parser(prog: str) -> CommandParser:
         metavar="N",
         help="with --arch: entries of the dictionary (default: 10000)",
     )
+    parser.add_argument(
+        "--core-parameters",
+        type=_count,
+        metavar="N",
+        help="list the cores with at most N parameters, as in 8M or 500k",
+    )
+    parser.add_argument(
+        "--core-flops",
+        type=float,
+        metavar="F",
+        help="list the cores whose update takes at most F times the FLOPs of the super-network's, 0 < F < 1",
+    )
     return parser
+
+
+def _count(text: str) -> int:
+    return positive(text.upper().replace("K", "000").replace("M", "000000"))
+
+
+def _budget_table(whole: Core, cores: Sequence[Core]) -> str:
+    """Return Markdown: one core in each row."""
+    lines = [
+        "| core | parameters | decoding step | an update | an average update of ATS | options |",
+        "|---|---:|---:|---:|---:|---|",
+        f"| (the super-network) | {whole.parameters:,} | {whole.step / 1e6:.1f} MFLOPs | 1 | 1 | |",
+    ]
+    for core in cores:
+        lines.append(
+            f"| {core.encoder_layers}+{core.decoder_layers} layers, {core.share} | {core.parameters:,} "
+            f"| {core.step / whole.step:.2f} | {core.flops:.2f} | {core.ats_flops:.2f} | `{core.options}` |"
+        )
+    return "\n".join(lines)
 
 
 def _table(costs: Mapping[int, Cost], tokens: int, partition: Partition, pattern: tuple[int, ...]) -> str:

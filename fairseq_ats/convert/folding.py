@@ -41,7 +41,7 @@ def stock_parameters(model: TransformerModelBase) -> dict[str, Tensor]:
                 weight, bias = _at_full_width(layer, weight, bias)
             _replace(parameters, name, layer, {"weight": weight} | ({} if bias is None else {"bias": bias}))
     for side in SIDES:
-        parameters = _numbered(parameters, f"{side}.layers.")
+        parameters = _numbered(parameters, side)
     return parameters
 
 
@@ -67,15 +67,11 @@ def _fill_up(narrow: Tensor, size: int, dim: int, groups: int) -> Tensor:
     return join([narrow, narrow.new_zeros(missing)], dim, groups)
 
 
-def _numbered(parameters: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _numbered(parameters: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
     """Number the layers of one side from 0, in their order."""
-    indices = {int(name.removeprefix(prefix).partition(".")[0]) for name in parameters if name.startswith(prefix)}
-    numbers = {f"{prefix}{old}.": f"{prefix}{new}." for new, old in enumerate(sorted(indices))}
-    renamed = {}
-    for name, value in parameters.items():
-        old = next((old for old in numbers if name.startswith(old)), None)
-        renamed[name if old is None else numbers[old] + name.removeprefix(old)] = value
-    return renamed
+    layer = re.compile(rf"(?<=^{side}\.layers\.)\d+")
+    indices = sorted({int(found[0]) for found in map(layer.search, parameters) if found})
+    return {layer.sub(lambda old: str(indices.index(int(old[0]))), name): value for name, value in parameters.items()}
 
 
 def side_sizes(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, int]]:

@@ -49,7 +49,7 @@ def start_from_stock_(
         )
     load_stock_weights_(model, cast(str, start.init_from), dictionaries)
     if by_importance:
-        order_by_importance_(model)
+        order_by_importance_(model, orders_values=partition.share("vo").module_name == WIDTH)
 
 
 def load_stock_weights_(model: nn.Module, path: str, dictionaries: Mapping[str, Dictionary]) -> None:

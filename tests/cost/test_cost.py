@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats import PartitionedRankLinear
+from fairseq_ats.architectures.transformer import partition_model_
 from fairseq_ats.checkpoints.keys import TASK_NAME
 from fairseq_ats.cli import cost as command
-from fairseq_ats.cost import cost
+from fairseq_ats.cost import budget, cost
 from fairseq_ats.cost.synthetic import Built, build, numbered_dictionary, random_batch
 from fairseq_ats.modules.levels import use_level
+from fairseq_ats.partition.partition import Partition
 from fairseq_ats.schemes.schedule import Schedule
 from tests.conftest import ROOT
 from tests.support.command_line import run
+from tests.support.markdown import cells_of
 
 ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 3 --encoder-embed-dim 24 --decoder-embed-dim 24
     --encoder-ffn-embed-dim 40 --decoder-ffn-embed-dim 56 --encoder-attention-heads 3 --decoder-attention-heads 3
@@ -222,3 +226,43 @@ def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixtur
         command.main(arguments)
     said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err
     assert message in said
+
+
+def test_cores_within_a_budget(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row is a core as it is counted by itself: options, parameters, FLOPs of an update."""
+    monkeypatch.setattr(budget, "RATIOS", dict.fromkeys(budget.RATIOS, (0.25,)))
+    arch = [*ARCH, "--decoder-layers", "4", "--encoder-layers", "3"]
+    command.main([*arch, "--vocabulary", str(VOCABULARY), "--length", "6", "--core-flops", "0.5"])
+    rows = cells_of(capsys.readouterr().out)[1:]
+    stock = build(["--task", "translation", *arch], numbered_dictionary(VOCABULARY))
+    whole = cost.network_cost(stock.model, stock.task, 2, 6)
+    assert rows[0][1] == f"{whole.parameters:,}"
+    steps = [float(row[2]) for row in rows[1:]]
+    assert steps == sorted(steps)
+    assert all(float(row[3]) <= 0.5 for row in rows[1:])
+    kinds = {row[0].partition(", ")[2].partition(":")[0] for row in rows[1:]}
+    assert kinds == {"whole", "width", "rank"}
+    for kind in kinds:
+        row = next(row for row in rows if f", {kind}" in row[0])
+        words = row[-1].strip("`").replace("--partitioned-linear-module-name", "--module-name").split()
+        given = {name.strip("-").replace("-", "_"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+        model = copy.deepcopy(stock.model)
+        partition_model_(model, Partition(**given))
+        core = cost.network_cost(model, stock.task, 2, 6, 1)
+        assert row[1] == f"{core.parameters:,}"
+        assert float(row[3]) == pytest.approx(core.flops / whole.flops, abs=0.006)
+        assert float(row[4]) == pytest.approx((1 + core.flops / whole.flops) / 2, abs=0.006)
+    monkeypatch.setattr(budget, "RATIOS", {})
+    with pytest.raises(ValueError, match="no core is within the budget; the nearest are: --core-encoder-layers 1"):
+        budget.cores_within(stock.model, stock.task, 6, 1000, None)
+    with pytest.raises(SystemExit):
+        command.main([*arch, "--core-flops", "1.5"])
+    assert "--core-flops is 1.5; allowed: 0 < F < 1" in capsys.readouterr().err
+
+
+def test_a_decoding_step_by_hand() -> None:
+    """Every weight of the decoder but keys and values of the source; scores of two target and six source tokens."""
+    built = build(["--task", "translation", *ARCH], numbered_dictionary(VOCABULARY))
+    layers, hidden = DECODER
+    products = 6 * D * D + 2 * D * hidden + 2 * D * (2 + 6)  # self-attention 4, cross-attention 2
+    assert budget._step_flops(built.model, built.task, 6, None) == 2 * (layers * products + D * VOCABULARY)

@@ -294,6 +294,20 @@ def test_onnx(parsed: Any, sentences: Path, tmp_path: Path) -> None:
     converted(built, tmp_path, 1, "onnx", sentences)
 
 
+def test_warm_start(parsed: Any, batch: dict[str, Any], sentences: Path, tmp_path: Path) -> None:
+    """From a stock model: the super-network computes the same in any order, and the best values come first."""
+    built = build(parsed, "depth and width", **SHORT)
+    with_noise(built.model).eval()
+    options = {"core_vo": "width:0.25", "init_from": str(converted(built, tmp_path, 2, "fairseq", sentences)), **SHORT}
+    for order in ("unchanged", "importance"):
+        model = build(parsed, "depth and width", init_order=order, **options).model.eval()
+        torch.testing.assert_close(logits(model, batch), logits(built.model, batch), rtol=1e-4, atol=1e-4)
+        attention = model.decoder.layers[2].self_attn
+        rows = torch.cat([attention.v_proj.weight, attention.v_proj.bias[:, None]], 1).norm(dim=1)
+        of_heads = (rows * attention.out_proj.weight.norm(dim=0)).unflatten(0, (4, -1))
+        assert torch.equal(of_heads, of_heads.sort(dim=1, descending=True).values) == (order == "importance")
+
+
 REFUSED = [
     ({"core_decoder_layers": "0"}, "--core-decoder-layers is 0; allowed: 1 layer or more"),
     ({"core_decoder_layers": "4"}, "--core-decoder-layers is 4; allowed: up to 3, the value of --decoder-layers"),
