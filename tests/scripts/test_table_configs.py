@@ -99,9 +99,17 @@ def test_a_row_says_how_to_launch_it(row: Path) -> None:
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.stem != "standard"], ids=row_id)
 def test_a_row_changes_what_its_name_says(row: Path) -> None:
-    kind, ratios, name = re.fullmatch(r"(low_rank|small_width)_([\d._]+)_([a-z]\w*)", row.stem).groups()
-    own = {"base": "standard.yaml", "partitioned_linear_module_name": MODULES[kind]} | OF_TRAINING[name]
-    own["small_ratio"] = float(ratios) if "_" not in ratios else ratios.replace("_", ",")
+    own: dict[str, Any] = {"base": "standard.yaml"}
+    if of_depth := re.fullmatch(r"decoder_(\d)(?:_(spread|last))?(?:_width_([\d.]+))?_(alone|ats)", row.stem):
+        depth, choice, width, name = of_depth.groups()
+        own |= {"core_decoder_layers": int(depth)} | ({"core_layers": choice} if choice else {})
+        # Without a width the core's layers are whole.
+        own |= {"small_ratio": float(width)} if width else {"small_ratio": None, "partitioned_linear_module_name": None}
+    else:
+        kind, ratios, name = re.fullmatch(r"(low_rank|small_width)_([\d._]+)_([a-z]\w*)", row.stem).groups()
+        own["partitioned_linear_module_name"] = MODULES[kind]
+        own["small_ratio"] = float(ratios) if "_" not in ratios else ratios.replace("_", ",")
+    own |= OF_TRAINING[name]
     standard = read_config(row.with_name("standard.yaml"))
     assert as_written(row) == {key: value for key, value in own.items() if standard.get(key) != value}
 
@@ -113,6 +121,7 @@ RESOLVED = {
     "wmt17": "9f4c1827bc3f19fa",
     "wmt17_strong": "efe48e49862df64e",
     "multi30k": "6f4720abc772a62f",
+    "multi30k_kinds": "5c72da92a3ca9991",
     "multi30k_strong": "894543dcdfe23cdc",
 }
 
@@ -154,6 +163,7 @@ TO_PARSE = [
     ),
     RECIPES["multi30k"].config("low_rank_0.03125_ats"),
     RECIPES["multi30k_strong"].config("standard"),
+    RECIPES["multi30k_kinds"].config("decoder_2_width_0.25_ats"),
 ]
 
 
@@ -176,10 +186,14 @@ def test_tables_have_rows_and_comparisons(table: Any) -> None:
     for row in table.rows:
         own = read_config(table.recipe.config(row.name))
         networks = {"standard": {"super"}, "alone": {"core"}}.get(row.name.rsplit("_", 1)[-1], {"core", "super"})
-        assert set(row.networks) == networks | ({"level2"} if "," in str(own["small_ratio"]) else set())
+        assert set(row.networks) == networks | ({"level2"} if "," in str(own.get("small_ratio")) else set())
         assert row.published.keys() <= set(row.networks) <= COLUMNS.keys()
         if networks != {"core", "super"}:
             assert not row.against
+            continue
+        if row.name.startswith("decoder_"):
+            alone_name = re.sub("(_spread|_last)?_ats$", "_alone", row.name)
+            assert row.against == {"super": "standard"} | ({"core": alone_name} if alone_name in rows else {})
             continue
         # The same network alone is the core of another row.
         module, *ratios = re.fullmatch(r"(\w+?)_([\d.]+)(?:_([\d.]+))?_[a-z]\w*", row.name).groups()

@@ -476,6 +476,7 @@ def test_dry_run_prints_the_commands(
         "iwslt14": "iwslt14",
         "wmt17": "wmt17",
         "multi30k": "multi30k_lowercase",
+        "multi30k_kinds": "multi30k_lowercase",
         "multi30k_strong": "multi30k_recipe",
     }
     assert [line for line in output if not line.startswith("#")] == [
