@@ -104,6 +104,14 @@ def check_model_options(cfg: Any) -> None:
         read = nested.get if isinstance(nested, Mapping) else partial(getattr, nested)
         if flat is not None or read("xformers_att_config", None) is not None:
             raise ValueError(f"--{side}-xformers-att-config is not supported in a partitioned model; leave it out")
+        kept = getattr(cfg, f"{side}_layers_to_keep", None) or read("layers_to_keep", None)
+        # fairseq parses the option as a list and splits it as text (fairseq/models/transformer/transformer_legacy.py:99
+        # and transformer_base.py:69); --model-overrides brings text.
+        if kept and not isinstance(kept, str):
+            raise ValueError(
+                f"--{side}-layers-to-keep is {','.join(map(str, kept))}, which fairseq takes in --model-overrides "
+                f"only; leave it out, or give --{side}-layers"
+            )
 
 
 def _translates(model_class: type[nn.Module]) -> bool:

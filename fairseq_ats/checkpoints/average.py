@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairseq_ats.checkpoints.choice import read_training_checkpoint
 from fairseq_ats.checkpoints.keys import DICTIONARIES_KEY
-from fairseq_ats.checkpoints.reading import check_sums, partition_of
+from fairseq_ats.checkpoints.reading import partition_of, read_checked
 from fairseq_ats.checkpoints.saved_options import differing_options, model_options, saved_options
 
 
@@ -34,9 +34,7 @@ def average_checkpoints(paths: Sequence[str]) -> dict[str, Any]:
         ValueError: a file is missing or damaged, cannot be read, or carries code; the models have batch norms; or they
             differ in partition, dictionaries, languages, parameters, shared embeddings or options.
     """
-    checkpoints = [read_training_checkpoint(path) for path in paths]
-    for path in paths:
-        check_sums(path)
+    checkpoints = [read_training_checkpoint(path, read_checked) for path in paths]
     last = checkpoints[-1]
     if any(name.endswith("running_mean") for name in last["model"]):
         raise ValueError(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,59 +35,27 @@ class Validated:
     maximize: bool
 
 
-def last_epochs(run: Path, count: int, suffix: str = "") -> list[str]:
-    """Return the paths of the last ``count`` checkpoints that were written at the end of an epoch, oldest first.
+def last(run: Path, count: int, within_epochs: bool = False, suffix: str = "") -> list[str]:
+    """Return the paths of the last ``count`` checkpoints of one kind, oldest first.
 
     Args:
         run: the folder of the run.
+        within_epochs: take checkpoints that were written within an epoch, and not those of the end of an epoch.
         suffix: the run's ``--checkpoint-suffix``.
 
     Raises:
         ValueError: the folder has fewer than ``count`` of them.
     """
-    return _last(
-        run,
-        count,
-        checkpoint_names.of_epochs(suffix),
-        f"--last-epochs is {count}",
-        "of an epoch; fairseq-train keeps them without --no-epoch-checkpoints",
-    )
-
-
-def last_updates(run: Path, count: int, suffix: str = "") -> list[str]:
-    """Return the paths of the last ``count`` checkpoints that were written within an epoch, oldest first.
-
-    Args:
-        run: the folder of the run.
-        suffix: the run's ``--checkpoint-suffix``.
-
-    Raises:
-        ValueError: the folder has fewer than ``count`` of them.
-    """
-    return _last(
-        run,
-        count,
-        checkpoint_names.of_updates(suffix),
-        f"--last-updates is {count}",
-        "within an epoch; fairseq-train keeps them with --save-interval-updates",
-    )
-
-
-def _last(run: Path, count: int, pattern: re.Pattern[str], asked: str, kind: str) -> list[str]:
-    """Return the ``count`` files with the highest numbers, in ascending order.
-
-    Args:
-        pattern: matches a whole file name; its first group is the number.
-        asked: the option and its value, for the error message.
-        kind: the kind of checkpoint and how to keep more of them, for the error message.
-
-    Raises:
-        ValueError: fewer than ``count`` files match.
-    """
+    if within_epochs:
+        option, pattern = "--last-updates", checkpoint_names.of_updates(suffix)
+        kind = "within an epoch; fairseq-train keeps them with --save-interval-updates"
+    else:
+        option, pattern = "--last-epochs", checkpoint_names.of_epochs(suffix)
+        kind = "of an epoch; fairseq-train keeps them without --no-epoch-checkpoints"
     matches = [(pattern.fullmatch(path.name), path) for path in run.iterdir()]
     found = [str(path) for _, path in sorted((int(match.group(1)), path) for match, path in matches if match)]
     if len(found) < count:
-        raise ValueError(f"{asked} and {run} has {len(found)} checkpoint(s) {kind}")
+        raise ValueError(f"{option} is {count} and {run} has {len(found)} checkpoint(s) {kind}")
     return found[-count:]
 
 
@@ -138,15 +105,15 @@ def _suffix_of(checkpoint: Mapping[str, Any]) -> str:
     return saved_options(checkpoint, "checkpoint").get("checkpoint_suffix") or ""
 
 
-def read_training_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint as :func:`read_header` does, and check that a training wrote it.
+def read_training_checkpoint(path: str, read: Callable[[str], dict[str, Any]] = read_header) -> dict[str, Any]:
+    """Read a checkpoint with ``read``, and check that a training wrote it.
 
     Raises:
         ValueError: there is no such file, it is not a whole checkpoint, or it lacks an entry that a training writes.
     """
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file")
-    checkpoint = read_header(path)
+    checkpoint = read(path)
     missing = {"cfg", "optimizer_history", "extra_state"} - checkpoint.keys()
     if missing:
         raise ValueError(f"{path} was not written by fairseq-train: it has no {', '.join(sorted(missing))}")

@@ -28,19 +28,28 @@ def saved_options(checkpoint: Mapping[str, Any], group: str) -> dict[str, Any]:
     saves ``cfg`` with plain dictionaries only. fairseq before 0.10.1 saves one flat Namespace ``args`` for all groups.
     """
     cfg = checkpoint.get("cfg")
-    options = checkpoint.get("args") if cfg is None else cfg.get(group)
-    if isinstance(options, Namespace):
-        return dict(vars(options))
-    return dict(options or {})
+    return _as_dictionary(checkpoint.get("args") if cfg is None else cfg.get(group))
+
+
+def _as_dictionary(options: Any) -> dict[str, Any]:
+    return dict(vars(options)) if isinstance(options, Namespace) else dict(options or {})
 
 
 def model_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all options of the model, under their names on the command line.
+    """Return all options of a checkpoint's model, under their names on the command line."""
+    return completed(saved_options(checkpoint, "model"))
 
-    ``fairseq-hydra-train`` saves only the options that were given, and may nest the options of the encoder and of the
+
+def completed(model_options: Any) -> dict[str, Any]:
+    """Return all options of a model, under their names on the command line.
+
+    ``fairseq-hydra-train`` has only the options that were given, and may nest the options of the encoder and of the
     decoder. Flatten the nested options, and fill in the other options from ``--arch``.
+
+    Args:
+        model_options: what ``task.build_model`` gets, or what a checkpoint has of it.
     """
-    options = saved_options(checkpoint, "model")
+    options = _as_dictionary(model_options)
     for side in ("encoder", "decoder"):
         if isinstance(options.get(side), Mapping):
             options |= {f"{side}_{name}": value for name, value in options[side].items()}

@@ -79,10 +79,9 @@ def _chosen(args: argparse.Namespace) -> list[str]:
     if len(args.inputs) > 1 or not run.is_dir():
         given = " ".join(map(str, args.inputs))
         raise ValueError(f"--last-epochs, --last-updates and --best choose from the folder of one run; given: {given}")
-    if args.last_epochs is not None:
-        return choice.last_epochs(run, args.last_epochs, args.checkpoint_suffix)
-    if args.last_updates is not None:
-        return choice.last_updates(run, args.last_updates, args.checkpoint_suffix)
+    if args.best is None:
+        within_epochs = args.last_updates is not None
+        return choice.last(run, args.last_updates or args.last_epochs, within_epochs, args.checkpoint_suffix)
     found = choice.best(run, args.best, args.network, args.checkpoint_suffix)
     for one in found:
         print(f"{os.path.basename(one.path)}: {one.metric} {one.value:g} after {one.updates:,} updates")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fairseq_ats.architectures.parts import ModelParts
 from fairseq_ats.checkpoints.keys import PARTITION_KEY, PATIENCE_KEY, RUN_KEY, SCHEME_KEY, as_saved, states_of
-from fairseq_ats.checkpoints.reading import partition_of, read_checked, read_header
+from fairseq_ats.checkpoints.reading import partition_of, read_checked
 from fairseq_ats.checkpoints.saved_options import forget_start_files_
 from fairseq_ats.host.amp import step_unscaled
 from fairseq_ats.host.batches import BatchesOfTheirOwn
@@ -49,7 +49,7 @@ from fairseq_ats.training.freeze import frozen_parameters
 from fairseq_ats.training.metrics import log_gradient_norm, reduce_by_network, under_own_keys
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard, StepResult
 from fairseq_ats.training.precision import check_autocast, in_autocast
-from fairseq_ats.training.resume import partition_of_run, restore_metrics, why_finished
+from fairseq_ats.training.resume import check_model_options, partition_of_run, restore_metrics, why_finished
 from fairseq_ats.training.super_start import start_as_core_
 
 logger = logging.getLogger(__name__)
@@ -140,13 +140,19 @@ class PartitionedTask(BatchesOfTheirOwn):
             ValueError: every problem of the options, in one message.
         """
         problems = partition_problems(cfg) + cls.data_problems(cfg)
+        header = None
         if not from_checkpoint:
-            problems += _recall(cfg)
+            try:
+                header = _recall(cfg)
+            except ValueError as error:
+                problems.append(str(error))
             settle_(cfg)
             problems += training_problems(cfg) + cls.training_problems(cfg)
         if problems:
             raise ValueError("; ".join(problems))
-        return super().setup_task(cfg)
+        task = super().setup_task(cfg)
+        task._header = header
+        return task
 
     def __init__(self, cfg: PartitionedConfig, *data: Any) -> None:
         settle_(cfg)
@@ -166,6 +172,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         self._trained: list[nn.Parameter] = []
         self._scheme_state: Mapping[str, Any] | None = None  # of the run that is resumed
         self._resumed_from: Mapping[str, Any] | None = None
+        self._header: Mapping[str, Any] | None = None  # of the run that is resumed, until the model is built
 
     @property
     def networks(self) -> Networks:
@@ -259,9 +266,10 @@ class PartitionedTask(BatchesOfTheirOwn):
             self.partition = Partition(**(self.default_partition | options.given_partition(trains=True)))
             self.best_of_other_networks = self._best_of_other_networks()
         else:
-            header = read_checked(source)
+            header, self._header = self._header or read_checked(source), None
             self.check_same_data(header.get("task_state") or {}, source)
             self.partition = partition_of_run(header, source, options)
+            check_model_options(header, source, cfg, options.checkpoints)
             self.best_of_other_networks = self._best_of_other_networks()
             if not options.checkpoints.takes_weights_only(source):
                 self._resume(source, header)
@@ -473,24 +481,25 @@ class PartitionedTask(BatchesOfTheirOwn):
             best.saved(checkpoint)
 
 
-def _recall(cfg: PartitionedConfig) -> list[str]:
+def _recall(cfg: PartitionedConfig) -> dict[str, Any] | None:
     """Fill in what a run that is going to be resumed remembers of its options, and warn of what is different now.
 
     Returns:
-        Why the checkpoint cannot be read, if it cannot.
+        The run's checkpoint; None if no run is resumed.
+
+    Raises:
+        ValueError: the checkpoint cannot be read.
     """
     if cfg.optimizer_name is None:  # while decoding
-        return []
+        return None
     checkpoints = Options(cfg).checkpoints
     source = checkpoints.to_load()
     if source is None or checkpoints.takes_weights_only(source):
-        return []
+        return None
     is_given = cfg.scheme is not None or cfg.alternate
-    try:
-        for difference in recall_(cfg, read_header(source).get("task_state") or {}):
-            logger.warning(f"{source} was trained with {difference}")
-    except ValueError as error:
-        return [str(error)]
+    header = read_checked(source)
+    for difference in recall_(cfg, header.get("task_state") or {}):
+        logger.warning(f"{source} was trained with {difference}")
     if cfg.scheme is not None and not is_given:
         logger.info(f"resuming {source} with its own --scheme {cfg.scheme}")
-    return []
+    return header

@@ -8,15 +8,19 @@ a run that is finished.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from fairseq.logging import meters, metrics
 
 from fairseq_ats.checkpoints.reading import partition_of
+from fairseq_ats.checkpoints.saved_options import completed, differing_options, model_options
 from fairseq_ats.options.values import CheckpointOptions, Options
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition, reconciled
 from fairseq_ats.schemes.schedule import SchemeName
+
+logger = logging.getLogger(__name__)
 
 # The name of fairseq's aggregator of everything; the others are made by name when they are needed.
 _EVERYTHING = "default"
@@ -48,6 +52,31 @@ def partition_of_run(header: Mapping[str, Any], source: str, options: Options) -
             f"--finetune-from-model {source}, or add --reset-optimizer"
         )
     return partition
+
+
+def check_model_options(header: Mapping[str, Any], source: str, cfg: Any, options: CheckpointOptions) -> None:
+    """Compare the options that change what the model computes, but not the names and shapes of its parameters.
+
+    fairseq would load the weights into a model that computes something else. A run that takes the weights only may do
+    so on purpose: warn.
+
+    Args:
+        header: the checkpoint ``source``.
+        cfg: the model's options of this run.
+
+    Raises:
+        ValueError: the run goes on with optimizer and update count, and an option differs.
+    """
+    differences = differing_options(model_options(header), completed(cfg))
+    if not differences:
+        return
+    if options.takes_weights_only(source):
+        logger.warning(f"{source} holds a model with other options: {'; '.join(differences)}")
+        return
+    raise ValueError(
+        f"cannot resume {source}, a model with other options: {'; '.join(differences)}. To use its weights all the "
+        f"same, give --finetune-from-model {source} and a --save-dir of its own"
+    )
 
 
 def why_finished(header: Mapping[str, Any], patience: Mapping[str, Any], options: CheckpointOptions) -> str | None:

@@ -14,7 +14,7 @@ from sacremoses import MosesTokenizer
 
 from fairseq_ats.checkpoints.average import average_checkpoints
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
-from fairseq_ats.checkpoints.choice import last_epochs
+from fairseq_ats.checkpoints.choice import last
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.data.lines import raw_lines, raw_references
 from fairseq_ats.files import written_whole
@@ -140,7 +140,7 @@ def _networks(run: Path, recipe: Recipe, wanted: tuple[str, ...]) -> list[Networ
     if recipe.averaged_epochs is not None:
         average = run / "average.pt"
         with written_whole(average) as path:
-            torch.save(average_checkpoints(last_epochs(run, recipe.averaged_epochs)), path)
+            torch.save(average_checkpoints(last(run, recipe.averaged_epochs)), path)
         for network in networks:
             network.checkpoint = Checkpoint.open(average)
     return networks

@@ -101,6 +101,13 @@ def test_quant_noise_is_refused(build: Build) -> None:
         build("--quant-noise-pq", "0.1")
 
 
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_layers_to_keep_on_the_command_line_are_refused(build: Build, side: str) -> None:
+    """In --model-overrides they work: tests/tasks/test_model.py."""
+    with pytest.raises(ValueError, match=f"--{side}-layers-to-keep is 0,1, which fairseq takes in --model-overrides"):
+        build(f"--{side}-layers-to-keep", "0,1")
+
+
 def test_core_alone_is_smaller_by_the_extension(build: Build, module_name: str) -> None:
     options = ["--partitioned-linear-module-name", module_name, "--small-ratio", "0.25"]
     full, alone = (build(*options, *extra).model for extra in ([], ["--max-level", "1"]))

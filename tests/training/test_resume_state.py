@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from fairseq.logging import metrics
 from omegaconf import OmegaConf
 
 from fairseq_ats.checkpoints.keys import TASK_CLASSES, states_of
 from fairseq_ats.host.patience import patience_state, restore_patience
 from fairseq_ats.training.resume import restore_metrics, why_finished
+from tests.support.conversions import save_checkpoint
+
+Build = Callable[..., SimpleNamespace]
 
 
 def header(updates: int = 5, iterations: int = 5, **extra: Any) -> dict[str, Any]:
@@ -81,6 +86,46 @@ def test_metrics_go_on(iterations: int) -> None:
         assert metrics.get_meter("default", "loss").val == 6.0
     finally:
         metrics.reset()
+
+
+@pytest.fixture
+def checkpoint(build: Build, tmp_path: Path) -> Path:
+    return save_checkpoint(build("--alternate"), tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (["--decoder-attention-heads", "2"], "--decoder-attention-heads is 4 there and 2 here"),
+        (["--activation-fn", "gelu"], "--activation-fn is relu there and gelu here"),
+        (["--encoder-normalize-before"], "--encoder-normalize-before is False there and True here"),
+    ],
+)
+def test_another_function_of_the_weights_is_refused(
+    build: Build, checkpoint: Path, caplog: pytest.LogCaptureFixture, options: list[str], difference: str
+) -> None:
+    """Or warned of, where a run takes the weights only."""
+    resumed = ["--alternate", "--restore-file", str(checkpoint)]
+    with pytest.raises(ValueError, match=f"cannot resume .*, a model with other options: {difference}"):
+        build(*resumed, *options)
+    build(*resumed, *options, "--reset-optimizer")
+    assert f"holds a model with other options: {difference}" in caplog.text
+    caplog.clear()
+    build(*resumed)
+    assert "other options" not in caplog.text
+
+
+def test_a_checkpoint_is_read_once(build: Build, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before fairseq's own loader reads its weights."""
+    load, read = torch.load, []
+
+    def counting(path: Any, *arguments: Any, **options: Any) -> Any:
+        read.append(str(path))
+        return load(path, *arguments, **options)
+
+    monkeypatch.setattr(torch, "load", counting)
+    build("--alternate", "--restore-file", str(checkpoint))
+    assert read == [str(checkpoint)]
 
 
 def test_a_checkpoint_without_metrics() -> None:
