@@ -46,6 +46,7 @@ class PartitionedConv2d(PartitionedModule):
         if conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise ValueError(f"{conv} cannot be partitioned; allowed: groups and dilation 1, padding with zeros")
         self.stride, self.padding = conv.stride, conv.padding
+        self.out_sizes, self.in_sizes = out_sizes, in_sizes  # of each level
         rows = columns = 0  # of the level below
         for level, (out, into) in enumerate(zip(out_sizes, in_sizes, strict=True), start=CORE_LEVEL):
             if level == CORE_LEVEL:

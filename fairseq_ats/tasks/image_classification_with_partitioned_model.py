@@ -21,6 +21,7 @@ from fairseq_ats.architectures.partitioned_resnet import (
     layer_type,
     partition_model_,
 )
+from fairseq_ats.architectures.resnet_parts import parts_of
 from fairseq_ats.checkpoints.keys import IMAGE_TASK_NAME, IMAGES_KEY
 from fairseq_ats.data.image_dataset import ImageDataset
 from fairseq_ats.data.image_folder import ImageData
@@ -29,6 +30,7 @@ from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.options.groups import option_of
 from fairseq_ats.partition.names import split_metric
 from fairseq_ats.partition.shares import CONVOLUTION
+from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.training.out_of_memory import StepResult
 from fairseq_ats.training.partitioned_task import PartitionedTask
 
@@ -70,6 +72,7 @@ class ImageClassificationWithPartitionedModelTask(PartitionedTask):
     default_partition: ClassVar[dict[str, Any]] = {"module_name": CONVOLUTION, "small_ratio": 0.5}  # section 3.3
     partition_model_ = staticmethod(partition_model_)
     layer_type = staticmethod(layer_type)
+    model_parts = staticmethod(parts_of)
 
     def __init__(self, cfg: PartitionedImageConfig, data: ImageData | None = None) -> None:
         self.data = ImageData.read(Path(cfg.data)) if data is None else data
@@ -94,6 +97,8 @@ class ImageClassificationWithPartitionedModelTask(PartitionedTask):
             )
             if value is not None
         ]
+        if cfg.scheme == SchemeName.MEPROP:
+            problems.append("--scheme is meprop, which is for linear layers; a ResNet has convolutions")
         if cfg.fp16 or cfg.bf16:
             problems.append("--fp16 and --bf16 round the running statistics of norms; use --autocast bfloat16")
         if cfg.flip is not None and not 0 <= cfg.flip <= 1:
