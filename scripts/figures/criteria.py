@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Draw Figure 4 of the paper from the logs of real trainings, with one curve for each training.
+"""Draw Figure 4, or Figures 2 and 3, of the paper from the logs of real trainings, with one curve for each training.
 
     python -m scripts.figures.criteria OUTPUT standard=RUN/train.log ATS=RUN/train.log
+    python -m scripts.figures.criteria --figures 23 OUTPUT "with dropout=RUN/train.log" "without=RUN/train.log"
 
 The trainings must run with ``--criteria-interval``, ``--log-format json`` and ``--log-file``. The script writes two
-files. OUTPUT.png has the panels of the paper's figure: gradient overlap c_norm², norm similarity c_sim and gradient
-alignment c_align over updates. Thin lines show the numbers, and thick lines show their moving average. OUTPUT.jsonl has
-the numbers, with one line for each line of a log. A number is the mean over the measured updates of the log interval
-that ends at ``num_updates``; it is null if it is infinite.
+files. OUTPUT.png has the panels of the paper's figures over updates. Figure 4: gradient overlap c_norm², norm
+similarity c_sim and gradient alignment c_align. Figure 2: c_sim and c_align. Figure 3: the cosine, which is 1 / c_align
+where the gradients are aligned; a training logs it with ``--criteria-of``. Thin lines show the numbers, and thick lines
+show their moving average. OUTPUT.jsonl has the numbers, with one line for each line of a log. A number is the mean over
+the measured updates of the log interval that ends at ``num_updates``; it is null if it is infinite.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -27,17 +29,30 @@ from scripts.figures.png import new_figure, write_png
 
 Record = dict[str, float]
 
-# (title of the panel, label of the y axis, function from a record to the value).
-PANELS: tuple[tuple[str, str, Callable[[Record], float]], ...] = (
-    ("(a) gradient overlap", "‖∇f(x)‖² / ‖p⊙∇f(x)‖²", lambda record: record["c_norm"] ** 2),
-    ("(b) norm similarity", "‖p⊙∇f(x)‖ / ‖p⊙∇f(x̃)‖", lambda record: record["c_sim"]),
-    ("(c) gradient alignment", "‖p⊙∇f(x)‖ ‖p⊙∇f(x̃)‖ / ⟨p⊙∇f(x), p⊙∇f(x̃)⟩", lambda record: record["c_align"]),
-)
+COSINE = "cosine"
+
+# Title of the panel, label of the y axis, function from a record to the value.
+Panel = tuple[str, str, Callable[[Record], float]]
+C_SIM = ("‖p⊙∇f(x)‖ / ‖p⊙∇f(x̃)‖", lambda record: record["c_sim"])
+C_ALIGN = ("‖p⊙∇f(x)‖ ‖p⊙∇f(x̃)‖ / ⟨p⊙∇f(x), p⊙∇f(x̃)⟩", lambda record: record["c_align"])
+PANELS: dict[str, tuple[Panel, ...]] = {
+    "4": (
+        ("(a) gradient overlap", "‖∇f(x)‖² / ‖p⊙∇f(x)‖²", lambda record: record["c_norm"] ** 2),
+        ("(b) norm similarity", *C_SIM),
+        ("(c) gradient alignment", *C_ALIGN),
+    ),
+    "23": (
+        ("Figure 2: Criterion 2", *C_SIM),
+        ("Figure 2: Criterion 3", *C_ALIGN),
+        ("Figure 3: cosine", "⟨p⊙∇f(x), p⊙∇f(x̃)⟩ / ‖p⊙∇f(x)‖ ‖p⊙∇f(x̃)‖", lambda record: record[COSINE]),
+    ),
+}
 AVERAGED = 9  # number of records in the moving average
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figures", choices=PANELS, default="4", help="of the paper (default: 4)")
     parser.add_argument("output", type=Path, help="path of the two files, without their endings")
     parser.add_argument("logs", nargs="+", metavar="NAME=LOG", help="name of a curve and its training's log")
     args = parser.parse_args()
@@ -52,13 +67,15 @@ def main() -> None:
         runs[name] = read_criteria(Path(path))
         if not runs[name]:
             parser.error(f"argument logs: {path} has no criteria; train with --criteria-interval and --log-format json")
+        if args.figures == "23" and COSINE not in runs[name][0]:
+            parser.error(f"argument logs: {path} has no cosine; train with --criteria-of")
     with written_whole(f"{args.output}.jsonl") as path, path.open("w", encoding="utf-8") as file:
         for name, records in runs.items():
             for record in records:
                 # JSON has no infinity.
                 numbers = {key: value if math.isfinite(value) else None for key, value in record.items()}
                 file.write(json.dumps({"run": name} | numbers) + "\n")
-    draw(runs, Path(f"{args.output}.png"))
+    draw(runs, Path(f"{args.output}.png"), PANELS[args.figures])
     print(summary(runs))
 
 
@@ -78,15 +95,16 @@ def read_criteria(log: Path) -> list[Record]:
             continue  # the options at the start of the log, or an unfinished line
         if CRITERIA[0] in values and "num_updates" in values:
             update = int(values["num_updates"])
-            by_update[update] = {"num_updates": update} | {name: float(values[name]) for name in CRITERIA}
+            names = [*CRITERIA, *([COSINE] if COSINE in values else [])]
+            by_update[update] = {"num_updates": update} | {name: float(values[name]) for name in names}
     return [by_update[update] for update in sorted(by_update)]
 
 
-def draw(runs: dict[str, list[Record]], path: Path) -> None:
+def draw(runs: dict[str, list[Record]], path: Path, panels: Sequence[Panel]) -> None:
     """Draw the figure. Leave out points that are infinite because the gradients are not aligned."""
     figure = new_figure(12, 3.6)
-    axes = figure.subplots(1, len(PANELS))
-    for axis, (title, label, value) in zip(axes, PANELS, strict=True):
+    axes = figure.subplots(1, len(panels))
+    for axis, (title, label, value) in zip(axes, panels, strict=True):
         for number, (name, records) in enumerate(runs.items()):
             points = [(record["num_updates"], value(record)) for record in records]
             points = [(x, y) for x, y in points if math.isfinite(y)]
@@ -115,6 +133,8 @@ def summary(runs: dict[str, list[Record]]) -> str:
     negative, so the means of these three leave them out.
     """
     header = ["run", "records", "c_norm²", "c_sim", "c_align", "alpha_t", "q_t", "without alignment"]
+    has_cosine = all(COSINE in records[0] for records in runs.values())
+    header += [COSINE] if has_cosine else []
     rows = []
     for name, records in runs.items():
         for part, chosen in (("all", records), ("last quarter", records[-max(1, len(records) // 4) :])):
@@ -124,7 +144,8 @@ def summary(runs: dict[str, list[Record]]) -> str:
             columns += [sum(r[c] for r in aligned) / max(1, len(aligned)) for c in ("c_align", "alpha_t", "q_t")]
             numbers = [f"{column:.3f}" for column in columns]
             rows.append([name, f"{part} ({len(chosen)})", *numbers, str(len(chosen) - len(aligned))])
-    sides = ["left"] * 2 + ["right"] * 6
+            rows[-1] += [f"{sum(r[COSINE] for r in chosen) / len(chosen):.3f}"] if has_cosine else []
+    sides = ["left"] * 2 + ["right"] * (len(header) - 2)
     return tabulate(rows, header, tablefmt="github", disable_numparse=True, colalign=sides)
 
 

@@ -406,6 +406,22 @@ def test_plot_of_criteria(tmp_path: Path) -> None:
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_plot_of_figures_2_and_3(tmp_path: Path) -> None:
+    """With the cosine, which the run must have logged."""
+    log, output = tmp_path / "train.log", tmp_path / "figure"
+    values = {"c_norm": "2", "c_sim": "0.5", "c_align": "inf", "alpha_t": "-0.5", "q_t": "inf"}
+    lines = [json.dumps({"num_updates": str(10 + n), "cosine": c} | values) for n, c in enumerate(("-0.5", "0.25"))]
+    log.write_text("\n".join(lines))
+    table = script("scripts.figures.criteria", "--figures", "23", output, f"with dropout={log}", f"without={log}")
+    assert cells_of(table)[-1][-2:] == ["1", "0.250"]
+    assert cells_of(table)[-2][-1] == "-0.125"
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert [json.loads(line)["cosine"] for line in output.with_suffix(".jsonl").read_text().splitlines()][:2] == [
+        -0.5,
+        0.25,
+    ]
+
+
 def figure4(*options: object) -> subprocess.CompletedProcess[str]:
     command = [ROOT / "scripts/reproduce_figure4.sh", *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True)

@@ -140,6 +140,31 @@ def test_criteria_compare_the_networks_as_they_run(digits: Path) -> None:
     assert measured["c_sim"] == pytest.approx(norm(2, shared) / norm(1, shared), rel=1e-4)
 
 
+def test_dropout_of_hidden_channels(digits: Path) -> None:
+    """An update moves the rows and columns of the kept channels alone, and the monitor measures these masks."""
+    arguments = json.dumps({"keep_prob": 0.5, "scale": "inverted"})
+    built = build(
+        digits, task__scheme="dropout", task__scheme_args=arguments, task__criteria_interval=1, model__norm="none"
+    )
+    built.task.criteria.log = lambda: None
+    for number, sample in enumerate(samples(built, 2)):
+        mask = built.task.scheme.update(number).mask
+        before = {p: p.detach().clone() for p in built.model.parameters()}
+        update(built, number, sample)
+        masked = 0
+        for p, old in before.items():
+            selected = mask.of(p)
+            if isinstance(selected, torch.Tensor):
+                outside = ~selected.expand(p.shape)
+                masked += int(outside.sum())
+                assert torch.equal(p[outside], old[outside])
+                assert p.ndim == 1 or not torch.equal(p, old)
+        assert masked > 0
+        measured = built.task.criteria._measured
+        assert -1 <= measured["cosine"] <= 1
+        assert measured["c_norm"] >= 1
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -160,6 +185,10 @@ def test_criteria_compare_the_networks_as_they_run(digits: Path) -> None:
         (
             {"task__optimizer_name": "sgd", "task__alternate": True},
             "needs adam_for_partitioned_model or sgd_for_partitioned",
+        ),
+        (
+            {"task__scheme": "meprop", "task__scheme_args": '{"keep": 0.5}'},
+            "--scheme is meprop, which is for linear layers",
         ),
         ({"task__small_ratio": "1.5"}, r"--small-ratio is 1\.5; allowed: 0 < ratio < 1"),
         ({"model___name": "transformer"}, "--arch is transformer; allowed for images: resnet10, resnet18, resnet34"),
