@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sacrebleu
@@ -17,8 +18,7 @@ from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.data.checks import check_split
 from fairseq_ats.data.text import Pieces, Text
 from fairseq_ats.inference.deployed_folder import DeployedFolder
-from fairseq_ats.inference.engine import Engine, Machine
-from fairseq_ats.inference.translator import open_folder
+from fairseq_ats.inference.translator import Translator
 
 VALID = "valid"
 
@@ -75,47 +75,45 @@ class HeldOut:
 
     @classmethod
     def read(cls, source: SourceNetwork, split: str = VALID) -> HeldOut:
-        """Read the first sentences of a split that fit the network.
+        """Read the first sentences of a split.
 
         Raises:
-            ValueError: the split is not there, is damaged, or has no such sentence.
+            ValueError: the split is not there or damaged.
         """
         text = Text(source.sentencepiece_model, source.data.lowercase)
         dictionaries = (source.task.source_dictionary, source.task.target_dictionary)
-        longest = min(source.model.max_positions()) - 1
-        sides = [
-            [[dictionary[n] for n in numbers.tolist()] for numbers in sentences]
+        one, other = (
+            [[dictionary[n] for n in numbers.tolist()] for numbers in sentences[:_MOST_SENTENCES]]
             for sentences, dictionary in zip(read_split(source, split), dictionaries, strict=True)
-        ]
-        kept = [(one, other) for one, other in zip(*sides, strict=True) if 0 < len(one) <= longest][:_MOST_SENTENCES]
-        if not kept:
-            raise ValueError(f"{source.data.path} has no sentence in {split} that fits the network")
-        return cls([one for one, _ in kept], [text.decode(other) for _, other in kept], text)
+        )
+        return cls(one, [text.decode(pieces) for pieces in other], text)
 
     def bleu(self, translations: Sequence[Pieces]) -> float:
         return sacrebleu.BLEU().corpus_score([self.text.decode(t) for t in translations], [self.references]).score
 
-    def translate(self, engines: Sequence[Engine]) -> list[tuple[list[Pieces], float]]:
-        """Translate with each engine in turn, some sentences at a time, and return its translations and CPU seconds."""
-        found: list[tuple[list[Pieces], float]] = [([], 0.0) for _ in engines]
+    def words(self, translations: Sequence[Pieces]) -> int:
+        return sum(len(self.text.decode(pieces).split()) for pieces in translations)
+
+    def translate(self, translators: Sequence[Translator]) -> list[tuple[list[Pieces], float]]:
+        """Translate with each in turn, some sentences at a time, and return its translations and CPU seconds."""
+        found: list[tuple[list[Pieces], float]] = [([], 0.0) for _ in translators]
         for start in range(0, len(self.sources), _AT_ONCE):
-            for number, engine in enumerate(engines):
-                translations, seconds = found[number]
+            for number, translator in enumerate(translators):
                 before = time.process_time()
-                new = engine.translate(self.sources[start : start + _AT_ONCE])
+                new = translator.translate_pieces(self.sources[start : start + _AT_ONCE])
+                translations, seconds = found[number]
                 found[number] = ([*translations, *new], seconds + time.process_time() - before)
         return found
 
 
 def compare_shortlist(folder: Path, held_out: HeldOut) -> Iterator[str]:
     """Yield a line on what the folder's shortlist changes: BLEU, translations and speed."""
-    engines = [open_folder(folder, machine=_machine(), shortlist=used)[0] for used in (False, True)]
-    (without, seconds), (with_it, fewer_seconds) = held_out.translate(engines)
+    (without, seconds), (with_it, fewer) = held_out.translate([_open(folder, shortlist=used) for used in (False, True)])
     equal = sum(a == b for a, b in zip(without, with_it, strict=True))
     yield (
         f"shortlist: BLEU {held_out.bleu(without):.2f} without and {held_out.bleu(with_it):.2f} with it, {equal} of "
-        f"{len(without)} translations equal, {seconds / fewer_seconds:.2f} times as fast (CPU time, beam "
-        f"{engines[0].search.beam})"
+        f"{len(without)} translations equal, {seconds / fewer:.2f} times as fast (CPU time, beam "
+        f"{DeployedFolder.read(folder).beam})"
     )
 
 
@@ -128,26 +126,18 @@ def tune(folder: Path, held_out: HeldOut) -> Iterator[str]:
     best: dict[int, tuple[float, float]] = {}
     for beam in BEAMS:
         penalties = LENGTH_PENALTIES if beam > 1 else (1.0,)  # one hypothesis: there is nothing to compare
-        given = [{"beam": beam, "length_penalty": penalty} for penalty in penalties]
-        engines = [open_folder(folder, given=settings, machine=_machine())[0] for settings in given]
-        found = held_out.translate(engines)
+        found = held_out.translate([_open(folder, beam=beam, length_penalty=penalty) for penalty in penalties])
         best[beam] = max(
             (held_out.bleu(translations), p) for (translations, _), p in zip(found, penalties, strict=True)
         )
-        words = words_of(held_out, found[0][0])
         bleu, penalty = best[beam]
-        yield f"beam {beam}, length penalty {penalty:g}: BLEU {bleu:.2f}, {words / found[0][1]:,.0f} words a CPU second"
+        speed = held_out.words(found[0][0]) / found[0][1]
+        yield f"beam {beam}, length penalty {penalty:g}: BLEU {bleu:.2f}, {speed:,.0f} words a CPU second"
     enough = max(bleu for bleu, _ in best.values()) - MOST_LOST
     beam = min(beam for beam, (bleu, _) in best.items() if bleu >= enough)
-    description = dataclasses.replace(DeployedFolder.read(folder), beam=beam, length_penalty=best[beam][1])
-    description.write(folder)
+    dataclasses.replace(DeployedFolder.read(folder), beam=beam, length_penalty=best[beam][1]).write(folder)
     yield f"chosen: beam {beam}, length penalty {best[beam][1]:g}"
 
 
-def words_of(held_out: HeldOut, translations: Sequence[Pieces]) -> int:
-    """Return the number of words of translations."""
-    return sum(len(held_out.text.decode(pieces).split()) for pieces in translations)
-
-
-def _machine() -> Machine:
-    return Machine(threads=torch.get_num_threads(), device="cpu")
+def _open(folder: Path, **options: Any) -> Translator:
+    return Translator(folder, threads=torch.get_num_threads(), device="cpu", **options)

@@ -22,7 +22,7 @@ directly in the folder and are named relative to it.
       "sentencepiece_model": "sentencepiece.model",
                                               null: input and output are tokens with spaces between them
       "lowercase": false,                     true: lower-case the input before it is cut into pieces
-      "weights": "float32",                   type of the stored weights: CTranslate2's name; float32 for ONNX
+      "weights": "float32",                   type of the stored weights: CTranslate2's name; for ONNX float32, int8
       "max_source_positions": 1024,           longest input in tokens, including the end-of-sentence
       "max_target_positions": 1024,           longest output in tokens, including the end-of-sentence
       "beam": 5,                              defaults of decoding, with the same meaning and values as in

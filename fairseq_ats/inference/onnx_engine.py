@@ -143,6 +143,8 @@ def open_graph(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors: it warns that ``others`` has a default
+    # Threads that wait sleep. Spinning, two threads took four times the CPU time of one, and longer, beside other work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own classes of errors derive from Exception alone

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, overload
 
 from fairseq_ats.data.text import READS_TOKENS, Pieces, Text, parts
@@ -20,7 +19,6 @@ from fairseq_ats.partition.partition import check_level_name
 logger = logging.getLogger(__name__)
 
 BUFFER_SIZE = 512
-_ANY_MACHINE = Machine()
 
 
 class Translator:
@@ -77,7 +75,7 @@ class Translator:
                     raise ValueError(
                         f"{option} is {value} and {path} is a folder, which brings its own; leave {option} out"
                     )
-            self._engine, self._text = open_folder(path, level, given, machine, shortlist)
+            self._engine, self._text = _open_folder(path, level, given, machine, shortlist)
         elif path.is_file():
             data = None if data is None else Path(data)
             model = None if sentencepiece_model is None else Path(sentencepiece_model)
@@ -138,12 +136,8 @@ class Translator:
         return [[next(translated) for _ in of_sentence] for of_sentence in cut]
 
 
-def open_folder(
-    path: Path,
-    level: str | int | None = None,
-    given: Mapping[str, Any] = MappingProxyType({}),
-    machine: Machine = _ANY_MACHINE,
-    shortlist: bool = True,
+def _open_folder(
+    path: Path, level: str | int | None, given: dict[str, Any], machine: Machine, shortlist: bool
 ) -> tuple[Engine, Text]:
     """Open a folder that ``fairseq-ats-convert`` wrote.
 
@@ -160,7 +154,7 @@ def open_folder(
     if number != folder.level:
         raise ValueError(f"--level is {number} and {path} holds the {folder.network} (level {folder.level}) only")
     defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
-    search = Search(**(defaults | dict(given)))
+    search = Search(**(defaults | given))
     model = None if folder.sentencepiece_model is None else path / folder.sentencepiece_model
     if model is None:
         logger.warning(f"{path} has {READS_TOKENS}")

@@ -1,20 +1,19 @@
 #!/usr/bin/env python3
 """Measure the speed and the size of deployed networks that are too large to train here: their weights are random.
 
-    python -m scripts.benchmarks.random_deployment {multi30k,iwslt,wmt} [--rounds 5] [--sentences 32]
+    python -m scripts.benchmarks.random_deployment {multi30k,iwslt,wmt} DATA [--rounds 5] [--sentences 32]
 
 Every core is compared with stock fairseq on the super-network, and with the super-network in CTranslate2's int8. The
-networks never end a sentence, so that every translation has ``--length`` pieces. A shortlist has as many candidates as
-one of real data, at random. What is measured, and how, is as in ``scripts.benchmarks.deployment``.
+text and the shortlist are those of DATA, whose dictionary is filled up with pieces that do not occur. The networks
+never end a sentence, so that every translation has ``--length`` pieces. What is measured, and how, is as in
+``scripts.benchmarks.deployment``.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
-import random
 import tempfile
 from pathlib import Path
 
@@ -29,12 +28,9 @@ from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
 from fairseq_ats.convert.formats.onnx import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
-from fairseq_ats.convert.shortlist import CANDIDATES, FREQUENT
 from fairseq_ats.convert.source_network import read_source
-from fairseq_ats.cost.synthetic import build, numbered_dictionary
-from fairseq_ats.data.lines import write_lines
-from fairseq_ats.inference.ctranslate2_engine import SHORTLIST_FILE
-from fairseq_ats.inference.deployed_folder import DeployedFolder
+from fairseq_ats.cost.synthetic import build
+from fairseq_ats.data.lines import raw_lines
 from scripts.benchmarks.deployment import (
     BATCH_SIZE,
     BEAM,
@@ -81,7 +77,7 @@ FORMS: dict[str, OutputFormat] = {
     "stock fairseq": StockCheckpoint(),
     "CTranslate2 float32": CTranslate2Model(),
     "CTranslate2 int8": CTranslate2Model(quantization="int8"),
-    "CTranslate2 int8 shortlist": CTranslate2Model(quantization="int8"),
+    "CTranslate2 int8 shortlist": CTranslate2Model(quantization="int8", shortlist="train"),
     "ONNX float32": OnnxModel(),
     "ONNX int8": OnnxModel(quantization="int8"),
 }
@@ -102,36 +98,42 @@ def main() -> None:
     options, vocabulary = SIZES[args.size]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        dictionary = numbered_dictionary(vocabulary)
+        dictionary = filled_up(Dictionary.load(str(args.data / "dict.en.txt")), vocabulary)
         contestants = [
-            dataclasses.replace(deploy(name, options, dictionary, folder), longest=args.length)
+            dataclasses.replace(deploy(name, options, args.data, dictionary, folder), longest=args.length)
             for name in dict.fromkeys([STOCK, SUPER_INT8, *args.contestants])
         ]
         sizes = {c.name: size_on_disk(c.path) for c in contestants}
-        generator = random.Random(1)
-        pieces = dictionary.symbols[dictionary.nspecial :]
-        source = [" ".join(generator.choices(pieces, k=args.length)) for _ in range(args.sentences)]
+        source = raw_lines(args.data, "en")[: args.sentences]
         with workers_of(contestants, args.cores) as workers:
             measured = measure(workers, source, args.latency_sentences, args.rounds)
-    search = f"{args.sentences} sentences of {args.length} pieces in and out, batch {BATCH_SIZE}, beam {BEAM}"
+    search = f"{args.sentences} sentences of {args.length} pieces out, batch {BATCH_SIZE}, beam {BEAM}"
     print(f"{args.size}, {vocabulary:,} pieces: {search}; {args.rounds} rounds; {machine(args.cores)}\n")
-    print(f"{report(measured, sizes)}\n\n{further_report(measured, None)}")
+    print(f"{report(measured, sizes, args.length * args.sentences)}\n\n{further_report(measured, None)}")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = [f"{form}, {network}" for network in NETWORKS for form in FORMS]
     parser.add_argument("size", choices=list(SIZES))
+    parser.add_argument("data", type=Path, metavar="DATA", help="en-de, from fairseq-ats binarise")
     parser.add_argument("--contestants", nargs="+", choices=every, default=DEFAULT, metavar="'FORM, NETWORK'")
     parser.add_argument("--sentences", type=positive, default=BATCH_SIZE)
     parser.add_argument("--latency-sentences", type=positive, default=5, help="for batch 1")
-    parser.add_argument("--length", type=positive, default=25, help="pieces of a sentence, in and out (default: 25)")
+    parser.add_argument("--length", type=positive, default=16, help="pieces of a translation (default: 16)")
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--cores", type=positive, default=1, help="CPU cores that every contestant has (default: 1)")
     return parser.parse_args()
 
 
-def deploy(name: str, options: str, dictionary: Dictionary, folder: Path) -> Contestant:
+def filled_up(dictionary: Dictionary, size: int) -> Dictionary:
+    """Return the dictionary with further pieces, so that it has ``size`` entries."""
+    for number in range(size - len(dictionary)):
+        dictionary.add_symbol(f"unused{number}")
+    return dictionary
+
+
+def deploy(name: str, options: str, data: Path, dictionary: Dictionary, folder: Path) -> Contestant:
     """Write one network in one form, without verifying it: rounding changes random weights more than trained ones.
 
     Args:
@@ -139,36 +141,31 @@ def deploy(name: str, options: str, dictionary: Dictionary, folder: Path) -> Con
     """
     form, _, network = name.partition(", ")
     more, level = NETWORKS[network]
-    data = folder / more
-    if not data.is_dir():
-        save_random(f"{options} {_TASK} {more}", dictionary, data)
+    own = folder / more
+    if not own.is_dir():
+        save_random(f"{options} {_TASK} {more}", data, dictionary, own)
     path = folder / name.replace("/", ":")
     output_format = FORMS[form]
     if output_format.is_folder:
         path.mkdir()
-    source = read_source(data / "checkpoint.pt", level)
+    source = read_source(own / "checkpoint.pt", level)
     if isinstance(output_format, CTranslate2Model) and source.is_low_rank:
         output_format = dataclasses.replace(output_format, dense=True)
     for _ in output_format.write(source, path):
         pass
-    if form.endswith("shortlist"):
-        generator = random.Random(1)
-        pieces = dictionary.symbols[dictionary.nspecial :]
-        lines = [(piece, generator.sample(pieces, CANDIDATES)) for piece in pieces]
-        lines.append(("", generator.sample(pieces, FREQUENT)))
-        write_lines(path / SHORTLIST_FILE, (f"{piece}\t{' '.join(candidates)}" for piece, candidates in lines))
-        DeployedFolder.read(path).write(path)
     if output_format.is_folder:
         return Contestant(name, path, None, None)
-    return Contestant(name, path, None, data)
+    return Contestant(name, path, None, own)
 
 
-def save_random(arguments: str, dictionary: Dictionary, folder: Path) -> None:
-    """Save a network with random weights as fairseq's trainer does, with its dictionaries beside it."""
+def save_random(arguments: str, data: Path, dictionary: Dictionary, folder: Path) -> None:
+    """Save a network with random weights as fairseq's trainer does, with its data beside it."""
     folder.mkdir()
+    for path in data.iterdir():
+        (folder / path.name).symlink_to(path.resolve())
     for language in ("en", "de"):
+        (folder / f"dict.{language}.txt").unlink()
         dictionary.save(str(folder / f"dict.{language}.txt"))
-    (folder / "binarised.json").write_text(json.dumps({"source": "en", "target": "de"}))
     built = build(arguments.split(), dictionary)
     with torch.no_grad():
         # Its logit is then 0, and in a large vocabulary there are always more likely pieces.
@@ -189,14 +186,17 @@ def save_random(arguments: str, dictionary: Dictionary, folder: Path) -> None:
     torch.save(state, folder / "checkpoint.pt")
 
 
-def report(measured: Measured, sizes: dict[str, int]) -> str:
-    """Return the speeds in batches and sizes as Markdown."""
+def report(measured: Measured, sizes: dict[str, int], pieces: int) -> str:
+    """Return the speeds in batches and sizes as Markdown.
+
+    Args:
+        pieces: the number of pieces in all translations.
+    """
     lines = [
         "| deployed as | pieces/s (CPU) | by CPU time (quartiles) | latency ms (CPU) | size MB | memory MB |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, turns in measured.turns.items():
-        pieces = sum(len(line.split()) for line in measured.translations[name])
         batch, latency = (min(turn.cpu for turn in of) for of in (turns, measured.one_by_one[name]))
         lines.append(
             f"| {name} | {pieces / batch:,.0f} | {faster(measured.turns, name, STOCK)} "

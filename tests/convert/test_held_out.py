@@ -17,7 +17,7 @@ from fairseq.data import Dictionary
 from fairseq_ats.cli import translate as command
 from fairseq_ats.convert import held_out, shortlist
 from fairseq_ats.inference.deployed_folder import DeployedFolder
-from fairseq_ats.inference.engine import Engine, Search
+from fairseq_ats.inference.engine import Search
 from fairseq_ats.translate import Translator
 from tests.support.conversions import convert
 
@@ -118,13 +118,15 @@ class Scores:
     """Held-out data on which a search has the BLEU that is written here."""
 
     of: dict[tuple[int, float], float]
-    text: object = None
 
-    def translate(self, engines: Sequence[Engine]) -> list[tuple[list[Search], float]]:
-        return [([engine.search], 1.0) for engine in engines]
+    def translate(self, translators: Sequence[Translator]) -> list[tuple[list[Search], float]]:
+        return [([translator._engine.search], 1.0) for translator in translators]
 
     def bleu(self, translations: list[Search]) -> float:
         return self.of[translations[0].beam, translations[0].length_penalty]
+
+    def words(self, translations: list[Search]) -> int:
+        return 1
 
 
 @pytest.mark.parametrize(
@@ -136,11 +138,10 @@ class Scores:
     ],
 )
 def test_the_narrowest_beam_that_is_good_enough(
-    folder: Path, tmp_path: Path, scores: dict, chosen: tuple[int, float], monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, scores: dict, chosen: tuple[int, float]
 ) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     every = {(beam, penalty): 20.0 for beam in (1, 2, 3, 5) for penalty in (0.6, 1.0, 1.4)} | scores
-    monkeypatch.setattr(held_out, "words_of", lambda held, translations: 1)
     list(held_out.tune(copy, Scores(every)))  # type: ignore[arg-type]
     description = DeployedFolder.read(copy)
     assert (description.beam, description.length_penalty) == chosen

@@ -374,7 +374,7 @@ imported = time.process_time() - start
 for folder in sys.argv[1:]:
     print(*Translator(folder, threads=1, max_len_b=20)(["ba be", "di do da", ""]), sep="\\n")
 assert not {"torch", "fairseq", "fairseq_ats.plugin"} & set(sys.modules)
-assert imported < 0.5, imported
+assert imported < 2, imported  # 0.2 s on an idle machine; torch and fairseq take 5
 try:
     Translator(__file__)
 except ValueError as error:

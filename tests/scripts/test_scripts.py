@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 
 from fairseq_ats.cli.binarise import main as binarise
 from fairseq_ats.cli.config_file import options_of, read_config
@@ -24,6 +25,7 @@ from fairseq_ats.cli.yaml_file import read_yaml
 from fairseq_ats.data.binarise import _Build
 from fairseq_ats.data.lines import raw_references
 from fairseq_ats.options.values import Options
+from fairseq_ats.translate import Translator
 from tests.conftest import OUR_TASK, ROOT, TINY_ARCH
 from tests.support.command_line import start, train
 from tests.support.forking import fork_server
@@ -332,22 +334,21 @@ def test_benchmark_of_deployment(
     assert "argument --cores: 1000 is not allowed; allowed: at most" in said
 
 
-def test_random_networks_never_end_a_sentence(tmp_path: Path) -> None:
+def test_random_networks_never_end_a_sentence(toy_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2")
-    from fairseq_ats.cost.synthetic import numbered_dictionary
-    from fairseq_ats.translate import Translator
     from scripts.benchmarks import random_deployment
 
-    dictionary = numbered_dictionary(600)
+    dictionary = random_deployment.filled_up(Dictionary.load(str(toy_data / "dict.en.txt")), 600)
+    assert len(dictionary) == 600
     name = "CTranslate2 int8 shortlist, 2 decoder layers, width 1/4"
-    deployed = random_deployment.deploy(
-        name, " ".join(TINY_ARCH).replace("-layers 2", "-layers 3"), dictionary, tmp_path
-    )
+    options = " ".join(TINY_ARCH).replace("-layers 2", "-layers 3")
+    deployed = random_deployment.deploy(name, options, toy_data, dictionary, tmp_path)
     assert json.loads((deployed.path / "fairseq_ats.json").read_text())["partition"]["core_decoder_layers"] == 2
-    lines = ["w1 w2 w3", "w4 w5"]
     for beam, shortlist in ((1, True), (5, True), (5, False)):
         translate = Translator(deployed.path, beam=beam, max_len_b=30, threads=1, shortlist=shortlist)
-        assert [len(line.split()) for line in translate(lines)] == [30, 30]
+        (pieces,) = translate.translate_pieces([["▁ba", "▁be"]])
+        assert len(pieces) == 30
+        assert not shortlist or not any(piece.startswith("unused") for piece in pieces)
 
 
 def test_every_core_translates_its_share() -> None:
@@ -380,6 +381,17 @@ def test_benchmarks_refuse() -> None:
     done = subprocess.run(["bash", str(ROOT / "scripts/benchmark.sh"), "x", "tpu"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "usage:" in done.stderr
+
+
+def test_plot_of_deployment(tmp_path: Path) -> None:
+    from scripts.figures import deployment
+
+    rows = deployment.read_rows((ROOT / "results/deployment/README.md").read_text())
+    assert deployment.Deployed("stock fairseq", "super", rows[0].bleu, 1.0, 1.0, 1.0) == rows[0]
+    assert {row.network for row in rows} == {"super", "core"}
+    assert all(row.low <= row.speed <= row.high for row in rows)
+    deployment.draw(rows, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
 def test_plot_of_criteria(tmp_path: Path) -> None:
