@@ -32,7 +32,7 @@ from tests.support.checkpoints import differences, read_partition
 from tests.support.checkpoints import load as load_state
 from tests.support.command_line import BLEU, train
 from tests.support.conversions import convert, load, logits, save_checkpoint
-from tests.support.kinds import KINDS, WIDTH, build, build_stock, dense, layers_of, loss_of, plain_loss
+from tests.support.kinds import KINDS, LAYERS, WIDTH, build, build_stock, dense, layers_of, loss_of, plain_loss
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,8 @@ def test_updates_move_their_network_alone(parsed: Any, kind: str, batch: dict[st
         for name, p in model.named_parameters():
             same = all(map(torch.equal, before[name], state(name, p)))
             assert same == (name not in trained[level]), f"update {number}: {name}"
+            # Or fairseq would fill its gradient with zeros before several workers add them up.
+            assert name in trained[level] or not p.requires_grad, name
 
 
 ADAM = ("exp_avg", "exp_avg_sq", "step")
@@ -178,12 +180,48 @@ def test_step_by_step(parsed: Any, kind: str, batch: dict[str, Any]) -> None:
         with use_level(model, level):
             encoded = model.encoder(source, batch["net_input"]["src_lengths"])
             whole, extra = model.decoder(previous, encoder_out=encoded)
+            _, of_last = model.decoder(previous, encoder_out=encoded, alignment_layer=LAYERS - 1)
+            assert torch.equal(of_last["attn"][0], extra["attn"][0])
             state: dict[str, Any] = {}
             for end in range(1, 4):
                 step, step_extra = model.decoder(previous[:, :end], encoder_out=encoded, incremental_state=state)
                 torch.testing.assert_close(step[:, -1], whole[:, end - 1], rtol=1e-10, atol=1e-10)
                 weights = step_extra["attn"][0][:, -1], extra["attn"][0][:, end - 1]
                 torch.testing.assert_close(*weights, rtol=1e-6, atol=1e-6)  # float32 in our attention
+
+
+def test_recomputed_activations(parsed: Any, batch: dict[str, Any]) -> None:
+    """With --checkpoint-activations every network has the same gradients."""
+    gradients = []
+    for recomputes in (False, True):
+        built = build(parsed, "three networks", checkpoint_activations=recomputes)
+        for level in (1, 2, 3):
+            built.model.zero_grad()
+            with use_level(built.model, level):
+                loss_of(built.model(**batch["net_input"])[0], batch).backward()
+            gradients.append({name: p.grad for name, p in built.model.named_parameters() if p.grad is not None})
+    for plain, recomputed in zip(gradients[:3], gradients[3:], strict=True):
+        assert plain.keys() == recomputed.keys()
+        for name, gradient in plain.items():
+            torch.testing.assert_close(recomputed[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_slimmable_update(parsed: Any, batch: dict[str, Any]) -> None:
+    """Its gradient is the sum of the networks' own."""
+    built = build(parsed, "depth, final norms private", alternate=False, scheme="slimmable")
+    model, expected = built.model, {}
+    for level in built.task.partition.levels:
+        model.zero_grad()
+        with use_level(model, level):
+            built.criterion(model, batch)[0].backward()
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                expected[name] = expected.get(name, 0) + p.grad
+    model.zero_grad()
+    adam = optim.OPTIMIZER_REGISTRY["adam_for_partitioned_model"](built.cfg.optimizer, list(model.parameters()))
+    built.task.train_step(batch, model, built.criterion, adam, 0)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.usefixtures("exact")
