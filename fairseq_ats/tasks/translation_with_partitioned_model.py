@@ -4,7 +4,6 @@
 # (fairseq/dataclass/utils.py:39).
 
 import copy
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,10 +27,8 @@ from fairseq_ats.data.checks import (
     folder_problems,
 )
 from fairseq_ats.data.core_targets import CoreTargets, check_core_data, with_core_targets
+from fairseq_ats.options.checks.translation import translation_problems
 from fairseq_ats.options.config import PartitionedConfig
-from fairseq_ats.options.values import Options
-from fairseq_ats.partition.names import split_metric
-from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.training.partitioned_task import PartitionedTask
 from fairseq_ats.training.warm_start import start_from_stock_
 
@@ -73,15 +70,7 @@ class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
 
     @classmethod
     def training_problems(cls, cfg: PartitionedTranslationConfig) -> list[str]:
-        # None while decoding, where fairseq has no optimizer.
-        problems = [] if cfg.optimizer_name is None else list(filter(None, [buckets_problem(cfg.num_batch_buckets)]))
-        metric = cfg.best_checkpoint_metric or ""
-        problems += _core_data_problems(cfg)
-        if cfg.eval_bleu:
-            problems += _json_problems(cfg)
-        elif split_metric(metric)[1] == "bleu":
-            problems.append(f"--best-checkpoint-metric is {metric}, which needs --eval-bleu")
-        return problems
+        return translation_problems(cfg)
 
     def start_from_stock_(self, model: Any) -> None:
         dictionaries = {self.cfg.source_lang: self.source_dictionary, self.cfg.target_lang: self.target_dictionary}
@@ -145,36 +134,3 @@ class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
     def sample_of(self, level: int, sample: dict[str, Any]) -> dict[str, Any]:
         """Return the mini-batch with the targets of ``--core-data`` for a network below the super-network."""
         return sample if level == self.partition.max_level else with_core_targets(sample)
-
-
-def _core_data_problems(cfg: PartitionedTranslationConfig) -> list[str]:
-    if not cfg.core_data:
-        return []
-    given = f"--core-data is {cfg.core_data}"
-    options = Options(cfg)
-    problems = []
-    if options.scheme.name != SchemeName.ALTERNATE:
-        problems.append(f"{given}, which needs --scheme alternate; --scheme is {options.scheme.name}")
-    for option, is_given in (
-        ("--distillation-weight", options.distillation.weight != 0.0),
-        ("--criteria-interval", options.criteria.interval > 0),
-        ("--num-batch-buckets", cfg.num_batch_buckets > 0),
-    ):
-        if is_given:
-            problems.append(f"{given} and {option} is given, which compares or sorts by one target; leave one out")
-    if len(split_paths(cfg.data)) > 1 or len(split_paths(cfg.core_data)) > 1:
-        problems.append(f"{given} and DATA is {cfg.data}; allowed: one folder each")
-    return problems
-
-
-def _json_problems(cfg: PartitionedTranslationConfig) -> list[str]:
-    problems = []
-    for option, value in (
-        ("--eval-bleu-args", cfg.eval_bleu_args),
-        ("--eval-bleu-detok-args", cfg.eval_bleu_detok_args),
-    ):
-        try:
-            dict(json.loads(value))
-        except (TypeError, ValueError):
-            problems.append(f"{option} is {value}; allowed: options in JSON, as in '{{\"beam\": 4}}'")
-    return problems

@@ -1,8 +1,9 @@
 """Check the options before anything is read, and tell all problems at once.
 
 Each rule stands beside the value that it protects. This package collects the rules, and has those about fairseq's own
-options: where it computes (:mod:`~fairseq_ats.options.checks.host`) and what a run starts from
-(:mod:`~fairseq_ats.options.checks.start`).
+options: where it computes (:mod:`~fairseq_ats.options.checks.host`), what a run starts from
+(:mod:`~fairseq_ats.options.checks.start`), and what only a translation task has
+(:mod:`~fairseq_ats.options.checks.translation`).
 """
 
 from __future__ import annotations
