@@ -78,7 +78,8 @@ def _parser(prog: str) -> CommandParser:
         "--level",
         required=True,
         metavar="LEVEL",
-        help="the network: core, super, level2, ..., or its number: 1 is the core",
+        help="the network: core, super, level2, ..., or its number: 1 is the core; perturbed: what --scheme prune "
+        "leaves of the highest",
     )
     parser.add_argument(
         "--to", choices=[*FORMATS, "torch"], required=True, metavar="FORMAT", help=", ".join([*FORMATS, "torch"])

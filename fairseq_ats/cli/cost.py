@@ -22,10 +22,12 @@ from fairseq_ats.architectures.resnet import RESNETS
 from fairseq_ats.checkpoints.keys import IMAGE_TASK_NAME, STOCK_TASK_NAME, TASK_NAME
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.cost.budget import Core, cores_within
-from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, scheme_flops
+from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, scheme_flops, scheme_of_parts_flops
 from fairseq_ats.cost.images import CIFAR10, image_table
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
+from fairseq_ats.options.values import Options
 from fairseq_ats.partition.partition import Partition
+from fairseq_ats.schemes.partial_sgd import SchemeOfParts
 from fairseq_ats.tasks.image_classification_with_partitioned_model import ImageClassificationWithPartitionedModelTask
 
 
@@ -67,9 +69,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_
             return
         sentences = args.tokens // args.length
         costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
+        updates = scheme_flops(costs, task.scheme.pattern)
+        scheme = Options(task.cfg).scheme.scheme_of(task.partition.max_level)
+        if isinstance(scheme, SchemeOfParts):
+            own = scheme_of_parts_flops(model, task, sentences, args.length, scheme)
+            updates[f"{task.cfg.scheme} {task.cfg.scheme_args or ''}".rstrip()] = own
     tokens = sentences * args.length
     print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
-    print(_table(costs, tokens, task.partition, task.scheme.pattern))
+    print(_table(costs, tokens, task.partition, updates))
 
 
 def _parser(prog: str) -> CommandParser:
@@ -79,7 +86,7 @@ def _parser(prog: str) -> CommandParser:
         usage="%(prog)s (CHECKPOINT | --arch ARCH [fairseq options]) [--tokens N] [--length N] [--vocabulary N] "
         "[--core-parameters N] [--core-flops F]",
         epilog="Other options are fairseq's: --arch and the options of the architecture, "
-        "--partitioned-linear-module-name, --small-ratio, --max-level, --alternate-pattern.",
+        "--partitioned-linear-module-name, --small-ratio, --max-level, --alternate-pattern, --scheme, --scheme-args.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -129,7 +136,7 @@ def _budget_table(whole: Core, cores: Sequence[Core]) -> str:
     return "\n".join(lines)
 
 
-def _table(costs: Mapping[int, Cost], tokens: int, partition: Partition, pattern: tuple[int, ...]) -> str:
+def _table(costs: Mapping[int, Cost], tokens: int, partition: Partition, updates: Mapping[str, float]) -> str:
     """Return Markdown: the networks, and the updates of each scheme."""
     lines = [
         "| network | parameters | in embeddings | forward MFLOPs/token | backward | activations kB/token "
@@ -142,7 +149,6 @@ def _table(costs: Mapping[int, Cost], tokens: int, partition: Partition, pattern
             f"| {cost.forward_flops / tokens / 1e6:.1f} | {cost.backward_flops / tokens / 1e6:.1f} "
             f"| {cost.activation_bytes / tokens / 1e3:.0f} | {cost.state_bytes / 1e6:.0f} |"
         )
-    updates = scheme_flops(dict(costs), pattern)
     whole = next(iter(updates.values()))
     lines += ["", "| update of | GFLOPs | relative |", "|---|---:|---:|"]
     lines += [f"| {name} | {flops / 1e9:.1f} | {flops / whole:.2f} |" for name, flops in updates.items()]

@@ -32,9 +32,12 @@ from fairseq_ats.cost.synthetic import numbered_dictionary, random_batch
 from fairseq_ats.inference.image_loading import load_image_network
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.levels import use_level
+from fairseq_ats.optim.mask import EVERYTHING, require_gradients
 from fairseq_ats.options.run_options import recall_
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.partition.tags import holds
+from fairseq_ats.schemes.draws import Draws
+from fairseq_ats.schemes.partial_sgd import SchemeOfParts, Update
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
 from fairseq_ats.tasks.translation_with_partitioned_model import (
     PartitionedTranslationConfig,
@@ -74,7 +77,12 @@ class Cost:
 
 
 def network_cost(
-    model: nn.Module, task: TranslationTask, sentences: int, length: int, level: int | None = None
+    model: nn.Module,
+    task: TranslationTask,
+    sentences: int,
+    length: int,
+    level: int | None = None,
+    update: Update | None = None,
 ) -> Cost:
     """Return the cost of one forward and backward pass of ``model`` at ``level`` in training.
 
@@ -86,17 +94,33 @@ def network_cost(
         sentences: the number of sentence pairs in the mini-batch.
         length: the number of tokens in each sentence, on both sides.
         level: the network's level; None for a model that is not partitioned.
+        update: count what this update does with the network, which has one point.
 
     Raises:
         ValueError: the network does not accept sentences of that length, or its cost depends on the words in them.
     """
     _check_countable(model, length)
     few = max([2, *(-(-m.rows_to_fold // length) for m in model.modules() if isinstance(m, PartitionedRankLinear))])
-    return cost_of_batches(model, lambda size: random_batch(task, size, length), sentences, level, few)
+    return cost_of_batches(model, lambda size: random_batch(task, size, length), sentences, level, few, update)
+
+
+def scheme_of_parts_flops(
+    model: nn.Module, task: TranslationTask, sentences: int, length: int, scheme: SchemeOfParts
+) -> float:
+    """Return the FLOPs of an average update of a scheme that trains one network by its parts."""
+    scheme.attach(task.model_parts(model), Draws(seed=1))
+    updates = [scheme.update(number) for number in scheme.typical_updates]
+    costs = [network_cost(model, task, sentences, length, scheme.max_level, update) for update in updates]
+    return sum(cost.flops for cost in costs) / len(costs) * (1 + scheme.extra_passes)
 
 
 def cost_of_batches(
-    model: nn.Module, batch: Callable[[int], dict[str, Any]], size: int, level: int | None, few: int = 2
+    model: nn.Module,
+    batch: Callable[[int], dict[str, Any]],
+    size: int,
+    level: int | None,
+    few: int = 2,
+    update: Update | None = None,
 ) -> Cost:
     """Return the cost of one forward and backward pass of a mini-batch of ``size``, by two small ones.
 
@@ -105,7 +129,7 @@ def cost_of_batches(
         few: from this size on every count is affine in the size.
     """
     sizes = (size,) if size <= 2 * few else (few, 2 * few)
-    first, *second = (_count(model, batch(one), level) for one in sizes)
+    first, *second = (_count(model, batch(one), level, update) for one in sizes)
     forward, backward, activations = (
         first if not second else tuple(a + (b - a) * (size - few) // few for a, b in zip(first, *second, strict=True))
     )
@@ -135,7 +159,9 @@ def _check_countable(model: Any, length: int) -> None:
         )
 
 
-def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[int, int, int]:
+def _count(
+    model: nn.Module, batch: dict[str, Any], level: int | None, update: Update | None = None
+) -> tuple[int, int, int]:
     """Return the FLOPs of the forward pass, the FLOPs of the backward pass, and the bytes of the activations."""
     # The criterion reads only the padding symbol from the task, and every dictionary gives that symbol the same number.
     task = SimpleNamespace(target_dictionary=Dictionary())
@@ -144,7 +170,10 @@ def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[
     model.train()
     for layers in [module for module in model.modules() if isinstance(module, LayerDropModuleList)]:
         layers.training = False  # only the list, not its layers: the list then skips no layer
-    with nullcontext() if level is None else use_level(model, level):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    require_gradients(trained, EVERYTHING if update is None else update.mask)
+    at_level = nullcontext() if level is None else use_level(model, level)
+    with at_level if update is None else update.points[0].of(model):
         with _saved_bytes(model) as saved:
             criterion(model, batch)
         # The counter has no formula for the fused attention kernel of CPUs.
@@ -152,6 +181,7 @@ def _count(model: nn.Module, batch: dict[str, Any], level: int | None) -> tuple[
             loss, _, _ = criterion(model, batch)
             forward = counter.get_total_flops()
             loss.backward()
+    require_gradients(trained, EVERYTHING)
     model.zero_grad(set_to_none=True)
     model.train(was_training)
     return forward, counter.get_total_flops() - forward, sum(saved.values())

@@ -7,16 +7,18 @@ backward passes (:mod:`fairseq_ats.cost.cost`). The optimizer is not counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
 
-from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, training_flops
+from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, scheme_of_parts_flops, training_flops
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
 from fairseq_ats.options.values import Options
-from fairseq_ats.schemes.schedule import Schedule
+from fairseq_ats.schemes.partial_sgd import SchemeOfParts
+from fairseq_ats.schemes.schedule import Schedule, SchemeName
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,13 @@ def cost_of_options(options: list[str], vocabulary: int, tokens: float, sentence
 def _cost(task: TranslationTask, model: nn.Module, tokens: float, sentences: float) -> TrainingCost:
     length = max(1, round(tokens / sentences))
     count = max(1, round(tokens / length))
-    schedule = Options(task.cfg).scheme.schedule(task.partition.max_level)
+    highest = task.partition.max_level
+    scheme = Options(task.cfg).scheme.scheme_of(highest)
+    if isinstance(scheme, SchemeOfParts):
+        flops = round(scheme_of_parts_flops(model, task, count, length, scheme))
+        cost = replace(network_cost(model, task, count, length, highest), forward_flops=flops, backward_flops=0)
+        return TrainingCost({highest: cost}, Schedule(SchemeName.STANDARD, highest), distils=False)
+    schedule = cast(Schedule, scheme)
     # Do not count networks that no update trains.
     several = schedule.name.trains_several
     levels = task.partition.levels if several else (task.partition.max_level,)

@@ -241,6 +241,14 @@ class PartitionedConfig(FairseqDataclass):
             "example": "--alternate --init-super stock",
         },
     )
+    perturbed_validation: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme dropout or prune: validate the perturbed network too, at N points, the same in each "
+            "validation, and keep its best checkpoint; default: 1 with --scheme prune, otherwise 0",
+            "example": "--perturbed-validation 4",
+        },
+    )
     criteria_interval: int = field(
         default=0,
         metadata={

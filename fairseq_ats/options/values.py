@@ -209,6 +209,12 @@ class Options:
         return self._section(HostOptions)
 
     @property
+    def perturbed_validation(self) -> int:
+        """The number of points at which the perturbed network is validated."""
+        kind, given = SCHEMES_OF_PARTS.get(self.scheme.name), self._cfg.perturbed_validation
+        return given if given is not None else 0 if kind is None else kind.validated_points
+
+    @property
     def autocast(self) -> str | None:
         """A dtype of PyTorch by name; None: the weights' precision."""
         return _plain(self._cfg.autocast)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from fairseq_ats.partition.partition import CORE, CORE_LEVEL, SUPER, Partition
+from fairseq_ats.partition.partition import CORE, CORE_LEVEL, PERTURBED, PERTURBED_LEVEL, SUPER, Partition
 
 # The paper's convergence criteria, in the order in which they are logged.
 CRITERIA = ("c_norm", "c_sim", "c_align", "alpha_t", "q_t")
@@ -23,7 +23,7 @@ GRADIENT_NORM = "gnorm"
 
 # Names of the networks that can be below the highest one. "super" is not among them: a run that holds the
 # super-network has it as the highest network.
-_LOWER = rf"{CORE}|level\d+"
+_LOWER = rf"{PERTURBED}|{CORE}|level\d+"
 _METRIC = re.compile(rf"({_LOWER})_(.+)")
 _CRITERION = re.compile(rf"(level\d+_)?({'|'.join(CRITERIA + PERTURBATION)})(_.*)?")
 
@@ -35,36 +35,43 @@ class Networks:
     """The networks that a run holds, and the names under which it logs their metrics.
 
     Args:
-        names: the names of the networks, from the core up. The first network has level 1.
+        names: the names of the networks, from the core up.
+        first: the level of the first.
     """
 
     names: tuple[str, ...]
+    first: int = CORE_LEVEL
 
     @classmethod
-    def of(cls, partition: Partition | None) -> Networks:
-        """Return the networks of ``partition``; if it is None, the one network of a model that is not partitioned."""
+    def of(cls, partition: Partition | None, perturbed: bool = False) -> Networks:
+        """Return the networks of ``partition``; if it is None, the one network of a model that is not partitioned.
+
+        Args:
+            perturbed: whether the perturbed network is validated as well.
+        """
         if partition is None:
             return cls((SUPER,))
-        return cls(tuple(partition.network_name(level) for level in partition.levels))
+        names = tuple(partition.network_name(level) for level in partition.levels)
+        return cls((PERTURBED, *names), PERTURBED_LEVEL) if perturbed else cls(names)
 
     @property
     def levels(self) -> range:
         """The levels of all networks, from the core up."""
-        return range(CORE_LEVEL, self.highest + 1)
+        return range(self.first, self.highest + 1)
 
     @property
     def lower_levels(self) -> range:
         """The levels of the networks below the highest."""
-        return range(CORE_LEVEL, self.highest)
+        return range(self.first, self.highest)
 
     @property
     def highest(self) -> int:
         """The level of the highest network, which logs under fairseq's usual names."""
-        return CORE_LEVEL + len(self.names) - 1
+        return self.first + len(self.names) - 1
 
     def name(self, level: int) -> str:
         """Return the name of the network of ``level``."""
-        return self.names[level - CORE_LEVEL]
+        return self.names[level - self.first]
 
     def level(self, name: str) -> int:
         """Return the level of the network ``name``.
@@ -72,7 +79,7 @@ class Networks:
         Raises:
             ValueError: the run has no such network.
         """
-        return CORE_LEVEL + self.names.index(name)
+        return self.first + self.names.index(name)
 
     def metric_name(self, level: int, metric: str) -> str:
         """Return the name under which the network of ``level`` logs ``metric``: ``core_loss`` for the core's ``loss``.

@@ -37,6 +37,9 @@ CORE_LEVEL = 1
 # Names of the networks. The networks between the core and the super-network are called "level2", "level3", ...
 CORE = "core"
 SUPER = "super"
+# No network of a partition: what is left where a scheme perturbs the highest. In place of a level it has 0.
+PERTURBED = "perturbed"
+PERTURBED_LEVEL = 0
 
 # The defaults are from Table 4 of the paper.
 DEFAULT_MODULE_NAME = RANK
@@ -210,8 +213,8 @@ def check_level_name(level: str | int) -> None:
     Raises:
         ValueError: no partition can have such a level.
     """
-    if not re.fullmatch(rf"{CORE}|{SUPER}|(level)?[1-9]\d*", str(level)):
-        raise ValueError(f"--level is {level}; allowed: {CORE}, {SUPER}, 1, 2, ... (or level2, ...)")
+    if not re.fullmatch(rf"{CORE}|{SUPER}|{PERTURBED}|(level)?[1-9]\d*", str(level)):
+        raise ValueError(f"--level is {level}; allowed: {CORE}, {SUPER}, {PERTURBED}, 1, 2, ... (or level2, ...)")
 
 
 def core_size(full_size: int, ratio: float) -> int:

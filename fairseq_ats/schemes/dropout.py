@@ -33,6 +33,9 @@ class Dropout(SchemeOfParts):
     unit: str = choice("what is kept or not", "neuron", "weight", default="neuron")
     scale: str = choice("whether what is kept is scaled", "exact", "inverted", default="exact")
 
+    perturbs_validation = True
+    typical_updates = range(8)
+
     @property
     def needs_neurons(self) -> bool:
         return self.unit == "neuron"

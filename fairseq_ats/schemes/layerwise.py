@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,10 @@ class Layerwise(SchemeOfParts):
 
     order: str = choice("which layers move", "cyclic", "random", "growing", default="cyclic")
     updates: int = argument("N, updates before the next layer", "1 or more", lambda value: value >= 1, default=1)
+
+    @property
+    def typical_updates(self) -> Sequence[int]:
+        return range(0, len(self.parts.layers) * self.updates, self.updates)
 
     def update(self, number: int) -> Update:
         count, turn = len(self.parts.layers), number // self.updates

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +63,11 @@ class Scheme(ABC):
     max_level: int
     # How many times a gradient is taken in an update besides its points.
     extra_passes = 0
-    # The number of points that are validated by default.
+    # Whether it has points for --perturbed-validation, and how many are validated by default.
+    perturbs_validation = False
     validated_points = 0
+    # --alternate-pattern.
+    pattern: tuple[int, ...] = ()
 
     def attach(self, parts: ModelParts, draws: Draws) -> None:  # noqa: B027  most need nothing
         """Tell the scheme its model and its random numbers, before the first update."""
@@ -155,6 +158,11 @@ class SchemeOfParts(Scheme):
     def needs_neurons(self) -> bool:
         """Whether the model must have neurons."""
         return False
+
+    @property
+    def typical_updates(self) -> Sequence[int]:
+        """The numbers of updates whose mean cost is that of an average update, or of one at the end."""
+        return (0,)
 
     def comparisons(self, update: Update) -> tuple[Comparison, ...]:
         """Return the update's own x̃ and p."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ class Prune(SchemeOfParts):
     unit: str = choice("what is pruned", "neuron", "weight", default="neuron")
     feedback: bool = argument("whether what is pruned is trained on", default=True)
 
+    perturbs_validation = True
     validated_points = 1
 
     def __post_init__(self) -> None:
@@ -49,6 +50,10 @@ class Prune(SchemeOfParts):
     @property
     def needs_neurons(self) -> bool:
         return self.unit == "neuron"
+
+    @property
+    def typical_updates(self) -> Sequence[int]:
+        return (-(-self.end // self.every) * self.every,)
 
     def sparsity_at(self, number: int) -> float:
         """Return the share that is pruned from the update of this number on."""

@@ -95,7 +95,12 @@ class BestOfNetwork:
 
 
 def best_of_other_networks(
-    partition: Partition, best_checkpoint_metric: str, maximize: bool, keeps_last: bool = True, suffix: str = ""
+    partition: Partition,
+    best_checkpoint_metric: str,
+    maximize: bool,
+    keeps_last: bool = True,
+    suffix: str = "",
+    perturbed: bool = False,
 ) -> list[BestOfNetwork]:
     """Return one for each network of the run that fairseq's best checkpoint does not follow, from the core up.
 
@@ -104,12 +109,13 @@ def best_of_other_networks(
         keeps_last: whether each save writes ``checkpoint_last.pt`` (no ``--no-last-checkpoints``). Without it fairseq
             writes nothing after some validations, and does not call ``post_save`` (fairseq_cli/train.py:445).
         suffix: fairseq's ``--checkpoint-suffix``.
+        perturbed: whether the perturbed network is validated as well.
 
     Raises:
         ValueError: the run does not have the metric's network, or that network reports under the usual names in it; or
             the best checkpoint of a network could not always be kept.
     """
-    networks = Networks.of(partition)
+    networks = Networks.of(partition, perturbed)
     followed, metric = networks.split_metric(best_checkpoint_metric)
     if followed == networks.names[-1] and metric != best_checkpoint_metric:
         raise ValueError(

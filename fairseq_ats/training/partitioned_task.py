@@ -35,7 +35,7 @@ from fairseq_ats.options.groups import option_of
 from fairseq_ats.options.run_options import recall_, settle_, to_remember
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.names import Networks
-from fairseq_ats.partition.partition import CORE_LEVEL, Partition, reconciled
+from fairseq_ats.partition.partition import CORE_LEVEL, PERTURBED, PERTURBED_LEVEL, Partition, reconciled
 from fairseq_ats.schemes.draws import Draws
 from fairseq_ats.schemes.options import ALPHA, watched_scheme
 from fairseq_ats.schemes.partial_sgd import Comparison, Scheme, Update
@@ -170,6 +170,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         self.best_of_other_networks: list[BestOfNetwork] = []
         self._update: Update | None = None
         self._trained: list[nn.Parameter] = []
+        self._perturbed_points = 0  # that a validation of a training takes
         self._scheme_state: Mapping[str, Any] | None = None  # of the run that is resumed
         self._resumed_from: Mapping[str, Any] | None = None
         self._header: Mapping[str, Any] | None = None  # of the run that is resumed, until the model is built
@@ -177,7 +178,7 @@ class PartitionedTask(BatchesOfTheirOwn):
     @property
     def networks(self) -> Networks:
         """The networks that the model holds, and the names of their metrics."""
-        return Networks.of(self.partition)
+        return Networks.of(self.partition, self._perturbed_points > 0)
 
     # The model: its partition comes from the options in a new run, and from the checkpoint everywhere else.
 
@@ -258,6 +259,7 @@ class PartitionedTask(BatchesOfTheirOwn):
             SystemExit: the run of the checkpoint is finished.
         """
         options = self.options
+        self._perturbed_points = options.perturbed_validation
         if options.autocast is not None:
             check_autocast(cfg, options.autocast)
         if option_of(self.cfg, "criterion", "_name") == CRITERION_NAME:
@@ -298,6 +300,7 @@ class PartitionedTask(BatchesOfTheirOwn):
             checkpoints.maximize_best_checkpoint_metric,
             checkpoints.saves_after_each_validation,
             checkpoints.checkpoint_suffix,
+            self._perturbed_points > 0,
         )
 
     def _resume(self, source: str, header: Mapping[str, Any]) -> None:
@@ -446,7 +449,17 @@ class PartitionedTask(BatchesOfTheirOwn):
             with use_level(model, level):
                 loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
             merged.update(under_own_keys(self.networks, level, logging_output))
-        return loss, sample_size, merged
+        return loss, sample_size, merged | self._perturbed_output(sample, model, criterion)
+
+    def _perturbed_output(self, sample: dict[str, Any], model: Any, criterion: Any) -> dict[str, Any]:
+        """Validate at each point of --perturbed-validation; their sums are logged as those of one network."""
+        sums: dict[str, Any] = {}
+        for point in self.scheme.validation_points(self._perturbed_points):
+            self.announce_network(PERTURBED)
+            with point.of(model):
+                _, _, output = super().valid_step(sample, model, criterion)
+            sums = {name: sums.get(name, 0) + value for name, value in output.items()}
+        return under_own_keys(self.networks, PERTURBED_LEVEL, sums)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """Log every network's metrics under its own names."""

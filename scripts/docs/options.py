@@ -73,6 +73,7 @@ SECTIONS = {
             "scheme_args",
             "step_scale",
             "freeze",
+            "perturbed_validation",
         ),
     ),
     "Start and precision": (

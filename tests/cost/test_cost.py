@@ -21,9 +21,14 @@ from fairseq_ats.checkpoints.keys import TASK_NAME
 from fairseq_ats.cli import cost as command
 from fairseq_ats.cost import budget, cost
 from fairseq_ats.cost.synthetic import Built, build, numbered_dictionary, random_batch
+from fairseq_ats.cost.training import cost_of_options
 from fairseq_ats.modules.levels import use_level
+from fairseq_ats.optim.mask import ElementMask
 from fairseq_ats.partition.partition import Partition
-from fairseq_ats.schemes.schedule import Schedule
+from fairseq_ats.schemes.dropout import neuron_point
+from fairseq_ats.schemes.options import SchemeOptions
+from fairseq_ats.schemes.partial_sgd import Update
+from fairseq_ats.schemes.schedule import Schedule, SchemeName
 from tests.conftest import ROOT
 from tests.support.command_line import run
 from tests.support.markdown import cells_of
@@ -153,6 +158,44 @@ def test_schemes() -> None:
     assert cost.scheme_flops({1: costs[1]}) == {"core only": 30}
     three = costs | {3: cost.Cost(1, 1, 100, 200, 1)}
     assert list(cost.scheme_flops(three).values()) == [300, 30, 140, (300 + (90 + 100) + (30 + 100)) / 3, 420]
+
+
+def test_half_of_the_neurons_cost_what_a_core_of_half_the_width_costs() -> None:
+    built = built_of("PartitionedLinear", 0.5)
+    parts = built.task.model_parts(built.model)
+    groups = [*parts.hidden, *parts.keys]
+    point, scales = neuron_point(2, [(group, torch.arange(group.size) < group.size // 2) for group in groups])
+    update = Update(0, (point,), ElementMask({p: scale > 0 for p, scale in scales.items()}))
+    half = cost.network_cost(built.model, built.task, 4, 7, 2, update)
+    core = cost.network_cost(built.model, built.task, 4, 7, 1)
+    assert (half.forward_flops, half.backward_flops) == (core.forward_flops, core.backward_flops)
+    assert all(p.requires_grad for p in built.model.parameters())
+
+
+def test_flops_of_schemes_of_parts() -> None:
+    """Relative to standard training: two passes, one of three parts of a pass, shorter backward passes."""
+    built = built_of("PartitionedLinear", 0.5)
+    standard = cost.network_cost(built.model, built.task, 4, 7, 2)
+    found = {}
+    for name, arguments in (
+        ("extragradient", '{"step": 1}'),
+        ("meprop", '{"kind": "unified", "ratio": 0.1}'),
+        ("layerwise", "{}"),
+        ("prune", '{"sparsity": 0.5, "end": 3, "feedback": false}'),
+        ("prune", '{"sparsity": 0.5, "end": 3}'),
+    ):
+        scheme = SchemeOptions(SchemeName(name), arguments=arguments).scheme_of(2)
+        found[arguments] = cost.scheme_of_parts_flops(built.model, built.task, 4, 7, scheme) / standard.flops
+    two, shorter, layers, half, whole = found.values()
+    assert two == 2
+    assert whole == 1
+    assert 0.4 < shorter < 0.75
+    assert 1 / 3 < layers < shorter + 0.2
+    assert 0.5 < half < 1
+    options = [*ARCH, "--task", TASK_NAME, "--partitioned-linear-module-name", "PartitionedLinear"]
+    options += ["--scheme", "extragradient", "--scheme-args", '{"step": 1}']
+    of_run = cost_of_options(options, VOCABULARY, tokens=28, sentences=4)
+    assert of_run.flops(3) == 3 * 2 * standard.flops
 
 
 def test_flops_of_a_training() -> None:

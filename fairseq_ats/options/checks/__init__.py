@@ -15,7 +15,7 @@ from fairseq_ats.options.groups import option_of
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.fields import PrivateNorms
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition
-from fairseq_ats.schemes.options import ALPHA, criteria_of_problems
+from fairseq_ats.schemes.options import ALPHA, SCHEMES_OF_PARTS, criteria_of_problems
 
 
 def partition_problems(cfg: PartitionedConfig) -> list[str]:
@@ -39,6 +39,16 @@ def _step_scale_problems(options: Options, alternate_lr_coef: float | None) -> l
     return problems
 
 
+def _perturbed_problems(options: Options) -> list[str]:
+    given = f"--perturbed-validation is {options.perturbed_validation}"
+    if options.perturbed_validation < 0:
+        return [f"{given}; allowed: 0 or more"]
+    allowed = [name for name, kind in SCHEMES_OF_PARTS.items() if kind.perturbs_validation]
+    if options.perturbed_validation and options.scheme.name not in allowed:
+        return [f"{given}, which needs --scheme {' or '.join(allowed)}; --scheme is {options.scheme.name}"]
+    return []
+
+
 def training_problems(cfg: PartitionedConfig) -> list[str]:
     """Return one message for each combination of options that cannot be trained with."""
     options = Options(cfg)
@@ -53,6 +63,7 @@ def training_problems(cfg: PartitionedConfig) -> list[str]:
         *_norm_problems(options),
         *options.criteria.problems(options.max_level),
         *_step_scale_problems(options, option_of(cfg, "optimizer", "alternate_lr_coef")),
+        *_perturbed_problems(options),
         *range_problems(cfg),
     ]
 
