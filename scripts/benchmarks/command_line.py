@@ -25,6 +25,9 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--vocabulary", type=positive, default=10000)
     parser.add_argument("--ratio", type=float, default=0.03125, help="--small-ratio of the partitioned models")
+    parser.add_argument(
+        "--core-options", default="", help="more fairseq options of the partition, such as '--core-decoder-layers 2'"
+    )
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
@@ -43,16 +46,19 @@ def start(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def low_rank(args: argparse.Namespace) -> str:
     """Return fairseq's options for a low-rank partition."""
-    return f"{PARTITIONED} --partitioned-linear-module-name PartitionedRankLinear --small-ratio {args.ratio}"
+    return _partitioned(args, "PartitionedRankLinear")
 
 
 def small_width(args: argparse.Namespace) -> str:
     """Return fairseq's options for a small-width partition."""
-    return f"{PARTITIONED} --partitioned-linear-module-name PartitionedLinear --small-ratio {args.ratio}"
+    return _partitioned(args, "PartitionedLinear")
+
+
+def _partitioned(args: argparse.Namespace, module: str) -> str:
+    return f"{PARTITIONED} --partitioned-linear-module-name {module} --small-ratio {args.ratio} {args.core_options}"
 
 
 def conditions(args: argparse.Namespace) -> str:
     """Return the text above a table that says how it was measured."""
-    return (
-        f"vocabulary {args.vocabulary:,}, r = {args.ratio}; {args.rounds} rounds; {hardware(args.device, args.threads)}"
-    )
+    core = f"r = {args.ratio} {args.core_options}".rstrip()
+    return f"vocabulary {args.vocabulary:,}, {core}; {args.rounds} rounds; {hardware(args.device, args.threads)}"

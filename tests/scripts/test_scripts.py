@@ -282,7 +282,9 @@ TINY_BENCHMARK = [
 
 
 def test_benchmark_of_training() -> None:
-    table = script("scripts.benchmarks.training", *TINY_BENCHMARK, "--tokens", "40", "--precision", "bfloat16")
+    options = [*TINY_BENCHMARK, "--tokens", "40", "--precision", "bfloat16", "--core-options", "--core-vo width:0.5"]
+    table = script("scripts.benchmarks.training", *options)
+    assert "r = 0.03125 --core-vo width:0.5; 2 rounds" in table
     _, *rows = cells_of(table)
     flops = {row[0]: float(row[4]) for row in rows}
     memory = {row[0]: float(row[7]) for row in rows}
