@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_
             return
         sentences = args.tokens // args.length
         costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
-        updates = scheme_flops(costs, task.scheme.pattern)
+        updates = scheme_flops(costs, *task.scheme.patterns)
         scheme = Options(task.cfg).scheme.scheme_of(task.partition.max_level)
         if isinstance(scheme, SchemeOfParts):
             own = scheme_of_parts_flops(model, task, sentences, args.length, scheme)

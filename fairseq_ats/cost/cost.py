@@ -38,6 +38,7 @@ from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.partition.tags import holds
 from fairseq_ats.schemes.draws import Draws
 from fairseq_ats.schemes.partial_sgd import SchemeOfParts, Update
+from fairseq_ats.schemes.pattern import Turns, turns_text
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
 from fairseq_ats.tasks.translation_with_partitioned_model import (
     PartitionedTranslationConfig,
@@ -203,24 +204,31 @@ def update_flops(costs: dict[int, Cost], levels: tuple[int, ...], distils: bool 
     return sum(costs[level].flops for level in levels) + asked * costs[highest].forward_flops
 
 
-def training_flops(costs: dict[int, Cost], schedule: Schedule, updates: range, distils: bool = False) -> int:
-    """Return the FLOPs of the updates with the numbers ``updates``, all on mini-batches of one size."""
-    return sum(update_flops(costs, schedule.update(number).levels, distils) for number in updates)
+def training_flops(
+    costs: dict[int, Cost], schedule: Schedule, updates: range, distils: bool = False, distils_from: int = 0
+) -> int:
+    """Return the FLOPs of the updates with the numbers ``updates``, all on mini-batches of one size.
+
+    Args:
+        distils: as in :func:`update_flops`.
+        distils_from: the number of the first update that distils (--distillation-from).
+    """
+    return sum(update_flops(costs, schedule.update(n).levels, distils and n >= distils_from) for n in updates)
 
 
 def average_update_flops(costs: dict[int, Cost], schedule: Schedule, distils: bool = False) -> float:
-    """Return the FLOPs of an average update, outside the first and last phases that train one network alone."""
+    """Return the FLOPs of an average update, in its first pattern, outside the phases that train one network alone."""
     start = schedule.super_only_updates
-    endless = replace(schedule, core_only_from=None)
+    endless = replace(schedule, core_only_from=None, changes=())
     return training_flops(costs, endless, range(start, start + schedule.period), distils) / schedule.period
 
 
-def scheme_flops(costs: dict[int, Cost], pattern: tuple[int, ...] = ()) -> dict[str, float]:
+def scheme_flops(costs: dict[int, Cost], *patterns: Turns) -> dict[str, float]:
     """Return the FLOPs of an average update of each training scheme.
 
     Args:
         costs: the cost of every level of the model.
-        pattern: a value of --alternate-pattern, which gets a row of its own; empty for no such row.
+        patterns: those of --alternate-pattern; each gets a row of its own.
     """
     highest = max(costs)
     core = {"core only": float(costs[CORE_LEVEL].flops)}
@@ -234,9 +242,8 @@ def scheme_flops(costs: dict[int, Cost], pattern: tuple[int, ...] = ()) -> dict[
         "ATS with distillation": average_update_flops(costs, alternate, distils=True),
         "slimmable (all in one update)": average_update_flops(costs, Schedule(SchemeName.SLIMMABLE, highest)),
     }
-    if pattern:
-        name = f"ATS (alternate {':'.join(map(str, pattern))})"
-        result[name] = average_update_flops(costs, replace(alternate, pattern=pattern))
+    for turns in patterns:
+        result[f"ATS (alternate {turns_text(turns)})"] = average_update_flops(costs, replace(alternate, pattern=turns))
     return result
 
 

@@ -62,7 +62,7 @@ def image_table(task: Any, model: nn.Module) -> str:
     """Return Markdown: the networks by image, and an epoch of each scheme by both counts."""
     levels, epoch = task.partition.levels, PAPER_IMAGES
     true, paper = (
-        scheme_flops({n: count(model, task.data, epoch, n) for n in levels}, task.scheme.pattern)
+        scheme_flops({n: count(model, task.data, epoch, n) for n in levels}, *task.scheme.patterns)
         for count in (image_cost, paper_cost)
     )
     lines = [

@@ -29,15 +29,17 @@ class TrainingCost:
         costs: the cost of an average mini-batch, by level.
         schedule: the schedule that says which levels each update trains.
         distils: whether --distillation-weight is set.
+        distils_from: the number of the first update that distils.
     """
 
     costs: dict[int, Cost]
     schedule: Schedule
     distils: bool
+    distils_from: int = 0
 
     def flops(self, updates: int) -> int:
         """Return the FLOPs of the first ``updates`` updates."""
-        return training_flops(self.costs, self.schedule, range(updates), self.distils)
+        return training_flops(self.costs, self.schedule, range(updates), self.distils, self.distils_from)
 
     def trained(self, updates: int) -> set[int]:
         """Return the levels that the first ``updates`` updates train."""
@@ -83,4 +85,5 @@ def _cost(task: TranslationTask, model: nn.Module, tokens: float, sentences: flo
     several = schedule.name.trains_several
     levels = task.partition.levels if several else (task.partition.max_level,)
     costs = {level: network_cost(model, task, count, length, level) for level in levels}
-    return TrainingCost(costs, schedule, task.cfg.distillation_weight > 0)
+    distils = task.options.distillation
+    return TrainingCost(costs, schedule, distils.weight > 0, distils.start)

@@ -162,8 +162,9 @@ class PartitionedConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "with --scheme alternate: how many updates in a row train each network, from the super-network "
-            "down, as in 3:1; in quotes in the YAML file of fairseq-hydra-train; default: as in the checkpoint of a "
-            "resumed run, or one each",
+            "down, as in 3:1; or such patterns and the updates from which on they hold, as in 1:1@0,2:1@4000; in "
+            "quotes in the YAML file of fairseq-hydra-train; default: as in the checkpoint of a resumed run, or one "
+            "each",
             "example": "--alternate --alternate-pattern 3:1",
         },
     )
@@ -197,6 +198,14 @@ class PartitionedConfig(FairseqDataclass):
             "help": "temperature, from 0.01 to 100, of the soft targets of --distillation-weight; default: as in the "
             "checkpoint of a resumed run, or 1",
             "example": "--alternate --distillation-weight 0.5 --distillation-temperature 2",
+        },
+    )
+    distillation_from: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "with --distillation-weight: distil from update N on, counting from 0, when the super-network "
+            "knows something to teach; default: as in the checkpoint of a resumed run, or 0",
+            "example": "--alternate --distillation-weight 0.5 --distillation-from 4000",
         },
     )
     max_level: Optional[int] = field(

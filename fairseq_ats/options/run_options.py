@@ -14,10 +14,16 @@ from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.schemes.partial_sgd import Scheme
+from fairseq_ats.schemes.pattern import as_text, parsed_patterns
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
 
 # The value of an option that neither the command line nor the checkpoint gives; the others are None.
-_DEFAULTS = {"super_only_updates": 0, "distillation_weight": 0.0, "distillation_temperature": 1.0}
+_DEFAULTS = {
+    "super_only_updates": 0,
+    "distillation_weight": 0.0,
+    "distillation_temperature": 1.0,
+    "distillation_from": 0,
+}
 
 # Options of a scheme. A run that goes on with another scheme takes none of them from its checkpoint.
 _OF_A_SCHEME = (
@@ -26,6 +32,7 @@ _OF_A_SCHEME = (
     "core_only_from",
     "distillation_weight",
     "distillation_temperature",
+    "distillation_from",
     "scheme_args",
     "step_scale",
     "freeze",
@@ -66,10 +73,10 @@ def recall_(cfg: PartitionedConfig, task_state: Mapping[str, Any]) -> list[str]:
     for name in filter(saved.__contains__, _names(cfg)):
         given, had = getattr(cfg, name), saved[name]
         if given is None:
-            # Without distillation, as it may be given now, there is no temperature.
-            if name != "distillation_temperature" or cfg.distillation_weight:
+            # Without distillation, as it may be given now, there is no temperature, and no update at which it begins.
+            if name not in ("distillation_temperature", "distillation_from") or cfg.distillation_weight:
                 setattr(cfg, name, had)
-        elif given != had:
+        elif _as_remembered(name, given) != had:
             option = "--" + name.replace("_", "-")
             differing.append(f"{f'without {option}' if had is None else f'{option} {had}'}, and it is {given} now")
     return differing
@@ -80,12 +87,20 @@ def to_remember(cfg: PartitionedConfig, scheme: Scheme) -> dict[str, Any]:
     name, pattern = Options(cfg).scheme.name, None
     if isinstance(scheme, Schedule):
         name = SchemeName.CORE if scheme.max_level == CORE_LEVEL else scheme.name
-        pattern = ":".join(map(str, scheme.turns)) if scheme.takes_turns else None
+        pattern = scheme.pattern_text if scheme.takes_turns else None
     return {
         "scheme": str(name),
         **{option: getattr(cfg, option) for option in _names(cfg)},
         "alternate_pattern": pattern,
     }
+
+
+def _as_remembered(name: str, given: Any) -> Any:
+    """Return the value of an option as :func:`to_remember` writes it."""
+    try:
+        return as_text(parsed_patterns(given)) if name == "alternate_pattern" else given
+    except ValueError:
+        return given  # the check of the options tells what is wrong
 
 
 def _names(cfg: PartitionedConfig) -> tuple[str, ...]:

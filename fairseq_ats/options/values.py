@@ -27,10 +27,11 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 
 @dataclass(frozen=True)
 class DistillationOptions:
-    """``--distillation-weight`` and ``--distillation-temperature``."""
+    """``--distillation-weight``, ``--distillation-temperature`` and ``--distillation-from``."""
 
     weight: float
     temperature: float
+    start: int = 0
 
     def problems(self, scheme: SchemeOptions, rdrop_alpha: float | None) -> list[str]:
         """Return one message for each of the options that is outside its range, or does not go with the others.
@@ -48,8 +49,15 @@ class DistillationOptions:
                     f"--distillation-weight is {self.weight} and --rdrop-alpha is {rdrop_alpha}, which has every "
                     "sentence twice in a pass; leave one of them out"
                 )
-        elif self.temperature != 1.0:
-            found.append(f"--distillation-temperature is {self.temperature}, which needs --distillation-weight above 0")
+        else:
+            given = {"temperature": (self.temperature, 1.0), "from": (self.start, 0)}
+            found += [
+                f"--distillation-{option} is {value}, which needs --distillation-weight above 0"
+                for option, (value, default) in given.items()
+                if value != default
+            ]
+        if self.start < 0:
+            found.append(f"--distillation-from is {self.start}; allowed: 0 or more")
         if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             found.append(
                 f"--distillation-temperature is {self.temperature}; allowed: {MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}"
@@ -180,8 +188,12 @@ class Options:
 
     @cached_property
     def distillation(self) -> DistillationOptions:
-        weight, temperature = self._cfg.distillation_weight, self._cfg.distillation_temperature
-        return DistillationOptions(cast(float, weight), cast(float, temperature))  # settled: no longer None
+        given = self._cfg  # settled: no longer None
+        return DistillationOptions(
+            cast(float, given.distillation_weight),
+            cast(float, given.distillation_temperature),
+            cast(int, given.distillation_from),
+        )
 
     @cached_property
     def criteria(self) -> CriteriaOptions:

@@ -13,6 +13,7 @@ from fairseq_ats.schemes.extragradient import Extragradient
 from fairseq_ats.schemes.layerwise import Layerwise
 from fairseq_ats.schemes.meprop import MeProp
 from fairseq_ats.schemes.partial_sgd import Scheme, SchemeOfParts
+from fairseq_ats.schemes.pattern import parsed_patterns
 from fairseq_ats.schemes.prune import Prune
 from fairseq_ats.schemes.schedule import SCHEMES_OF_SEVERAL_NETWORKS, Schedule, SchemeName
 
@@ -38,7 +39,7 @@ class SchemeOptions:
     Args:
         scheme: ``--scheme``; None: not given.
         alternate: ``--alternate``, the paper's name of ``--scheme alternate``.
-        pattern: ``--alternate-pattern``, such as 3:1.
+        pattern: ``--alternate-pattern``, such as 3:1 or 1:1@0,2:1@4000.
         super_only_updates: as in :class:`~fairseq_ats.schemes.schedule.Schedule`.
         core_only_from: likewise.
         arguments: ``--scheme-args``, in JSON.
@@ -100,10 +101,10 @@ class SchemeOptions:
         """Return the scheme for a model that holds the levels up to ``max_level``.
 
         Raises:
-            ValueError: as :class:`Schedule` and :func:`parsed_pattern`.
+            ValueError: as :class:`Schedule` and :func:`parsed_patterns`.
         """
-        pattern = () if self.pattern is None else parsed_pattern(self.pattern)
-        return Schedule(self.name, max_level, pattern, self.super_only_updates, self.core_only_from)
+        (_, pattern), *changes = [(0, ())] if self.pattern is None else parsed_patterns(self.pattern)
+        return Schedule(self.name, max_level, pattern, self.super_only_updates, self.core_only_from, tuple(changes))
 
     def problems(self, max_level: int | None) -> list[str]:
         """Return one message for each option that does not go with the others.
@@ -152,7 +153,7 @@ class SchemeOptions:
         if self.pattern is not None:
             problems += self._needs(f"--alternate-pattern is {self.pattern}", (SchemeName.ALTERNATE,))
             try:
-                parsed_pattern(self.pattern)
+                parsed_patterns(self.pattern)
             except ValueError as error:
                 problems.append(str(error))
         if self.super_only_updates < 0:
@@ -227,17 +228,3 @@ def watched_scheme(criteria_of: str | None, scheme: Scheme) -> Scheme:
         return Schedule(SchemeName.STANDARD, scheme.max_level)
     arguments = '{"keep_prob": 0.5}' if criteria_of == "dropout" else criteria_of
     return scheme_of_parts(Dropout, scheme.max_level, arguments)
-
-
-def parsed_pattern(text: str) -> tuple[int, ...]:
-    """Return the numbers of a pattern: ``3:1`` → (3, 1).
-
-    Raises:
-        ValueError: the text is not whole numbers above 0 with colons between them.
-    """
-    parts = str(text).split(":")
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(
-            f"--alternate-pattern is {text!r}; allowed: whole numbers above 0 with colons between them, as in 3:1"
-        )
-    return tuple(map(int, parts))

@@ -11,6 +11,7 @@ from fairseq_ats.architectures.parts import ModelParts
 from fairseq_ats.optim.mask import EVERYTHING, ElementMask, LevelMask, Mask
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.schemes.draws import Draws
+from fairseq_ats.schemes.pattern import Turns
 from fairseq_ats.schemes.points import MaskedPoint, NetworkPoint, Point
 
 
@@ -66,8 +67,11 @@ class Scheme(ABC):
     # Whether it has points for --perturbed-validation, and how many are validated by default.
     perturbs_validation = False
     validated_points = 0
-    # --alternate-pattern.
-    pattern: tuple[int, ...] = ()
+
+    @property
+    def patterns(self) -> tuple[Turns, ...]:
+        """The patterns that were given for the turns of the networks."""
+        return ()
 
     def attach(self, parts: ModelParts, draws: Draws) -> None:  # noqa: B027  most need nothing
         """Tell the scheme its model and its random numbers, before the first update."""

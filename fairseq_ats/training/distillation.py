@@ -52,6 +52,7 @@ class Distillation:
         temperature: T > 0.
         highest: the super-network's level, or that of the largest network.
         counted: which targets count.
+        start: the number of the first update that is distilled.
         autocast: as in :func:`~fairseq_ats.training.precision.in_autocast`.
     """
 
@@ -59,6 +60,7 @@ class Distillation:
     temperature: float
     highest: int
     counted: Counted
+    start: int = 0
     autocast: str | None = None
 
     def teacher(self, model: nn.Module, sample: dict[str, Any], update: Update) -> Teacher | None:
@@ -67,7 +69,7 @@ class Distillation:
         The teacher has its soft targets already if the super-network does not run in the update. Otherwise it takes
         them from the super-network's pass.
         """
-        if min(update.levels) == self.highest:
+        if update.number < self.start or min(update.levels) == self.highest:
             return None
         teacher = Teacher(self)
         if self.highest not in update.levels:

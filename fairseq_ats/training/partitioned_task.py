@@ -283,10 +283,12 @@ class PartitionedTask(BatchesOfTheirOwn):
             check_monitored(cfg, options.criteria.compares_networks and highest == CORE_LEVEL)
         if not isinstance(self.scheme, Schedule):
             check_monitored(cfg, False, f"--scheme {options.scheme.name}")
-        weight, temperature = options.distillation.weight, options.distillation.temperature
-        if weight:
-            check_distilled(cfg, weight)
-            self.distillation = Distillation(weight, temperature, highest, self.counted, options.autocast)
+        given = options.distillation
+        if given.weight:
+            check_distilled(cfg, given.weight)
+            self.distillation = Distillation(
+                given.weight, given.temperature, highest, self.counted, given.start, options.autocast
+            )
         host = options.host
         reduces_afterwards = host.ddp_backend in LEGACY_DDP
         self.out_of_memory_guard = OutOfMemoryGuard(host.distributed_world_size, reduces_afterwards)

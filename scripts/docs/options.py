@@ -69,6 +69,7 @@ SECTIONS = {
             "core_only_from",
             "distillation_weight",
             "distillation_temperature",
+            "distillation_from",
             "core_data",
             "scheme_args",
             "step_scale",

@@ -21,7 +21,7 @@ from fairseq_ats.checkpoints.keys import TASK_NAME
 from fairseq_ats.cli import cost as command
 from fairseq_ats.cost import budget, cost
 from fairseq_ats.cost.synthetic import Built, build, numbered_dictionary, random_batch
-from fairseq_ats.cost.training import cost_of_options
+from fairseq_ats.cost.training import TrainingCost, cost_of_options
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.optim.mask import ElementMask
 from fairseq_ats.partition.partition import Partition
@@ -155,6 +155,7 @@ def test_schemes() -> None:
     # Distilled: (90 + 30 + a forward pass of 30) / 2.
     assert list(cost.scheme_flops(costs).values()) == [90, 30, 60, 75, 120]
     assert cost.scheme_flops(costs, (3, 1))["ATS (alternate 3:1)"] == (3 * 90 + 30) / 4
+    assert list(cost.scheme_flops(costs, (3, 1), (1, 2)).values())[-2:] == [(3 * 90 + 30) / 4, (90 + 2 * 30) / 3]
     assert cost.scheme_flops({1: costs[1]}) == {"core only": 30}
     three = costs | {3: cost.Cost(1, 1, 100, 200, 1)}
     assert list(cost.scheme_flops(three).values()) == [300, 30, 140, (300 + (90 + 100) + (30 + 100)) / 3, 420]
@@ -207,6 +208,21 @@ def test_flops_of_a_training() -> None:
     assert cost.training_flops(costs, slimmable, range(7), distils=True) == 2 * 90 + 3 * 120 + 2 * (30 + 30)
     alternate = Schedule("alternate", 2, **phases)
     assert cost.training_flops(costs, alternate, range(7), distils=True) == 2 * 90 + (90 + 60 + 90) + 2 * 60
+    late = cost.training_flops(costs, alternate, range(7), distils=True, distils_from=6)
+    assert late == 2 * 90 + (90 + 30 + 90) + 30 + 60
+    changes = Schedule("alternate", 2, (1, 1), changes=((4, (2, 1)),))  # 2 1 2 1, 2 2 1 2
+    assert cost.training_flops(costs, changes, range(8)) == (90 + 30 + 90 + 30) + (90 + 90 + 30 + 90)
+    training = TrainingCost(costs, changes, distils=True, distils_from=2)
+    assert training.flops(5) == (90 + 30) + (90 + 60) + 90
+
+
+def test_a_training_is_counted_by_its_options() -> None:
+    """Every update of its own, of a pattern that changes and of distillation that begins late."""
+    options = "--alternate --alternate-pattern 1:1@0,2:1@3 --distillation-weight 0.5 --distillation-from 3".split()
+    options = ["--task", TASK_NAME, *ARCH, "--small-ratio", "0.25", *options]
+    counted = cost_of_options(options, VOCABULARY, 20.0, 4.0)
+    big, small = counted.costs[2], counted.costs[1]
+    assert counted.flops(6) == 4 * big.flops + 2 * small.flops + big.forward_flops  # 2 1 2, 2 2 1
 
 
 def test_layers_that_layerdrop_leaves_out_are_counted(module_name: str) -> None:

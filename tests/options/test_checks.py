@@ -37,6 +37,10 @@ DROPOUT = ["--scheme", "dropout", "--scheme-args", '{"keep_prob": 0.5}']
         (["--best-checkpoint-metric", "core_bleu"], "core_bleu, which needs --eval-bleu"),
         (["--best-checkpoint-metric", "core_loss", "--max-level", "1"], "reports as loss"),
         (["--alternate", "--alternate-pattern", "2:1:1"], "--alternate-pattern is 2:1:1; allowed: 2 numbers"),
+        (
+            ["--alternate", "--alternate-pattern", "1:1@0,2:1:1@9"],
+            "--alternate-pattern is 1:1@0,2:1:1@9; allowed: 2 numbers",
+        ),
         (["--alternate", "--ddp-backend", "fully_sharded"], "--ddp-backend is fully_sharded, under which parameters"),
         (["--alternate", "--use-bmuf"], "--use-bmuf averages all parameters"),
         (["--alternate", "--zero-sharding", "os"], "--zero-sharding is os"),
@@ -149,6 +153,18 @@ def training_options(parse: Callable[..., Any]) -> Any:
         (
             {"alternate": True, "alternate_pattern": "3:x"},
             "--alternate-pattern is '3:x'; allowed: whole numbers above 0",
+        ),
+        (
+            {"alternate": True, "alternate_pattern": "1:1@0,3:1@x"},
+            "--alternate-pattern is '1:1@0,3:1@x'; allowed: .* with the updates at which they begin, from 0 upwards",
+        ),
+        (
+            {"alternate": True, "distillation_weight": 0.5, "distillation_from": -1},
+            "--distillation-from is -1; allowed: 0 or more",
+        ),
+        (
+            {"alternate": True, "distillation_from": 9},
+            "--distillation-from is 9, which needs --distillation-weight above 0",
         ),
         (
             {"alternate": True, "super_only_updates": -1},

@@ -52,6 +52,7 @@ MEMORY = {
     "core_only_from": None,
     "distillation_weight": 0.5,
     "distillation_temperature": 1.0,
+    "distillation_from": 2,
 }
 
 
@@ -88,6 +89,13 @@ def options(training_options: Any) -> Any:
             Schedule("alternate", 2, (1, 1), super_only_updates=3, core_only_from=9),
             0.5,
             ["--alternate-pattern 2:1, and it is 1:1 now", "without --core-only-from, and it is 9 now"],
+        ),
+        ({"alternate_pattern": "2:1@0"}, SCHEDULE, 0.5, []),
+        (
+            {"alternate_pattern": "1:1@0,2:1@9", "distillation_from": 4},
+            Schedule("alternate", 2, (1, 1), super_only_updates=3, changes=((9, (2, 1)),)),
+            0.5,
+            ["--alternate-pattern 2:1, and it is 1:1@0,2:1@9 now", "--distillation-from 2, and it is 4 now"],
         ),
         ({"distillation_weight": 0.0}, SCHEDULE, 0.0, ["--distillation-weight 0.5, and it is 0.0 now"]),
     ],

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_ats.modules.base import PartitionedModule
-from fairseq_ats.schemes.options import parsed_pattern
+from fairseq_ats.schemes.pattern import as_text, parsed_pattern, parsed_patterns
 from fairseq_ats.schemes.schedule import Schedule
 from tests.conftest import with_our_attention
 from tests.support.plain_networks import NOISE, adam_by_hand, dense_gradients, set_dense_weights
@@ -39,6 +39,9 @@ Build = Callable[..., SimpleNamespace]
         (Schedule("alternate", 3, (2, 1, 3)), "3 3 2 1 1 1 3 3 2"),
         (Schedule("alternate", 2, (1, 2), super_only_updates=3), "2 2 2 2 1 1 2 1 1"),
         (Schedule("alternate", 2, (), super_only_updates=1, core_only_from=4), "2 2 1 2 1 1 1"),
+        (Schedule("alternate", 2, (1, 1), changes=((4, (2, 1)),)), "2 1 2 1 2 2 1 2 2 1"),
+        (Schedule("alternate", 2, (1, 1), changes=((3, (2, 1)), (5, (1, 2)))), "2 1 2 2 2 2 1 1 2 1 1"),
+        (Schedule("alternate", 2, (1, 2), 2, 7, ((1, (3, 1)), (5, (1, 1)))), "2 2 2 2 2 2 1 1 1"),
         (Schedule("slimmable", 2), "21 21"),
         (Schedule("slimmable", 3, (), super_only_updates=1, core_only_from=3), "3 321 321 1 1"),
     ],
@@ -73,7 +76,42 @@ def test_parsed_pattern() -> None:
             parsed_pattern(wrong)
 
 
+@given(
+    patterns=st.lists(st.lists(st.integers(1, 4), min_size=2, max_size=2), min_size=2, max_size=4),
+    lengths=st.lists(st.integers(1, 9), min_size=3, max_size=3),
+    super_only_updates=st.integers(0, 12),
+)
+def test_a_pattern_that_changes_is_one_pattern_after_the_other(
+    patterns: list[list[int]], lengths: list[int], super_only_updates: int
+) -> None:
+    """Written out update by update, by a loop that keeps its place in the pattern."""
+    starts = [sum(lengths[:n]) for n in range(len(patterns))]
+    text = ",".join(f"{a}:{b}@{start}" for (a, b), start in zip(patterns, starts, strict=True))
+    assert as_text(parsed_patterns(text)) == text
+    first, *changes = parsed_patterns(text)
+    schedule = Schedule("alternate", 2, first[1], super_only_updates, changes=tuple(changes))
+    assert schedule.pattern_text == text
+    place, turn = 0, []
+    for number in range(45):
+        if number in starts:
+            place, turn = 0, [2] * patterns[starts.index(number)][0] + [1] * patterns[starts.index(number)][1]
+        expected = 2
+        if number >= super_only_updates:
+            expected, place = turn[place % len(turn)], place + 1
+        assert schedule.update(number).levels == (expected,), number
+
+
+def test_patterns_that_change_are_read_and_written() -> None:
+    assert parsed_patterns("3:1") == ((0, (3, 1)),) == parsed_patterns("3:1@0")
+    assert parsed_patterns("1:1@0,2:1@4000") == ((0, (1, 1)), (4000, (2, 1)))
+    for wrong in ("1:1,2:1@4", "1:1@0,2:1", "1:1@1", "1:1@0,2:1@0", "1:1@0,2:1@5,1:1@4", "1:1@0,", "1:1@-1", "@0"):
+        with pytest.raises(ValueError, match=r"--alternate-pattern is .*; allowed: .* as in 1:1@0,2:1@4000"):
+            parsed_patterns(wrong)
+
+
 def test_impossible_schedules() -> None:
+    with pytest.raises(ValueError, match="--alternate-pattern is 1:1@0,2:1:1@4; allowed: 2 numbers"):
+        Schedule("alternate", 2, (1, 1), changes=((4, (2, 1, 1)),))
     with pytest.raises(ValueError, match="--scheme slimmable needs two networks"):
         Schedule("slimmable", 1)
     # What YAML makes of 3:1.
@@ -86,6 +124,13 @@ REFERENCES = {
     "standard": ([], [[2]] * 2, 0.0, 1.0, 1.0),
     "core": (["--scheme", "core"], [[1]] * 2, 0.0, 1.0, 1.0),
     "pattern": (["--alternate", "--alternate-pattern", "2:1"], [[2], [2], [1], [2]], 0.0, 1.0, 1.0),
+    "pattern that changes": (
+        ["--alternate", "--alternate-pattern", "1:1@0,1:2@1"],
+        [[2], [2], [1], [1]],
+        0.0,
+        1.0,
+        1.0,
+    ),
     "slimmable": (["--scheme", "slimmable"], [[2, 1]] * 2, 0.0, 1.0, 1.0),
     "phases": (
         "--scheme slimmable --super-only-updates 1 --core-only-from 2 --alternate-lr-coef 0.5".split(),
@@ -99,6 +144,13 @@ REFERENCES = {
         [[2], [1], [2]],
         0.4,
         2.0,
+        1.0,
+    ),
+    "alternate, distilled late": (
+        "--alternate --distillation-weight 0.4 --distillation-from 2".split(),
+        [[2], [1], [2], [1]],
+        0.4,
+        1.0,
         1.0,
     ),
     "slimmable, distilled": (
@@ -141,7 +193,7 @@ def test_updates_against_plain_networks_in_float64(
     reference = {name: p.detach().clone() for name, p in model.named_parameters()}
     moments = {name: [0.0, 0.0, 0] for name in reference}
     replaced = [name for name, m in model.named_modules() if isinstance(m, PartitionedModule)]
-    target = batch["target"]
+    target, first_distilled = batch["target"], built.cfg.task.distillation_from or 0
 
     def probabilities(logits: torch.Tensor) -> torch.Tensor:
         return (logits / temperature).softmax(-1)[target != 1]  # 1 is padding
@@ -154,7 +206,7 @@ def test_updates_against_plain_networks_in_float64(
         built.task.optimizer_step(adam, model, update)
 
         soft_targets = None
-        if weight > 0:
+        if weight > 0 and update >= first_distilled:
             set_dense_weights(stock, reference, replaced, 2)
             soft_targets = probabilities(stock(**batch["net_input"])[0]).detach()
         total = collections.defaultdict(float)
@@ -185,16 +237,32 @@ PHASES = (
     "--alternate --alternate-pattern 2:1 --super-only-updates 1 --core-only-from 6 --distillation-weight 0.5 "
     "--distillation-temperature 2 --alternate-lr-coef 0.5".split()
 )
+# The same networks by a pattern that changes, and distillation that begins late.
+CHANGES = (
+    "--alternate --alternate-pattern 3:1@0,2:1@4,1:9@7 --core-only-from 6 --distillation-weight 0.5 "
+    "--distillation-from 4 --alternate-lr-coef 0.5".split()
+)
 
 
-@pytest.mark.parametrize("options_again", [PHASES, []], ids=["the same command", "without its options"])
-def test_resumed_within_a_pattern(build: Build, batch: Any, tmp_path: Path, options_again: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("first_options", "options_again"),
+    [(PHASES, PHASES), (PHASES, []), (CHANGES, CHANGES), (CHANGES, [])],
+    ids=["the same command", "without its options", "changes, the same command", "changes, without its options"],
+)
+def test_resumed_within_a_pattern(
+    build: Build,
+    batch: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    first_options: list[str],
+    options_again: list[str],
+) -> None:
     """Through fairseq's trainer: stopped before the core update of 2 2 2 1 2 2 1 1, the same bits as without a stop.
 
     Without its options the run goes on with those that it remembers.
     """
 
-    def trainer(options: list[str] = PHASES) -> Trainer:
+    def trainer(options: list[str] = first_options) -> Trainer:
         built = build(*options, "--small-ratio", "0.25", "--dropout", "0.1")
         return Trainer(built.cfg, built.task, built.model, built.criterion)
 
@@ -210,6 +278,7 @@ def test_resumed_within_a_pattern(build: Build, batch: Any, tmp_path: Path, opti
     resumed = trainer([*options_again, "--restore-file", str(tmp_path / "3.pt")])
     resumed.load_checkpoint(str(tmp_path / "3.pt"))
     assert resumed.get_num_updates() == 3
+    assert "was trained with" not in caplog.text
     trained(resumed, 8)
     for run in (whole, resumed):
         run.consolidate_optimizer()

@@ -32,6 +32,7 @@ _NO_SCHEME = {
     "core_only_from": None,
     "distillation_weight": 0.0,
     "distillation_temperature": 1.0,
+    "distillation_from": 0,
 }
 
 
