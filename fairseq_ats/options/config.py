@@ -208,6 +208,14 @@ class PartitionedConfig(FairseqDataclass):
             "example": "--alternate --distillation-weight 0.5 --distillation-from 4000",
         },
     )
+    core_dropout: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme alternate or slimmable: dropout of the core in training, in the place of each "
+            "dropout of the model that is above 0; default: as in the checkpoint of a resumed run, or the model's",
+            "example": "--alternate --dropout 0.3 --core-dropout 0.1",
+        },
+    )
     max_level: Optional[int] = field(
         default=None,
         metadata={

@@ -33,6 +33,7 @@ _OF_A_SCHEME = (
     "distillation_weight",
     "distillation_temperature",
     "distillation_from",
+    "core_dropout",
     "scheme_args",
     "step_scale",
     "freeze",

@@ -236,6 +236,10 @@ class Options:
         return _plain(self._cfg.partitioned_linear_module_name)
 
     @property
+    def core_dropout(self) -> float | None:
+        return self._cfg.core_dropout
+
+    @property
     def max_level(self) -> int | None:
         return self._cfg.max_level
 

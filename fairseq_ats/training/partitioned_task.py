@@ -25,6 +25,7 @@ from fairseq_ats.host.amp import step_unscaled
 from fairseq_ats.host.batches import BatchesOfTheirOwn
 from fairseq_ats.host.log_file import close_earlier_handlers
 from fairseq_ats.host.patience import patience_state, restore_patience
+from fairseq_ats.modules.core_dropout import use_core_dropout_
 from fairseq_ats.modules.fused_loss import CRITERION_NAME, check_one_matrix
 from fairseq_ats.modules.levels import partitioned_modules, set_level, use_level
 from fairseq_ats.optim.mask import EVERYTHING, NOTHING, require_gradients
@@ -213,6 +214,8 @@ class PartitionedTask(BatchesOfTheirOwn):
         self._partition_(model, is_new=source is None)
         if source is None and self.options.super_start == SuperStart.CORE:
             start_as_core_(model)
+        if self.options.core_dropout is not None:
+            use_core_dropout_(model, self.options.core_dropout)
         self._attach_scheme(model)
         return model
 

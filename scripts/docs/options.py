@@ -70,6 +70,7 @@ SECTIONS = {
             "distillation_weight",
             "distillation_temperature",
             "distillation_from",
+            "core_dropout",
             "core_data",
             "scheme_args",
             "step_scale",
@@ -114,8 +115,8 @@ of `configs/` has them as keys.
 The partition (layer type, ratios, levels) is saved in the checkpoint. `fairseq-generate`, `fairseq-interactive`,
 `fairseq-validate`, `TransformerModel.from_pretrained` and a resumed training take it from there. You may give such an
 option again; contradicting the checkpoint is an error. A resumed training also takes its scheme, pattern, phases,
-distillation and `--alternate-lr-coef` from the checkpoint. If you give one of these another value, your value counts
-and the log warns."""
+distillation, `--core-dropout` and `--alternate-lr-coef` from the checkpoint. If you give one of these another
+value, your value counts and the log warns."""
 
 VALUES = {int: "whole number", float: "number", str: "text", None: "text"}
 

@@ -237,10 +237,10 @@ PHASES = (
     "--alternate --alternate-pattern 2:1 --super-only-updates 1 --core-only-from 6 --distillation-weight 0.5 "
     "--distillation-temperature 2 --alternate-lr-coef 0.5".split()
 )
-# The same networks by a pattern that changes, and distillation that begins late.
+# The same networks by a pattern that changes, distillation that begins late, and dropout of the core's own.
 CHANGES = (
     "--alternate --alternate-pattern 3:1@0,2:1@4,1:9@7 --core-only-from 6 --distillation-weight 0.5 "
-    "--distillation-from 4 --alternate-lr-coef 0.5".split()
+    "--distillation-from 4 --alternate-lr-coef 0.5 --core-dropout 0.05".split()
 )
 
 

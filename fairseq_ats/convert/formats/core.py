@@ -33,6 +33,7 @@ _NO_SCHEME = {
     "distillation_weight": 0.0,
     "distillation_temperature": 1.0,
     "distillation_from": 0,
+    "core_dropout": None,
 }
 
 

@@ -61,6 +61,7 @@ def training_problems(cfg: PartitionedConfig) -> list[str]:
         *metric_problems(options.checkpoints.best_checkpoint_metric),
         *start_problems(options),
         *_norm_problems(options),
+        *_core_dropout_problems(options),
         *options.criteria.problems(options.max_level),
         *_step_scale_problems(options, option_of(cfg, "optimizer", "alternate_lr_coef")),
         *_perturbed_problems(options),
@@ -74,3 +75,11 @@ def _norm_problems(options: Options) -> list[str]:
     if partition is None or partition.private_norms == PrivateNorms.NONE or partition.max_level == CORE_LEVEL:
         return []
     return scheme.needed_by(f"--private-norms is {partition.private_norms}")
+
+
+def _core_dropout_problems(options: Options) -> list[str]:
+    p = options.core_dropout
+    if p is None:
+        return []
+    range_problem = [] if 0 <= p < 1 else [f"--core-dropout is {p}; allowed: 0 <= P < 1"]
+    return range_problem + options.scheme.needed_by(f"--core-dropout is {p}")
