@@ -3,10 +3,11 @@
 
     python -m scripts.benchmarks.deployment DATA RUN [--cores 1] [--sentences 1000] [--rounds 5]
 
-RUN holds a super-network and a small-width core. The benchmark converts both into a temporary folder, as
-``fairseq-ats-convert`` does. Every contestant translates the raw test set, from text to text, with
-``fairseq_ats.translate``. All contestants use the same ``--cores`` CPU cores. A contestant has one process for each CPU
-core. The process has one thread, is bound to its CPU core, and translates its share of the sentences.
+RUN holds a super-network and a core. The benchmark converts both into a temporary folder, as ``fairseq-ats convert``
+does. In CTranslate2 a low-rank core has dense layers, since no release holds thin ones. Every contestant translates the
+raw test set, from text to text, with ``fairseq_ats.translate``. All contestants use the same ``--cores`` CPU cores. A
+contestant has one process for each CPU core. The process has one thread, is bound to its CPU core, and translates its
+share of the sentences.
 
 The contestants take turns. A speed is stock fairseq's time divided by the contestant's time in the same round, with the
 same batch size and the same beam. CPU time is the time of all threads of the processes; on a busy machine it is more
@@ -17,6 +18,7 @@ process since before it read its model. Sizes do not include optimizer state.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -46,6 +48,7 @@ from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
 from fairseq_ats.convert.formats.onnx import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
+from fairseq_ats.convert.source_network import SourceNetwork, read_source
 from fairseq_ats.convert.verification import VerificationError
 from fairseq_ats.data.lines import raw_lines, raw_references
 from fairseq_ats.translate import Translator
@@ -112,7 +115,7 @@ def main() -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of binarised data, with the raw test set in it")
-    parser.add_argument("run", type=Path, help="folder of a run with a small-width core")
+    parser.add_argument("run", type=Path, help="folder of a run with a core")
     parser.add_argument("--source", default="en")
     parser.add_argument("--target", default="de")
     parser.add_argument("--sentences", type=positive, default=1000)
@@ -143,6 +146,7 @@ def best_of(args: argparse.Namespace) -> dict[str, Path]:
 def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
     """Write the forms that ``--forms`` names to ``folder`` and return one contestant for each form."""
     best = best_of(args)
+    sources = {level: read_source(path, level, args.data) for level, path in best.items()}
     contestants = []
     for name in args.forms:
         path = folder / name
@@ -154,7 +158,7 @@ def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
             try:
                 output_format = FORMS[name]
                 assert output_format is not None
-                convert(best[level], level, output_format, path, data=args.data)
+                convert(best[level], level, dense_where_needed(output_format, sources[level]), path, data=args.data)
             except (ValueError, VerificationError) as error:
                 sys.exit(f"deployment: {name}: {error}; --forms chooses others")
         if path.is_dir():
@@ -162,6 +166,13 @@ def converted(args: argparse.Namespace, folder: Path) -> list[Contestant]:
         else:
             contestants.append(Contestant(name, path, None if name == STOCK else level, args.data))
     return contestants
+
+
+def dense_where_needed(output_format: OutputFormat, source: SourceNetwork) -> OutputFormat:
+    """Return the format, with dense layers if it is CTranslate2's and the network is a low-rank core."""
+    if isinstance(output_format, CTranslate2Model) and source.is_low_rank:
+        return dataclasses.replace(output_format, dense=True)
+    return output_format
 
 
 Workers = dict[str, list[Connection]]

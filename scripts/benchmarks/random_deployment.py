@@ -38,6 +38,7 @@ from scripts.benchmarks.deployment import (
     SUPER_INT8,
     Contestant,
     Measured,
+    dense_where_needed,
     faster,
     further_report,
     machine,
@@ -149,9 +150,7 @@ def deploy(name: str, options: str, data: Path, dictionary: Dictionary, folder: 
     if output_format.is_folder:
         path.mkdir()
     source = read_source(own / "checkpoint.pt", level)
-    if isinstance(output_format, CTranslate2Model) and source.is_low_rank:
-        output_format = dataclasses.replace(output_format, dense=True)
-    for _ in output_format.write(source, path):
+    for _ in dense_where_needed(output_format, source).write(source, path):
         pass
     if output_format.is_folder:
         return Contestant(name, path, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -334,6 +336,17 @@ def test_benchmark_of_deployment(
     assert "has no checkpoint_best.pt" in said_by(benchmark, toy_data, tmp_path / "none", fails=True)
     said = said_by(benchmark, toy_data, tmp_path, "--cores", "1000", fails=True)
     assert "argument --cores: 1000 is not allowed; allowed: at most" in said
+
+
+def test_a_low_rank_core_is_dense_in_ctranslate2() -> None:
+    pytest.importorskip("ctranslate2")
+    from scripts.benchmarks.deployment import FORMS, dense_where_needed
+
+    thin, wide = FORMS["ONNX int8, core"], FORMS["CTranslate2 int8 shortlist, core"]
+    low_rank, other = SimpleNamespace(is_low_rank=True), SimpleNamespace(is_low_rank=False)
+    assert dense_where_needed(wide, low_rank) == dataclasses.replace(wide, dense=True)
+    assert dense_where_needed(wide, other) == wide
+    assert dense_where_needed(thin, low_rank) == thin
 
 
 def test_random_networks_never_end_a_sentence(toy_data: Path, tmp_path: Path) -> None:
