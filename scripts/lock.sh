@@ -40,7 +40,7 @@ lock() {
 
 mkdir -p requirements/lock
 compile requirements/build.txt "$scratch/build.txt"
-compile requirements/tools.txt "$scratch/tools.txt"
+compile requirements/tools.txt "$scratch/tools.txt" --no-emit-package=httpx2-jsfetch # only for Python in a browser
 
 # PyPI's torch for Linux needs CUDA's libraries, gigabytes that a CPU build does without. They are the packages that
 # constraints.txt, made with a CPU build, does not have. So: what every build needs, and each build with its own.

@@ -17,16 +17,18 @@ from fairseq_ats.convert.formats import ctranslate2, onnx
 from fairseq_ats.convert.formats.core import CoreCheckpoint
 from fairseq_ats.convert.formats.ctranslate2 import CTranslate2Model
 from fairseq_ats.convert.formats.fairseq import StockCheckpoint
+from fairseq_ats.convert.formats.huggingface import NOT_MARIAN, HuggingFaceModel
 from fairseq_ats.convert.formats.images import convert_images, is_of_images
 from fairseq_ats.convert.formats.onnx import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.verification import VerificationError
 
-FORMATS: dict[str, type[StockCheckpoint | CoreCheckpoint | CTranslate2Model | OnnxModel]] = {
+FORMATS: dict[str, type[StockCheckpoint | CoreCheckpoint | CTranslate2Model | OnnxModel | HuggingFaceModel]] = {
     "fairseq": StockCheckpoint,
     "core": CoreCheckpoint,
     "ctranslate2": CTranslate2Model,
     "onnx": OnnxModel,
+    "huggingface": HuggingFaceModel,
 }
 
 # Options that some formats have.
@@ -37,6 +39,7 @@ EPILOG = """formats:
   core         a checkpoint of this plugin that holds the core alone, as --max-level 1 would have trained it
   ctranslate2  a folder that CTranslate2 reads, with everything that translating text needs
   onnx         the same for ONNX Runtime; keeps the layers of a low-rank network thin
+  huggingface  a folder that Hugging Face's transformers loads with from_pretrained
 formats of networks that classify images:
   torch        a folder with a state dict, at full width one of torchvision's resnet18
   onnx         a folder with a graph for ONNX Runtime; fairseq-ats classify reads both
@@ -81,9 +84,8 @@ def _parser(prog: str) -> CommandParser:
         help="the network: core, super, level2, ..., or its number: 1 is the core; perturbed: what --scheme prune "
         "leaves of the highest",
     )
-    parser.add_argument(
-        "--to", choices=[*FORMATS, "torch"], required=True, metavar="FORMAT", help=", ".join([*FORMATS, "torch"])
-    )
+    allowed = [*FORMATS, "torch"]
+    parser.add_argument("--to", type=_format, choices=allowed, required=True, metavar="FORMAT", help=", ".join(allowed))
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="file or folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument(
@@ -118,7 +120,7 @@ def _parser(prog: str) -> CommandParser:
         "--dense",
         action="store_true",
         default=None,
-        help="fairseq, ctranslate2: turn a low-rank network into a dense one",
+        help="fairseq, ctranslate2, huggingface: turn a low-rank network into a dense one",
     )
     parser.add_argument(
         "--keep-optimizer-state",
@@ -134,6 +136,13 @@ def _parser(prog: str) -> CommandParser:
         f"ctranslate2: {', '.join(ctranslate2.TOLERANCES)}; onnx: {', '.join(onnx.TOLERANCES)}",
     )
     return parser
+
+
+def _format(name: str) -> str:
+    """Return the name of a format; refuse one that people ask for, with the reason."""
+    if name == "marian":
+        raise argparse.ArgumentTypeError(f"it is marian; {NOT_MARIAN}")
+    return name
 
 
 def _output_format_of(args: argparse.Namespace) -> OutputFormat:

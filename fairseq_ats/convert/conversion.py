@@ -39,8 +39,8 @@ def convert(
             model, otherwise tokens with spaces between them.
         beam: beam width for ``verify_on``.
         overwrite: replace an existing output.
-        tune_on: for a format that is a folder, a split of the binarised data on which to choose the beam and the length
-            penalty that the folder keeps (see :func:`~fairseq_ats.convert.held_out.tune`).
+        tune_on: for a format that keeps a beam, a split of the binarised data on which to choose that beam and the
+            length penalty (see :func:`~fairseq_ats.convert.held_out.tune`).
 
     Raises:
         ValueError: the checkpoint or an option is not allowed.
@@ -52,7 +52,7 @@ def convert(
         None if path is None else Path(path) for path in (data, sentencepiece_model, verify_on)
     )
     output_format.require_packages()
-    if tune_on is not None and not output_format.is_folder:
+    if tune_on is not None and not output_format.keeps_beam:
         raise ValueError(f"--tune-on is {tune_on}, and this format keeps no beam; it goes with ctranslate2 and onnx")
     if not checkpoint.is_file():
         raise ValueError(f"there is no checkpoint {checkpoint}")

@@ -22,16 +22,24 @@ def write_dictionaries(source: SourceNetwork, folder: Path) -> tuple[str, str]:
     return names
 
 
-def complete_folder(source: SourceNetwork, folder: Path, output_format: str, weights: str, package: str) -> None:
+def complete_folder(
+    source: SourceNetwork,
+    folder: Path,
+    output_format: str,
+    weights: str,
+    package: str,
+    pieces: str = SENTENCEPIECE_MODEL,
+) -> None:
     """Write everything that translating text needs into ``folder``, beside the network.
 
     Args:
         output_format, weights: as in :mod:`fairseq_ats.inference.deployed_folder`.
         package: the package that reads the network; the description records its version.
+        pieces: name of the sentencepiece model in the folder.
     """
     dictionaries = write_dictionaries(source, folder)
     if source.sentencepiece_model is not None:
-        shutil.copyfile(source.sentencepiece_model, folder / SENTENCEPIECE_MODEL)
+        shutil.copyfile(source.sentencepiece_model, folder / pieces)
     DeployedFolder(
         format=output_format,
         network=source.name,
@@ -40,7 +48,7 @@ def complete_folder(source: SourceNetwork, folder: Path, output_format: str, wei
         target_language=source.task.cfg.target_lang,
         source_dictionary=dictionaries[0],
         target_dictionary=dictionaries[1],
-        sentencepiece_model=None if source.sentencepiece_model is None else SENTENCEPIECE_MODEL,
+        sentencepiece_model=None if source.sentencepiece_model is None else pieces,
         lowercase=source.data.lowercase,
         weights=weights,
         max_source_positions=source.model.max_positions()[0],

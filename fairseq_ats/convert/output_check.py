@@ -10,6 +10,7 @@ from fairseq_ats.data.folder import SENTENCEPIECE_MODEL
 from fairseq_ats.inference.classifier import NETWORK_FILES
 from fairseq_ats.inference.ctranslate2_engine import SHORTLIST_FILE
 from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, SUMS_FILE
+from fairseq_ats.inference.huggingface_engine import HUGGINGFACE_FILES
 from fairseq_ats.inference.onnx_engine import CANDIDATES_FILE, DECODER_FILE, ENCODER_FILE, WEIGHTS_FILE
 
 # Names of the files that the formats write. CTranslate2 writes one vocabulary file or two.
@@ -26,6 +27,7 @@ WRITTEN = (
     "model.bin",
     SHORTLIST_FILE,
     "config.json",
+    *HUGGINGFACE_FILES,
     "*_vocabulary.json",
 )
 

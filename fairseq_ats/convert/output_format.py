@@ -16,11 +16,15 @@ class OutputFormat(ABC):
 
     Attributes:
         is_folder: whether the output is a folder and not a file.
+        keeps_beam: whether the output keeps a beam and a length penalty that ``tune`` may choose.
         packages: import names of the packages that the format needs.
+        extra: the extra of this plugin that has them.
     """
 
     is_folder: ClassVar[bool] = False
+    keeps_beam: ClassVar[bool] = False
     packages: ClassVar[Sequence[str]] = ()
+    extra: ClassVar[str] = "deploy"
 
     def require_packages(self) -> None:
         """Check that the packages of this format can be imported.
@@ -33,7 +37,8 @@ class OutputFormat(ABC):
                 importlib.import_module(package)
             except ImportError as error:
                 raise ValueError(
-                    f"this format needs the package {package} ({error}); pip install 'fairseq-ats[deploy]' installs it"
+                    f"this format needs the package {package} ({error}); pip install 'fairseq-ats[{self.extra}]' "
+                    "installs it"
                 ) from error
 
     @abstractmethod

@@ -1,15 +1,15 @@
 """Read and write ``fairseq_ats.json``, the description of a folder that needs no other files to translate.
 
-``fairseq-ats-convert --to ctranslate2`` and ``--to onnx`` write a folder with everything that translating text needs:
-the network, both dictionaries, the sentencepiece model if there is one, and this description. The description is one
-JSON object in UTF-8. Its keys are ``schema``, ``level`` and the fields of :class:`DeployedFolder`. All files lie
-directly in the folder and are named relative to it.
+``fairseq-ats-convert --to ctranslate2``, ``--to onnx`` and ``--to huggingface`` write a folder with everything that
+translating text needs: the network, both dictionaries, the sentencepiece model if there is one, and this description.
+The description is one JSON object in UTF-8. Its keys are ``schema``, ``level`` and the fields of
+:class:`DeployedFolder`. All files lie directly in the folder and are named relative to it.
 
 ::
 
     {
       "schema": 1,
-      "format": "ctranslate2",                "ctranslate2" or "onnx"
+      "format": "ctranslate2",                "ctranslate2", "onnx" or "huggingface"
       "network": "core",                      "core", "super", or "level2", "level3", ... for one between them
       "level": 1,                             number of the network: 1 is the core
       "partition": {"module_name": "PartitionedLinear", "small_ratio": 0.25, "max_level": 2},
@@ -51,7 +51,7 @@ from fairseq_ats.partition.partition import Partition
 DESCRIPTION_FILE = "fairseq_ats.json"
 SUMS_FILE = "SHA256SUMS"
 SCHEMA = 1
-FORMATS = ("ctranslate2", "onnx")
+FORMATS = ("ctranslate2", "onnx", "huggingface")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks.translation import TranslationTask
 
@@ -16,25 +15,9 @@ from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.data.text import READS_TOKENS, Text
 from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
 from fairseq_ats.inference.loading import load_to_decode
+from fairseq_ats.inference.torch_machine import use_torch_on
 
 logger = logging.getLogger(__name__)
-
-
-def use_torch_on(machine: Machine) -> str:
-    """Set the number of torch's threads for the whole process, and return torch's name of the device.
-
-    Raises:
-        ValueError: ``machine`` has more than one worker, or asks for CUDA where torch finds no CUDA device.
-    """
-    if machine.workers > 1:
-        raise ValueError(f"--workers is {machine.workers}; allowed without CTranslate2: 1 (use --threads)")
-    if machine.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, and torch finds no CUDA device; allowed here: cpu, auto")
-    if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
-    if machine.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return machine.device
 
 
 class FairseqEngine(Engine):

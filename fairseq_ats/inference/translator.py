@@ -161,4 +161,10 @@ def _open_folder(
     text = Text(model, folder.lowercase)
     if folder.format == "ctranslate2":
         return CTranslate2Engine(path, folder.max_positions, search, machine, shortlist), text
+    if folder.format == "huggingface":
+        try:
+            from fairseq_ats.inference.huggingface_engine import HuggingFaceEngine
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{path} is of format huggingface, which needs torch: {error}") from error
+        return HuggingFaceEngine(path, folder.max_positions, search, machine), text
     return OnnxEngine(path, folder, search, machine), text

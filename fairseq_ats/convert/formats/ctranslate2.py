@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
-from fairseq.models.transformer import TransformerConfig
 from torch import Tensor
 
 from fairseq_ats.convert.folder_contents import complete_folder, write_dictionaries
 from fairseq_ats.convert.folding import check_dense, dense_cost, side_sizes
 from fairseq_ats.convert.formats.fairseq import stock_checkpoint
 from fairseq_ats.convert.held_out import HeldOut, compare_shortlist
+from fairseq_ats.convert.limits import different_sides, unsupported_options
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.shortlist import check_shortlist, write_shortlist
 from fairseq_ats.convert.source_network import SourceNetwork
@@ -50,7 +50,8 @@ TOLERANCES = {
     "int8_bfloat16": 0.3,
 }
 
-# ctranslate2/converters/fairseq.py, _SUPPORTED_ACTIVATIONS.
+# ctranslate2/converters/fairseq.py, _SUPPORTED_ACTIVATIONS. The converter checks some options itself, with its own
+# messages, and would silently ignore others.
 ACTIVATIONS = ("gelu", "gelu_accurate", "gelu_fast", "relu", "swish")
 
 
@@ -69,11 +70,13 @@ class CTranslate2Model(OutputFormat):
     shortlist: str | None = None
 
     is_folder: ClassVar[bool] = True
+    keeps_beam: ClassVar[bool] = True
     packages: ClassVar[Sequence[str]] = ("ctranslate2",)
 
     def check(self, source: SourceNetwork) -> None:
         check_dense(source, self.dense, "ctranslate2")
-        problems = unsupported_options(source.model.cfg)
+        problems = different_sides(source.model.cfg, "attention_heads", "attention-heads")
+        problems += unsupported_options(source.model.cfg, ACTIVATIONS)
         if problems:
             raise ValueError(f"CTranslate2 cannot hold this model: {'; '.join(problems)}. --to onnx can hold more")
         if self.shortlist is not None:
@@ -132,40 +135,6 @@ def _compare(
         expected = engine_of(source.model, source.task, beam).best(sentences)
         longest = engine.longest(engine.max_source_pieces)
         yield check_same_beams(expected, engine.best(sentences), longest, exact=exact)
-
-
-def unsupported_options(cfg: TransformerConfig) -> list[str]:
-    """Return one message for each option of the model that CTranslate2 or its converter does not support.
-
-    The converter checks some of these options itself, with its own messages. It would silently ignore the others.
-    """
-    problems = []
-    for what, option in (("attention_heads", "attention-heads"), ("normalize_before", "normalize-before")):
-        encoder, decoder = getattr(cfg.encoder, what), getattr(cfg.decoder, what)
-        if encoder != decoder:
-            problems.append(f"--encoder-{option} is {encoder} and --decoder-{option} is {decoder}; they must be equal")
-    if cfg.activation_fn not in ACTIVATIONS:
-        problems.append(f"--activation-fn is {cfg.activation_fn}; allowed: {', '.join(ACTIVATIONS)}")
-    for what in ("input_dim", "output_dim"):
-        if getattr(cfg.decoder, what) != cfg.decoder.embed_dim:
-            size, width = getattr(cfg.decoder, what), cfg.decoder.embed_dim
-            problems.append(
-                f"--decoder-{what.replace('_', '-')} is {size}; allowed: {width}, the value of --decoder-embed-dim"
-            )
-    if cfg.adaptive_softmax_cutoff is not None:
-        problems.append("--adaptive-softmax-cutoff is given")
-    # CTranslate2's graph reads the first layer of the encoder and of the decoder.
-    empty = [side for side in ("encoder", "decoder") if getattr(cfg, side).layers == 0]
-    problems += [f"--{side}-layers is 0; allowed: 1 or more" for side in empty]
-    switches = (
-        "no_token_positional_embeddings",
-        "no_cross_attention",
-        "cross_self_attention",
-        "adaptive_input",
-        "no_decoder_final_norm",
-    )
-    problems += [f"--{switch.replace('_', '-')} is given" for switch in switches if getattr(cfg, switch)]
-    return problems
 
 
 def _checkpoint_for_ctranslate2(source: SourceNetwork) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class OnnxModel(OutputFormat):
     quantization: str = EXACT
 
     is_folder: ClassVar[bool] = True
+    keeps_beam: ClassVar[bool] = True
     packages: ClassVar[Sequence[str]] = ("onnx", "onnxscript", "onnxruntime")
 
     def check(self, source: SourceNetwork) -> None:
