@@ -1,60 +1,35 @@
 #!/usr/bin/env bash
-# Figures 2 and 3 of the paper: its criteria in a training with and without dropout of neurons, ResNet-18 without norms.
+# Figures 2 and 3 of the paper: c_sim and c_align, and the cosine, at a random half of the neurons; trained with and
+# without dropout of neurons as Algorithm 1 has it.
 #
-#   scripts/reproduce_figures23.sh [--data DIR] [--output DIR] [--threads N] [--dry-run] [-- fairseq options]
+#   scripts/reproduce_figures23.sh                        a Transformer on the embedded corpus: 700 updates each
+#   scripts/reproduce_figures23.sh multi30k [--data DIR]  on Multi30k, binarised by scripts/prepare_multi30k.sh: 12 epochs
+#   scripts/reproduce_figures23.sh cifar10 [--data DIR]   ResNet-18 without norms on images of CIFAR-10: 3 epochs
+#   scripts/reproduce_figures23.sh digits                 a small ResNet on scikit-learn's digits: 450 updates
 #
-#   --data DIR       prepared images of CIFAR-10 (default: runs/cifar10/data)
-#   --output DIR     where the runs, the pictures and the tables go (default: runs/figures23)
+# Makes two pictures. In scaled.png what a mask keeps is scaled, as dropout layers do; beside it, of a Transformer, is
+# fairseq's own dropout of the feed-forward layers' neurons. In exact.png it is not, as Algorithm 1 has it.
 #
-# Makes two pictures, each of two trainings. In scaled.png what a mask keeps is scaled, as dropout layers do; in exact.png
-# it is not, as Algorithm 1 has it. Can be stopped and called again: a training goes on where it was.
+#   --data DIR       the data (default: runs/multi30k/data, runs/cifar10/data)
+#   --output DIR     where the runs, the pictures, the numbers and the tables go (default: runs/figures23/DATA)
+#   --threads N      CPU threads (default: all cores)
+#   --dry-run        print the fairseq-train commands and stop
+#   -- OPTIONS...    fairseq options for all trainings, as in: -- --max-epoch 6 --seed 2
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/figures/watch.sh
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-cd "$root"
-
-die() {
-  printf 'reproduce_figures23: %s\n' "$*" >&2
-  exit 1
-}
-data=runs/cifar10/data
-output=runs/figures23
-train=()
-extra=()
-dry=false
-while (($#)); do
-  case $1 in
-    --data | --output | --threads)
-      (($# > 1)) || die "$1 needs a value"
-      case $1 in
-        --data) data=$2 ;;
-        --output) output=$2 ;;
-        --threads) train+=("$1" "$2") ;;
-      esac
-      shift
-      ;;
-    --dry-run) dry=true train+=("$1") ;;
-    --)
-      shift
-      extra=("$@")
-      break
-      ;;
-    *) die "unknown option $1; allowed: --data --output --threads --dry-run --" ;;
-  esac
-  shift
-done
-[[ -f $data/images.json ]] || die "--data is $data, which is not a folder of prepared images; fairseq-ats images makes one"
-
-scripts/setup_env.sh
-export PATH=$root/.venv/bin:$PATH
-
-for setting in scaled exact; do
-  suffix=
-  [[ $setting == scaled ]] || suffix=_exact
-  for run in dropout without; do
-    fairseq-ats train "configs/figures23/$run$suffix.yaml" "$data" --save-dir "$output/$run$suffix" \
-      "${train[@]}" "${extra[@]}"
+runs() {
+  local setting arguments
+  for setting in scaled exact; do
+    arguments='{"keep_prob": 0.5, "scale": "exact"}'
+    [[ $setting == exact ]] || arguments=${arguments/exact/inverted}
+    run "dropout_$setting" "with dropout" --scheme dropout --scheme-args "$arguments" --criteria-of scheme
+    if [[ $setting == scaled && $corpus =~ demo|multi30k ]]; then
+      run fairseq_dropout "with fairseq's dropout" --activation-dropout 0.5 --criteria-of "$arguments"
+    fi
+    run "without_$setting" "without dropout" --criteria-of "$arguments"
+    draw "$setting" "$setting.md" criteria --figures 23
   done
-  $dry || python -m scripts.figures.criteria --figures 23 "$output/$setting" \
-    "with dropout=$output/dropout$suffix/train.log" "without=$output/without$suffix/train.log" | tee "$output/$setting.md"
-done
+}
+watch figures23 "demo multi30k cifar10 digits" "$@"

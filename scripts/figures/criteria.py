@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.files import written_whole
-from fairseq_ats.partition.names import CRITERIA
+from fairseq_ats.partition.names import CRITERIA, PERTURBATION
 from scripts.figures.png import new_figure, write_png
 
 Record = dict[str, float]
@@ -53,8 +53,21 @@ AVERAGED = 9  # number of records in the moving average
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figures", choices=PANELS, default="4", help="of the paper (default: 4)")
-    parser.add_argument("output", type=Path, help="path of the two files, without their endings")
-    parser.add_argument("logs", nargs="+", metavar="NAME=LOG", help="name of a curve and its training's log")
+    args, runs = read_runs(parser, lambda args: [] if args.figures == "4" else [COSINE])
+    draw(runs, Path(f"{args.output}.png"), PANELS[args.figures])
+    print(summary(runs))
+
+
+def read_runs(
+    parser: argparse.ArgumentParser, needed: Callable[[argparse.Namespace], Sequence[str]]
+) -> tuple[argparse.Namespace, dict[str, list[Record]]]:
+    """Read the command line and the criteria of each log, and write them as OUTPUT.jsonl.
+
+    Args:
+        needed: from the options what a log must have besides the criteria.
+    """
+    parser.add_argument("output", type=Path, help="path of the files that are written, without their endings")
+    parser.add_argument("logs", nargs="+", metavar="NAME=LOG", help="name of a training, and its log")
     args = parser.parse_args()
     silence_libraries()
     if not args.output.parent.is_dir():
@@ -67,16 +80,16 @@ def main() -> None:
         runs[name] = read_criteria(Path(path))
         if not runs[name]:
             parser.error(f"argument logs: {path} has no criteria; train with --criteria-interval and --log-format json")
-        if args.figures == "23" and COSINE not in runs[name][0]:
-            parser.error(f"argument logs: {path} has no cosine; train with --criteria-of")
+        missing = [quantity for quantity in needed(args) if quantity not in runs[name][0]]
+        if missing:
+            parser.error(f"argument logs: {path} has no {', '.join(missing)}; train with --criteria-of")
     with written_whole(f"{args.output}.jsonl") as path, path.open("w", encoding="utf-8") as file:
         for name, records in runs.items():
             for record in records:
                 # JSON has no infinity.
                 numbers = {key: value if math.isfinite(value) else None for key, value in record.items()}
                 file.write(json.dumps({"run": name} | numbers) + "\n")
-    draw(runs, Path(f"{args.output}.png"), PANELS[args.figures])
-    print(summary(runs))
+    return args, runs
 
 
 def read_criteria(log: Path) -> list[Record]:
@@ -95,7 +108,7 @@ def read_criteria(log: Path) -> list[Record]:
             continue  # the options at the start of the log, or an unfinished line
         if CRITERIA[0] in values and "num_updates" in values:
             update = int(values["num_updates"])
-            names = [*CRITERIA, *([COSINE] if COSINE in values else [])]
+            names = [*CRITERIA, *(name for name in PERTURBATION if name in values)]
             by_update[update] = {"num_updates": update} | {name: float(values[name]) for name in names}
     return [by_update[update] for update in sorted(by_update)]
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -298,6 +299,17 @@ def test_benchmark_of_training() -> None:
     assert len(flops) == 12
 
 
+def test_benchmark_of_schemes() -> None:
+    table = script("scripts.benchmarks.schemes", *TINY_BENCHMARK, "--tokens", "40")
+    _, *rows = cells_of(table)
+    flops = {row[0]: float(row[2]) for row in rows}
+    assert flops["standard"] == flops['meprop {"kind": "exact", "ratio": 0.1}'] == 1.0
+    assert flops['dropout {"keep_prob": 0.25}'] < flops['dropout {"keep_prob": 0.5}'] < 1
+    assert flops['extragradient {"step": 0.01}'] == 2
+    assert len(flops) == 11
+    assert all(float(row[1].split()[0]) > 0 for row in rows)
+
+
 def test_benchmark_of_decoding() -> None:
     table = script("scripts.benchmarks.decoding", *TINY_BENCHMARK, "--beams", "2", "--batch-sizes", "1", "3")
     rows = re.findall(r"^\| (\d) \| 2 \| (.+?) \|.*\| ([\d.]+) \| [\d,]+ \|$", table, re.MULTILINE)
@@ -449,6 +461,42 @@ def test_plot_of_figures_2_and_3(tmp_path: Path) -> None:
     ]
 
 
+def test_table_of_the_theory(tmp_path: Path) -> None:
+    """Medians over the last quarter, the last validation, and Lemma 2 where its assumption holds."""
+    log, output = tmp_path / "train.log", tmp_path / "theory"
+    lines = []
+    for update in range(1, 9):
+        c_sim, change, moved = {7: ("1.5", "0.4", "3"), 8: ("3", "0.8", "5")}.get(update, ("9", "0.9", "1"))
+        values = {"c_norm": "2", "c_sim": c_sim, "c_align": "1.125", "alpha_t": "0.5", "q_t": "4", "cosine": "0.875"}
+        values |= {"grad_change": change, "perturbation": moved, "smoothness": "0.1", "num_updates": str(update)}
+        lines += [json.dumps({"epoch": 1} | values)]
+    valid = {"epoch": 1, "valid_loss": "4.25", "valid_perturbed_loss": "5.5", "valid_num_updates": "8"}
+    log.write_text("\n".join([*lines, json.dumps(valid)]))
+    text = script("scripts.figures.theory", output, f"dropout={log}")
+    names = ["c_norm", "c_sim", "c_align", "alpha_t", "q_t", "cosine", "Δ_t", "left side of (4)", "1/2L̂"]
+    assert cells_of(text) == [
+        ["run", *names, "loss", "perturbed loss"],
+        ["dropout", "2", "2.25", "1.12", "0.5", "4", "0.875", "0.6", "4", "5", "4.25", "5.5"],
+    ]
+    assert "Δ_t < ½ in 1 of 8 records with a perturbation; there c_sim ≤ 1.500 (< 2)" in text
+    assert len(output.with_suffix(".jsonl").read_text().splitlines()) == 8
+
+
+def test_lemma_3_on_logistic_regression(tmp_path: Path) -> None:
+    """The losses fit the descents; the promise is kept where α_t scales the step, and without it the loss ascends."""
+    table = script("scripts.figures.lemma_3", tmp_path / "lemma_3", "--steps", 60)
+    assert [row[0] for row in cells_of(table)[1:]] == [
+        f"{name}, {how}" for name in ("dropout", "ATS") for how in ("α_t", "without α_t")
+    ]
+    assert [row[4] for row in cells_of(table)[1:]] == ["0", "", "0", ""]
+    records = [json.loads(line) for line in (tmp_path / "lemma_3.jsonl").read_text().splitlines()]
+    assert len(records) == 4 * 60
+    for one, other in pairwise(records[:60]):
+        assert other["loss"] == pytest.approx(one["loss"] - one["descent"], abs=1e-12)
+        assert one["descent"] >= one["promised"] - 1e-12
+    assert any(record["descent"] < 0 for record in records[60:120])
+
+
 def figure4(*options: object) -> subprocess.CompletedProcess[str]:
     command = [ROOT / "scripts/reproduce_figure4.sh", *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True)
@@ -477,6 +525,21 @@ def test_figure_4_from_training_to_picture(toy_data: Path, tmp_path: Path) -> No
     commands = figure4("--data", toy_data, "--dry-run").stdout.splitlines()
     of_trainings = [line for line in commands if " fairseq-train " in line]
     assert ["--alternate" in line for line in of_trainings] == [False, True]
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="the script makes its own environment, .venv")
+def test_theory_from_training_to_table(toy_data: Path, tmp_path: Path) -> None:
+    """One scheme; small layers and few updates are the only difference."""
+    small = [*TINY_ARCH, "--data-buffer-size", 0, "--max-update", 2, "--criteria-interval", 1, "--log-interval", 1]
+    small += ["--validate-interval-updates", 2, "--eval-bleu-args", '{"beam": 1, "max_len_b": 3}']
+    small += ["--scheme-args", '{"sparsity": 0.5, "end": 1, "every": 1, "feedback": false}']
+    options = ["--data", toy_data, "--output", tmp_path / "out", "--threads", 1, "--", *small]
+    command = [ROOT / "scripts/reproduce_theory.sh", "multi30k", "prune_neurons_hard", *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    header, row = cells_of((tmp_path / "out/table.md").read_text())
+    assert header[-5:] == ["loss", "core loss", "perturbed loss", "bleu", "perturbed bleu"]
+    assert all(row)
 
 
 MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
