@@ -51,7 +51,10 @@ def _parser(prog: str) -> CommandParser:
     parser = CommandParser(prog, __doc__)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, or a folder that fairseq-ats convert wrote")
     parser.add_argument(
-        "--level", metavar="LEVEL", help="core, super, level2, ..., or a number (default: the highest of a checkpoint)"
+        "--level",
+        metavar="LEVEL",
+        help="core, super, level2, ..., or a number (default: the highest of a checkpoint); perturbed: what "
+        "--scheme prune leaves",
     )
     parser.add_argument("--input", type=Path, metavar="FILE", help="text in UTF-8 (default: stdin)")
     parser.add_argument(

@@ -9,11 +9,10 @@ from typing import cast
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.tasks.translation import TranslationTask
 
-from fairseq_ats.architectures.transformer_parts import parts_of
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
-from fairseq_ats.checkpoints.keys import SCHEME_KEY
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.inference.loading import load_network, prepare_to_decode
+from fairseq_ats.inference.pruned import prune_
 from fairseq_ats.partition.partition import CORE, PERTURBED, SUPER, Partition
 from fairseq_ats.partition.shares import RANK
 from fairseq_ats.partition.tags import holds
@@ -91,23 +90,6 @@ def read_source(
     model, task = load_network(checkpoint, folder, level)
     parameters = sum(p.numel() for p in model.parameters() if holds(p, level))
     if is_pruned:
-        parameters -= _prune_(model, checkpoint)
+        parameters -= prune_(model, checkpoint)
     prepare_to_decode(model)
     return SourceNetwork(checkpoint, level, model, parameters, task, folder, sentencepiece_model)
-
-
-def _prune_(model: TransformerModelBase, checkpoint: Checkpoint) -> int:
-    """Run the model with the neurons that --scheme prune keeps, and return the number of parameters of the others.
-
-    Raises:
-        ValueError: the checkpoint does not say which neurons these are.
-    """
-    kept = (checkpoint.state["task_state"].get(SCHEME_KEY) or {}).get("state", {})
-    pruned, groups = 0, parts_of(model).hidden
-    if not groups or any(group.name not in kept for group in groups):
-        raise ValueError(f"--level is {PERTURBED} and {checkpoint.path} has no neurons that --scheme prune chose")
-    for group in groups:
-        for layer, _ in group.layers:
-            layer.units = kept[group.name].nonzero().flatten()
-        pruned += sum(int((~owned.spread(kept[group.name])).expand_as(owned.parameter).sum()) for owned in group.owned)
-    return pruned

@@ -19,8 +19,10 @@ from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.data.lines import raw_lines, raw_references
 from fairseq_ats.inference.engine import Search
 from fairseq_ats.inference.loading import load_network, prepare_to_decode
+from fairseq_ats.inference.pruned import kept_neurons, prune_
 from fairseq_ats.inference.scores import TEST, Scorer, TestSet, read_test_sets
 from fairseq_ats.inference.translator import Translator
+from fairseq_ats.partition.partition import PERTURBED
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Network:
     """One network to decode, and its measurements.
 
     Args:
-        name: "core", "super", "level2", ..., or "standard" for a stock model.
+        name: "core", "super", "level2", ..., "perturbed" (what --scheme prune leaves), or "standard" (a stock model).
         checkpoint: the checkpoint of the network.
         level: the number of the network; None for a stock model.
         updates: the number of updates before the checkpoint was written.
@@ -121,7 +123,7 @@ def translate(network: Network, data: Path, search: Search, batch_size: int, tes
     """Return a network's translations of raw text."""
     translator = Translator(
         network.checkpoint.path,
-        network.level,
+        PERTURBED if network.name == PERTURBED else network.level,
         data=data,
         beam=search.beam,
         max_len_a=search.max_len_a,
@@ -169,7 +171,15 @@ def networks_of(run: Path, suffix: str = "") -> list[Network]:
                 f"{best.path} and {path.name} come from different runs: they have {partition} and {own.partition}"
             )
         networks.append(Network(name, own, level))
-    return networks
+    return networks + _pruned(run / best_checkpoint(suffix, PERTURBED), best)
+
+
+def _pruned(path: Path, best: Checkpoint) -> list[Network]:
+    """Return the network that --scheme prune left, if the run has pruned neurons."""
+    own = Checkpoint.open(path) if path.is_file() else best
+    if own.partition is None or own.partition != best.partition or not kept_neurons(own):
+        return []
+    return [Network(PERTURBED, own, own.partition.max_level)]
 
 
 def load(network: Network, data: Path) -> tuple[Any, Any]:
@@ -181,6 +191,8 @@ def load(network: Network, data: Path) -> tuple[Any, Any]:
     model, task = load_network(checkpoint, DataFolder.find(data, checkpoint.options("task")), network.level)
     network.updates = checkpoint.updates
     network.parameters = sum(p.numel() for p in model.parameters())
+    if network.name == PERTURBED:
+        network.parameters -= prune_(model, checkpoint)
     prepare_to_decode(model)
     return model, task
 

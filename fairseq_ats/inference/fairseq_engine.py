@@ -14,8 +14,10 @@ from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.data.text import READS_TOKENS, Text
 from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
-from fairseq_ats.inference.loading import load_to_decode
+from fairseq_ats.inference.loading import load_network, prepare_to_decode
+from fairseq_ats.inference.pruned import prune_
 from fairseq_ats.inference.torch_machine import use_torch_on
+from fairseq_ats.partition.partition import PERTURBED
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +100,11 @@ def open_checkpoint(
         raise ValueError(f"--sentencepiece-model is {model}, which is not a file")
     text = Text(model, folder.lowercase)
     device = use_torch_on(machine)
-    number = None if level is None or partition is None else partition.level_of(level)
-    network, task = load_to_decode(checkpoint, folder, number)
+    number = None
+    if partition is not None and level is not None and level != PERTURBED:
+        number = partition.level_of(level)
+    network, task = load_network(checkpoint, folder, number)
+    if level == PERTURBED:
+        prune_(network, checkpoint)
+    prepare_to_decode(network)
     return FairseqEngine(network, task, search, machine.batch_size, device), text

@@ -122,6 +122,11 @@ class Scheme(ABC):
         """Return ``count`` points of ``--perturbed-validation``, the same in each validation as far as x is."""
         return ()
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the perturbed network has its last size, so that its best checkpoint may be kept."""
+        return True
+
     def state_dict(self) -> Mapping[str, Any]:
         """Return what a resumed run needs of earlier updates: tensors and plain values."""
         return {}

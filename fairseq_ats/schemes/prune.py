@@ -73,6 +73,11 @@ class Prune(SchemeOfParts):
     def validation_points(self, count: int) -> tuple[Point, ...]:
         return (self._pruned()[0],) if self._kept else ()
 
+    @property
+    def is_final(self) -> bool:
+        kept = sum(int(chosen.sum()) for chosen in self._kept.values())
+        return kept == sum(self._counts(1 - self.sparsity).values())
+
     def state_dict(self) -> Mapping[str, Any]:
         return self._kept
 
@@ -81,12 +86,19 @@ class Prune(SchemeOfParts):
             raise ValueError("the checkpoint was not trained with --scheme prune: it does not say what is pruned")
         self._kept = {name: kept.clone() for name, kept in state.items()}
 
-    def _largest(self, share: float) -> dict[str, Tensor]:
+    def _counts(self, share: float) -> dict[str, int]:
+        """Return how many are kept of each group that competes."""
         if self.unit == "weight":
-            return largest(self.parts.weights, round(share * sum(p.numel() for p in self.parts.weights.values())))
+            return {"weights": round(share * sum(p.numel() for p in self.parts.weights.values()))}
+        return {group.name: max(1, round(share * group.size)) for group in self.parts.hidden}
+
+    def _largest(self, share: float) -> dict[str, Tensor]:
+        counts = self._counts(share)
+        if self.unit == "weight":
+            return largest(self.parts.weights, counts["weights"])
         kept: dict[str, Tensor] = {}
         for group in self.parts.hidden:
-            kept |= largest({group.name: group.importance()}, max(1, round(share * group.size)))
+            kept |= largest({group.name: group.importance()}, counts[group.name])
         return kept
 
     def _pruned(self) -> tuple[Point, dict[Any, Tensor]]:

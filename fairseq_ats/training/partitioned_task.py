@@ -478,7 +478,8 @@ class PartitionedTask(BatchesOfTheirOwn):
 
     def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
         for best in self.best_of_other_networks:
-            best.validated(stats)
+            if best.network != PERTURBED or self.scheme.is_final:
+                best.validated(stats)
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the run; fairseq expects the task's own state under its class's name."""

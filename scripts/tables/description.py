@@ -12,8 +12,8 @@ from fairseq_ats.cli.yaml_file import read_yaml
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = Path(__file__).with_name("tables.yaml")
 
-# Networks in the order of the paper's columns, with the paper's headings; it has no network between the two.
-COLUMNS = {"core": "Sub-Network", "level2": "Level 2", "super": "Full Network"}
+# Networks in the order of the paper's columns, with the paper's headings; it has no others.
+COLUMNS = {"core": "Sub-Network", "level2": "Level 2", "super": "Full Network", "perturbed": "Pruned"}
 
 
 @dataclass(frozen=True)

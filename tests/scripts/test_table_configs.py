@@ -25,6 +25,7 @@ OF_TRAINING: dict[str, dict[str, Any]] = {
     "alone": {"max_level": 1},
     "ats": ATS,
     "slimmable": {"scheme": "slimmable"},
+    "pruned": {"scheme": "prune"},
     "slimmable_distilled": {"scheme": "slimmable", "distillation_weight": 1.0},
     "ats_distilled": ATS | {"distillation_weight": 0.5},
     "ats_twice": ATS | {"max_update": 2400, "total_num_update": 2400},
@@ -105,6 +106,16 @@ def test_a_row_changes_what_its_name_says(row: Path) -> None:
         own |= {"core_decoder_layers": int(depth)} | ({"core_layers": choice} if choice else {})
         # Without a width the core's layers are whole.
         own |= {"small_ratio": float(width)} if width else {"small_ratio": None, "partitioned_linear_module_name": None}
+    elif of_neurons := re.fullmatch(r"ffn_([\d.]+)_(alone|ats)", row.stem):
+        share, name = of_neurons.groups()
+        own |= {"core_ffn": f"width:{share}", "core_qk": "whole"}
+    elif of_pruning := re.fullmatch(r"prune_([\d.]+)(?:_(hard|afterwards))?", row.stem):
+        share, how = of_pruning.groups()
+        name = "pruned"
+        at_end = {"begin": 1198, "end": 1199, "every": 1} if how == "afterwards" else {"end": 900}
+        own["scheme_args"] = json.dumps(
+            {"sparsity": float(share)} | at_end | ({"feedback": False} if how == "hard" else {})
+        )
     else:
         kind, ratios, name = re.fullmatch(r"(low_rank|small_width)_([\d._]+)_([a-z]\w*)", row.stem).groups()
         own["partitioned_linear_module_name"] = MODULES[kind]
@@ -121,7 +132,7 @@ RESOLVED = {
     "wmt17": "9f4c1827bc3f19fa",
     "wmt17_strong": "efe48e49862df64e",
     "multi30k": "6f4720abc772a62f",
-    "multi30k_kinds": "5c72da92a3ca9991",
+    "multi30k_kinds": "9f15f33422415b11",
     "multi30k_strong": "894543dcdfe23cdc",
 }
 
@@ -185,6 +196,9 @@ def test_tables_have_rows_and_comparisons(table: Any) -> None:
     rows = {row.name: row for row in table.rows}
     for row in table.rows:
         own = read_config(table.recipe.config(row.name))
+        if row.name.startswith("prune_"):
+            assert (row.networks, row.against) == (("super", "perturbed"), {"super": "standard"})
+            continue
         networks = {"standard": {"super"}, "alone": {"core"}}.get(row.name.rsplit("_", 1)[-1], {"core", "super"})
         assert set(row.networks) == networks | ({"level2"} if "," in str(own.get("small_ratio")) else set())
         assert row.published.keys() <= set(row.networks) <= COLUMNS.keys()

@@ -72,6 +72,21 @@ def test_its_best_checkpoint(build: Build) -> None:
     assert [best.metric for best in build(*SMALL_WIDTH, *DROPOUT).task.best_of_other_networks] == ["core_loss"]
 
 
+def test_only_a_network_of_the_last_size_is_kept(build: Build, batch: Any) -> None:
+    """An earlier one is larger, and would win."""
+    arguments = '{"sparsity": 0.5, "end": 3, "every": 1, "unit": "UNIT"}'
+    for unit in ("weight", "neuron"):
+        built = build(*SMALL_WIDTH, "--scheme", "prune", "--scheme-args", arguments.replace("UNIT", unit))
+        best = built.task.best_of_other_networks[0]
+        trainer = Trainer(built.cfg, built.task, built.model, built.criterion)
+        kept = []
+        for number in range(4):
+            trainer.train_step([batch])
+            built.task.post_validate(built.model, {"perturbed_loss": 1.0 + number, "core_loss": 1.0}, None)
+            kept.append(best.state_to_save()["value"])
+        assert kept == [None, None, None, 4.0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
