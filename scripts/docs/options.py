@@ -60,7 +60,8 @@ SECTIONS = {
         ),
     ),
     "Schemes": (
-        "Which networks an update trains: [training schemes](schemes.md#training-schemes).",
+        "Which networks an update trains: [training schemes](schemes.md#training-schemes).\n"
+        "Which parts of one network: [theory and schemes](theory.md).",
         (
             "scheme",
             "alternate",
@@ -84,7 +85,7 @@ SECTIONS = {
         ("init_from", "init_order", "init_super", "autocast"),
     ),
     "Criteria": (
-        "[Watch the theory while training](theory.md).",
+        "[Watch the theory while training](theory.md#watch-the-theory-while-training).",
         ("criteria_interval", "criteria_of", "criteria_dropout", "criteria_by_layer_type"),
     ),
     "Images": (
