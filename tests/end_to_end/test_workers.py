@@ -23,11 +23,12 @@ def train(
     data: Path,
     folder: Path,
     *options: str,
+    base: Sequence[str] = ONE_EPOCH,
     of_all: Sequence[instrumented.Change] = (),
     of_last: Sequence[instrumented.Change] = (),
 ) -> list[list[dict[str, Any]]]:
     """What each of two workers recorded; ``of_last`` is done to the second only."""
-    command = train_command(data, folder / "run", 100, *ONE_EPOCH, *options)
+    command = train_command(data, folder / "run", 100, *base, *options)
     record = [partial(instrumented.record_updates, folder / f"{rank}.pt") for rank in (0, 1)]
     changes = [record[0], *of_all], [record[1], *of_all, *of_last]
     codes = instrumented.finish(*instrumented.start_workers(command, folder, *changes))
@@ -35,14 +36,25 @@ def train(
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
+def alone(data: Path, folder: Path, *options: str) -> list[dict[str, Any]]:
+    """What one worker recorded that takes two batches for each update."""
+    command = train_command(data, folder / "alone", 100, *options, "--update-freq", "2")
+    process = instrumented.start(command, folder / "log", partial(instrumented.record_updates, folder / "alone.pt"))
+    assert instrumented.finish(process) == [0], (folder / "log").read_text()[-2000:]
+    return torch.load(folder / "alone.pt")
+
+
 @pytest.fixture(scope="module")
 def one_worker(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """One worker that takes two batches for each update."""
-    folder = tmp_path_factory.mktemp("one")
-    command = train_command(toy_data, folder / "run", 100, *ONE_EPOCH, "--update-freq", "2")
-    process = instrumented.start(command, folder / "log", partial(instrumented.record_updates, folder / "0.pt"))
-    assert instrumented.finish(process) == [0], (folder / "log").read_text()[-2000:]
-    return torch.load(folder / "0.pt")
+    return alone(toy_data, tmp_path_factory.mktemp("one"), *ONE_EPOCH)
+
+
+def check_same(records: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """To float rounding."""
+    for mine, theirs in zip(records, expected, strict=True):
+        for name, tensors in theirs["moved"].items():
+            for kind, value in tensors.items():
+                torch.testing.assert_close(mine["moved"][name][kind], value, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("backend", ["legacy_ddp", "pytorch_ddp"])
@@ -56,10 +68,21 @@ def test_two_workers_are_one_with_twice_the_batches(
     workers = train(toy_data, tmp_path, *options, of_all=changes)
     assert [record["empty"] for record in workers[1]] == [[False], [False], [True]]
     check_in_step(workers, [1, 2, 3])
-    for mine, expected in zip(workers[0], one_worker, strict=True):
-        for name, tensors in expected["moved"].items():
-            for kind, value in tensors.items():
-                torch.testing.assert_close(mine["moved"][name][kind], value, rtol=1e-6, atol=1e-8)
+    check_same(workers[0], one_worker)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "arguments"),
+    [("dropout", '{"keep_prob": 0.5}'), ("extragradient", '{"step": 0.1}')],
+    ids=["dropout", "extragradient"],
+)
+def test_partial_updates_of_two_workers(toy_data: Path, tmp_path: Path, scheme: str, arguments: str) -> None:
+    """Both draw the same neurons; both gradients of a step are reduced, and clipped."""
+    options = [*ONE_EPOCH[1:], "--scheme", scheme, "--scheme-args", arguments, "--clip-norm", "0.5"]
+    options += ["--partitioned-linear-module-name", "PartitionedLinear"]
+    workers = train(toy_data, tmp_path, "--ddp-backend", "legacy_ddp", base=options)
+    for records in workers:
+        check_same(records, alone(toy_data, tmp_path, *options) if records is workers[0] else workers[0])
 
 
 def test_one_worker_runs_out_of_memory(toy_data: Path, tmp_path: Path) -> None:

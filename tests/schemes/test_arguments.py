@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf, ValidationError
 
+from fairseq_ats.options.values import Options
 from fairseq_ats.schemes.arguments import described, parsed
 from fairseq_ats.schemes.dropout import Dropout
+from fairseq_ats.schemes.extragradient import Extragradient
 from fairseq_ats.schemes.layerwise import Layerwise
+from fairseq_ats.schemes.meprop import MeProp
 from fairseq_ats.schemes.options import SCHEMES_OF_PARTS, SchemeOptions
+from fairseq_ats.schemes.prune import Prune
 from fairseq_ats.schemes.schedule import SchemeName
+from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTranslationConfig
 
 
 def test_arguments_with_their_defaults() -> None:
@@ -48,6 +54,38 @@ def test_a_whole_number_is_no_text_and_no_fraction() -> None:
         assert parsed(Layerwise, f'{{"updates": {value}}}')[1] == [
             f"--scheme-args has updates {value.replace(chr(34), chr(39))}; allowed: 1 or more"
         ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "problem"),
+    [
+        (MeProp, '{"kind": "top", "ratio": 0.1}', "kind 'top'; allowed: exact, layer, unified"),
+        (MeProp, '{"kind": "exact", "ratio": 0}', "ratio 0; allowed: 0 < ratio <= 1"),
+        (MeProp, '{"kind": "exact", "ratio": 1.01}', "ratio 1.01; allowed: 0 < ratio <= 1"),
+        (Extragradient, '{"step": 0}', "step 0; allowed: finite, not 0"),
+        (Extragradient, '{"step": Infinity}', "step inf; allowed: finite, not 0"),
+        (Extragradient, '{"step": 1, "gradient": "next"}', "gradient 'next'; allowed: same, past"),
+        (Layerwise, '{"order": "down"}', "order 'down'; allowed: cyclic, random, growing"),
+        (Prune, '{"sparsity": 1, "end": 9}', "sparsity 1; allowed: 0 <= sparsity < 1"),
+        (Prune, '{"sparsity": 0.5, "end": 9, "begin": -1}', "begin -1; allowed: 0 or more"),
+        (Prune, '{"sparsity": 0.5, "end": 9, "every": 0}', "every 0; allowed: 1 or more"),
+        (Prune, '{"sparsity": 0.5, "end": 9, "feedback": 1}', "feedback 1; allowed: true or false"),
+    ],
+)
+def test_ranges(kind: type, text: str, problem: str) -> None:
+    assert parsed(kind, text)[1] == [f"--scheme-args has {problem}"]
+
+
+def test_in_the_yaml_file_of_hydra() -> None:
+    """As text in quotes; without them it is a mapping, which is no value of a text."""
+    declared = OmegaConf.structured(PartitionedTranslationConfig)
+    text = "scheme: dropout\nscheme_args: "
+    cfg = OmegaConf.merge(declared, OmegaConf.create(text + "'{\"keep_prob\": 0.25}'"))
+    scheme = Options(cfg).scheme.scheme_of(2)
+    assert isinstance(scheme, Dropout)
+    assert scheme.keep_prob == 0.25
+    with pytest.raises(ValidationError, match="scheme_args"):
+        OmegaConf.merge(declared, OmegaConf.create(text + "{keep_prob: 0.25}"))
 
 
 def test_the_help_has_every_argument() -> None:

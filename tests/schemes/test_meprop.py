@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_ats.schemes.draws import largest
 from tests.support.plain_gradients import gradients_at, softmax_in_float64
+from tests.support.plain_meprop import PlainMeProp
 from tests.support.scheme_updates import check_updates
 
 Build = Callable[..., SimpleNamespace]
@@ -56,30 +57,6 @@ def test_the_bound_on_c_norm(values: list[float], data: st.DataObject) -> None:
     assert float(equal.norm()) == pytest.approx(bound, rel=1e-12)
 
 
-class Plain(torch.autograd.Function):
-    """A linear layer with the backward pass of meProp, by loops and masks."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kind: str, ratio: float) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.how = kind, ratio
-        return x @ weight.T + bias
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), (kind, ratio) = ctx.saved_tensors, ctx.how
-        rows = gradient.reshape(-1, gradient.shape[-1]).clone()
-        of_bias, k = rows.sum(0), math.ceil(ratio * rows.shape[1])
-        if kind == "unified":
-            rows[:, rows.abs().sum(0).argsort(descending=True)[k:]] = 0
-        else:
-            for row in rows:
-                row[row.abs().argsort(descending=True)[k:]] = 0
-            of_bias = rows.sum(0)
-        of_x = (rows @ weight).view(x.shape)
-        return of_x, rows.T @ x.reshape(-1, x.shape[-1]), of_bias, None, None
-
-
 @pytest.mark.parametrize("kind", ["layer", "unified"])
 @pytest.mark.parametrize("module_name", ["PartitionedLinear", "PartitionedRankLinear"])
 def test_the_published_backward_pass(
@@ -99,7 +76,7 @@ def test_the_published_backward_pass(
     assert not any("forward" in vars(layer) for layer in layers)
     model.zero_grad()
     for m in layers:
-        monkeypatch.setattr(m, "forward", lambda x, m=m: Plain.apply(x, m.weight, m.bias, kind, 0.3))
+        monkeypatch.setattr(m, "forward", lambda x, m=m: PlainMeProp.apply(x, m.weight, m.bias, kind, 0.3))
     built.criterion(model, batch)[0].backward()
     for name, p in model.named_parameters():
         torch.testing.assert_close(found[name], p.grad, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")

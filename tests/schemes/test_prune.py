@@ -135,3 +135,13 @@ def test_a_resumed_run_prunes_the_same(build: Build, batch: Any, tmp_path: Path)
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     kept = resumed.task.scheme.state_dict()
     assert {int(chosen.sum()) for chosen in kept.values()} == {32, 24}, "half of 64 and of 48"
+
+
+def test_a_checkpoint_of_another_scheme(build: Build, batch: Any, tmp_path: Path) -> None:
+    built = build(*SMALL_WIDTH)
+    run = Trainer(built.cfg, built.task, built.model, built.criterion)
+    run.train_step([batch])
+    run.consolidate_optimizer()
+    run.save_checkpoint(str(tmp_path / "1.pt"), {"train_iterator": {"epoch": 1, "iterations_in_epoch": 1}})
+    with pytest.raises(ValueError, match="the checkpoint was not trained with --scheme prune: it does not say"):
+        build(*SMALL_WIDTH, *prune(sparsity=0.5, end=1), "--restore-file", str(tmp_path / "1.pt"))

@@ -27,6 +27,7 @@ from fairseq_ats.theory.criteria import GradientProducts
 from fairseq_ats.theory.monitor import CriteriaMonitor
 from fairseq_ats.training.out_of_memory import OutOfMemoryGuard
 from tests.support.plain_gradients import by_name, gradients_at
+from tests.support.plain_meprop import PlainMeProp
 
 Build = Callable[..., SimpleNamespace]
 
@@ -214,6 +215,60 @@ def test_any_pair_against_brute_force(build: Build, in_float64: None, options: s
     assert actual == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-10)
     assert expected["c_norm"] > 1.01
     assert (expected["grad_change"] > 0.1) == ("layerwise" not in options)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "arguments"),
+    [
+        ("meprop", '{"kind": "exact", "ratio": 0.1}'),
+        ("meprop", '{"kind": "layer", "ratio": 0.3}'),
+        ("extragradient", '{"step": 0.001}'),
+    ],
+    ids=["exact meProp", "meProp by layer", "extragradient"],
+)
+def test_pairs_that_follow_from_a_gradient(
+    build: Build, in_float64: None, monkeypatch: pytest.MonkeyPatch, scheme: str, arguments: str
+) -> None:
+    """x̃ = x and the largest elements; another backward pass; a step ahead. The gradients are sums
+    here, which a trainer would divide; 1e-10 relative."""
+    options = ["--scheme", scheme, "--scheme-args", arguments, "--criteria-interval", "1", "--dropout", "0"]
+    built = build(*SMALL_WIDTH, *options)
+    model = built.model.double()
+    batches = micro_batches(built.task, slice(0, 5), slice(5, 17))
+    reference = copy.deepcopy(model)
+    g, mask, moved = gradients_at(model, built.criterion, batches), torch.tensor(True), torch.tensor(0.0)
+    flat = torch.cat([value.flatten() for value in g.values()])
+    h = g
+    if scheme == "extragradient":
+        h = gradients_at(model, built.criterion, batches, lambda name, x: x - 0.001 * g[name])
+        moved = 0.001 * flat.norm()
+    elif "exact" in arguments:
+        mask = flat.abs() >= flat.abs().sort(descending=True).values[math.ceil(0.1 * len(flat)) - 1]
+    actual = measured_update(built, batches)
+    if "layer" in arguments:
+        for name in [name for name, m in model.named_modules() if m in {*built.task.scheme.parts.linears}]:
+            m = reference.get_submodule(name)
+            monkeypatch.setattr(m, "forward", lambda x, m=m: PlainMeProp.apply(x, m.weight, m.bias, "layer", 0.3))
+        h = gradients_by_backward(reference, built, batches)
+    pg, ph = mask * flat, mask * torch.cat([value.flatten() for value in h.values()])
+    size = sum(batch["ntokens"] for batch in batches)
+    inner, larger, change = pg @ ph, max(pg.norm(), ph.norm()), (pg - ph).norm()
+    assert inner > 0
+    expected = {
+        "c_norm": flat.norm() / pg.norm(),
+        "c_sim": pg.norm() / ph.norm(),
+        "c_align": pg.norm() * ph.norm() / inner,
+        "alpha_t": min(1, inner / ph.norm() ** 2),
+        "cosine": inner / (pg.norm() * ph.norm()),
+        "perturbation": size * moved / larger,
+    }
+    assert {name: actual[name] for name in expected} == pytest.approx(
+        {name: float(value) for name, value in expected.items()}, rel=1e-10
+    )
+    # The root of a difference, which is rounding where the gradients are the same.
+    assert actual["grad_change"] == pytest.approx(float(change / larger), rel=1e-10, abs=1e-7)
+    assert (actual["c_norm"] > 1.01) == ("exact" in arguments)
+    assert (actual["grad_change"] > 0.01) == ("exact" not in arguments)
 
 
 @pytest.mark.parametrize("options", [SMALL_WIDTH, LOW_RANK], ids=["small width", "low rank"])
