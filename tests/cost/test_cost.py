@@ -21,7 +21,7 @@ from fairseq_ats.checkpoints.keys import TASK_NAME
 from fairseq_ats.cli import cost as command
 from fairseq_ats.cost import budget, cost
 from fairseq_ats.cost.synthetic import Built, build, numbered_dictionary, random_batch
-from fairseq_ats.cost.training import TrainingCost, cost_of_options
+from fairseq_ats.cost.training import TrainingCost, cost_of_options, cost_of_run
 from fairseq_ats.modules.levels import use_level
 from fairseq_ats.optim.mask import ElementMask
 from fairseq_ats.partition.partition import Partition
@@ -31,6 +31,7 @@ from fairseq_ats.schemes.partial_sgd import Update
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
 from tests.conftest import ROOT
 from tests.support.command_line import run
+from tests.support.conversions import save_checkpoint
 from tests.support.markdown import cells_of
 
 ARCH = """--arch transformer --encoder-layers 2 --decoder-layers 3 --encoder-embed-dim 24 --decoder-embed-dim 24
@@ -197,6 +198,19 @@ def test_flops_of_schemes_of_parts() -> None:
     options += ["--scheme", "extragradient", "--scheme-args", '{"step": 1}']
     of_run = cost_of_options(options, VOCABULARY, tokens=28, sentences=4)
     assert of_run.flops(3) == 3 * 2 * standard.flops
+
+
+def test_flops_of_a_run_that_prunes(build: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
+    """The scheme and its arguments are read from the checkpoint."""
+    scheme = ["--scheme", "prune", "--scheme-args", '{"sparsity": 0.5, "end": 1, "every": 1, "feedback": false}']
+    built = build("--partitioned-linear-module-name", "PartitionedLinear", "--small-ratio", "0.25", *scheme)
+    built.task.scheme.update(1)
+    save_checkpoint(built, tmp_path / "run.pt")
+    of_run = cost_of_run(tmp_path / "run.pt", tokens=28, sentences=4)
+    expected = cost.scheme_of_parts_flops(built.model, built.task, 4, 7, built.task.scheme)
+    assert of_run.flops(3) == 3 * round(expected)
+    assert of_run.trained(3) == {2}
+    assert expected < cost.network_cost(built.model, built.task, 4, 7, 2).flops
 
 
 def test_flops_of_a_training() -> None:
