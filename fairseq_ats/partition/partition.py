@@ -214,7 +214,7 @@ def check_level_name(level: str | int) -> None:
         ValueError: no partition can have such a level.
     """
     if not re.fullmatch(rf"{CORE}|{SUPER}|{PERTURBED}|(level)?[1-9]\d*", str(level)):
-        raise ValueError(f"--level is {level}; allowed: {CORE}, {SUPER}, {PERTURBED}, 1, 2, ... (or level2, ...)")
+        raise ValueError(f"--level is {level}; allowed: {CORE}, {SUPER}, 1, 2, ... (or level2, ...), {PERTURBED}")
 
 
 def core_size(full_size: int, ratio: float) -> int:
