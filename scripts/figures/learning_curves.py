@@ -12,7 +12,6 @@ with every network that was validated.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,10 +25,9 @@ from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.cost.training import TrainingCost, cost_of_run
 from fairseq_ats.training.log_file import TrainingLog
 from scripts.figures.png import new_figure, write_png
+from scripts.tables.measurement import METRIC
 
 LABELS = {"bleu": "validation BLEU", "loss": "validation loss, bits a token"}
-# The highest network logs under fairseq's own names. Another network logs under the same names, with its own in front.
-_METRIC = re.compile(r"(?:(core|level\d+)_)?(bleu|loss)")
 
 
 @dataclass(frozen=True)
@@ -126,12 +124,12 @@ def curves_of(log: TrainingLog, name: str) -> list[Curve]:
     found: dict[str, list[tuple[int, float]]] = {}
     for updates, point in log.validations.items():
         for metric, value in point.items():
-            if _METRIC.fullmatch(metric):
+            if METRIC.fullmatch(metric):
                 found.setdefault(metric, []).append((updates, value))
-    networks = {_METRIC.fullmatch(metric).group(1) for metric in found}
+    networks = {METRIC.fullmatch(metric).group(1) for metric in found}
     curves = []
     for metric, points in found.items():
-        network, kind = _METRIC.fullmatch(metric).groups()
+        network, kind = METRIC.fullmatch(metric).groups()
         label = name if networks == {None} else f"{name} {network or 'super'}"
         curves.append(Curve(kind, network, label, points))
     return curves

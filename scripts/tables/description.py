@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fairseq_ats.cli.yaml_file import read_yaml
 
@@ -14,6 +14,9 @@ DESCRIPTION = Path(__file__).with_name("tables.yaml")
 
 # Networks in the order of the paper's columns, with the paper's headings; it has no others.
 COLUMNS = {"core": "Sub-Network", "level2": "Level 2", "super": "Full Network", "perturbed": "Pruned"}
+
+# What a row may need of another; scripts/tables/needs.py says what each is.
+NEEDS = ("init_from", "core_data", "data")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Row:
         name: of the configuration file.
         networks: that are decoded, of :data:`COLUMNS`.
         against: network → the row in which the same network was trained alone; may lack a network.
+        needs: what the training gets from the runs of earlier rows; the keys of :mod:`scripts.tables.needs`.
+        averaged_epochs: instead of the recipe's, for a training of another length; "recipe" is the recipe's.
     """
 
     name: str
@@ -82,15 +87,44 @@ class Row:
     networks: tuple[str, ...]
     published: Mapping[str, Published] = field(default_factory=dict)
     against: Mapping[str, str] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
+    averaged_epochs: int | Literal["recipe"] | None = "recipe"
 
 
 @dataclass(frozen=True)
 class Table:
+    """A layout of rows of one recipe.
+
+    Raises:
+        ValueError: a row needs what is not an earlier row, or in a way that is not known.
+    """
+
     name: str
     title: str
     recipe: Recipe
     rows: tuple[Row, ...]
     published_by: str | None
+
+    def __post_init__(self) -> None:
+        earlier: set[str] = set()
+        for row in self.rows:
+            for key, name in row.needs.items():
+                if key not in NEEDS or name not in earlier:
+                    raise ValueError(
+                        f"table {self.name}: {row.name} needs {key}: {name}; allowed: {', '.join(NEEDS)}, and a row "
+                        "before it"
+                    )
+            earlier.add(row.name)
+
+    def row(self, name: str) -> Row:
+        """Return the row of this name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def recipe_of(self, row: Row) -> Recipe:
+        """Return the recipe with the row's own way of choosing checkpoints."""
+        if row.averaged_epochs == "recipe":
+            return self.recipe
+        return replace(self.recipe, averaged_epochs=row.averaged_epochs)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -126,7 +160,7 @@ def _recipe(name: str, entry: dict[str, Any], configs: Path) -> Recipe:
         configs=configs,
         data=Path(entry.pop("data")),
         languages=tuple(entry.pop("languages")),
-        averaged_epochs=None if checkpoints == "best" else int(checkpoints),
+        averaged_epochs=_averaged(checkpoints),
         search=SearchChoices(_several(search["beam"]), _several(search["length_penalty"])),
         **entry,
     )
@@ -149,4 +183,10 @@ def _row(entry: dict[str, Any]) -> Row:
         networks=tuple(entry["networks"]),
         published={network: Published(*values) for network, values in entry.get("published", {}).items()},
         against=entry.get("against", {}),
+        needs=entry.get("needs", {}),
+        averaged_epochs=_averaged(entry["checkpoints"]) if "checkpoints" in entry else "recipe",
     )
+
+
+def _averaged(checkpoints: str | int) -> int | None:
+    return None if checkpoints == "best" else int(checkpoints)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scripts.figures.png import new_figure, write_png
 from scripts.tables.description import Table
-from scripts.tables.layout import recorded
+from scripts.tables.layout import recorded, whole_flops
 from scripts.tables.records import Record, RunKey, scores_of
 
 MARKERS = "osD^vP*X<>hd"
@@ -16,7 +16,8 @@ MARKERS = "osD^vP*X<>hd"
 def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
     """Draw BLEU, mean and standard deviation over seeds, against the FLOPs of the whole run; a panel for each network.
 
-    A run that trains several networks stands in several panels, each time with the FLOPs of the whole run.
+    A run that trains several networks stands in several panels, each time with the FLOPs of the whole run, and of the
+    runs that it needs.
     """
     panels = len(table.columns)
     figure = new_figure(4.2 * panels, 4.2 + 0.22 * len(table.rows))
@@ -24,12 +25,12 @@ def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
     entries = {}
     for axes, (network, heading) in zip(every, table.columns.items(), strict=True):
         for number, row in enumerate(table.rows):
-            records = recorded(row.name, runs)
-            if network not in row.networks or not records:
+            records, flops = recorded(row.name, runs), whole_flops(table, row, runs)
+            if network not in row.networks or flops is None:
                 continue
             scores = [scores_of(record, network)["bleu"] for record in records]
             entries[row.label] = axes.errorbar(
-                statistics.mean(record["flops"] for record in records) / 1e15,
+                flops / 1e15,
                 statistics.mean(scores),
                 yerr=statistics.stdev(scores) if len(scores) > 1 else None,
                 fmt=MARKERS[number % len(MARKERS)],

@@ -45,6 +45,7 @@ from fairseq_ats.training.log_file import TrainingLog
 from scripts.tables.description import ROOT, shown
 from scripts.tables.layout import NONE, NOT_RUN, mean_std, recorded
 from scripts.tables.measurement import versions
+from scripts.tables.needs import Needs
 from scripts.tables.records import TEST, Record, RunKey, scores_of
 from scripts.tables.reproduce import NAME, Reproduction, cut, names, seeds_of
 from scripts.tables.runs import Run, commit
@@ -141,6 +142,10 @@ class ImageReproduction(Reproduction):
     def missing(self) -> list[Run]:
         once = {row.name for row in self.table.rows if row.first_seed_only}
         return [run for run in super().missing() if run.row not in once or run.seed == min(self.args.seeds)]
+
+    def _needs(self, run: Run) -> Needs:
+        """Return nothing: no row of images needs another."""
+        return Needs(self.data, {})
 
     def print_plan(self) -> None:
         for run in self.missing():

@@ -36,6 +36,29 @@ def recorded(row: str, runs: Runs) -> list[Record]:
     return [record for (name, _), record in sorted(runs.items()) if name == row]
 
 
+def whole_flops(table: Table, row: Row, runs: Runs) -> float | None:
+    """Return the FLOPs of a row's training and of the trainings that it needs, means over seeds.
+
+    Translating training data is not counted.
+
+    Returns:
+        None if a training is not recorded.
+    """
+    records, needed = recorded(row.name, runs), flops_of_needs(table, row, runs)
+    return None if not records or needed is None else statistics.mean(record["flops"] for record in records) + needed
+
+
+def flops_of_needs(table: Table, row: Row, runs: Runs) -> float | None:
+    """Return the FLOPs of the trainings that a row's training needs, as :func:`whole_flops`."""
+    total = 0.0
+    for name in dict.fromkeys(row.needs.values()):
+        needed = whole_flops(table, table.row(name), runs)
+        if needed is None:
+            return None
+        total += needed
+    return total
+
+
 def scores(table: Table, runs: Runs, seeds: Sequence[int]) -> Grid:
     """Lay out BLEU as the paper does: a row for each model, published and ours side by side for each network.
 
@@ -122,12 +145,16 @@ def ledger(table: Table, runs: Runs) -> Grid:
     for row in table.rows:
         if not row.against:
             continue
-        groups = [recorded(name, runs) for name in (row.name, *row.against.values())]
-        if not all(groups):
+        of_rows = (row.name, *row.against.values())
+        groups = [recorded(name, runs) for name in of_rows]
+        flops = [whole for name in of_rows if (whole := whole_flops(table, table.row(name), runs)) is not None]
+        if len(flops) < len(of_rows):
             rows.append([row.label, *[NOT_RUN] * (len(header) - 1)])
             continue
-        flops = [statistics.mean(record["flops"] for record in group) for group in groups]
         cells = _ratio(flops, pflop)
+        if any(table.row(name).needs for name in of_rows):
+            rows.append([row.label, *cells, *["of several runs", NONE, NONE]])
+            continue
         if len({record["starts"][0]["hardware"] for group in groups for record in group}) > 1:
             cells += ["not on the same hardware", NONE, NONE]
         else:

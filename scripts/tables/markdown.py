@@ -28,6 +28,10 @@ Joint: one training of all networks. Separate: the trainings alone to which it i
 train_wall, on one device, without validation. Their ratio is left out where runs of one row differ by more than a
 fifth, which indicates other load on the machine."""
 
+NEEDS_NOTES = """\
+Where a training needs others (a start from their weights, or their translations), these count too. Translating is not
+counted."""
+
 
 def render(table: Table, records: Records, seeds: Sequence[int]) -> str:
     """Return the page.
@@ -48,6 +52,8 @@ def render(table: Table, records: Records, seeds: Sequence[int]) -> str:
             _grid(layout.comparisons(table, runs, seeds), text_columns=3),
         ]
         parts += [COMPARISON_NOTES, "## Cost", _grid(layout.ledger(table, runs)), LEDGER_NOTES]
+        if any(row.needs for row in table.rows):
+            parts[-1] += "\n" + NEEDS_NOTES
     parts += ["## Where the numbers come from", _sources(table, used)]
     return "\n\n".join(parts) + "\n"
 
@@ -74,6 +80,11 @@ def _sources(table: Table, used: Sequence[Record]) -> str:
         f"- `scripts/reproduce_table.sh {table.name}`; rows: `configs/{recipe.name}/`; data: `{recipe.prepare}`",
         f"- runs: `{recipe.name}/`, a file each; translations: `hypotheses/{recipe.name}/`",
         f"- decoded: {_decoding(recipe)}",
+    ]
+    own = [row for row in table.rows if row.averaged_epochs != "recipe"]
+    lines += [f"- {row.name}, decoded: {_decoding(table.recipe_of(row))}" for row in own]
+    lines += [
+        f"- {row.name} needs {key.replace('_', ' ')}: {name}" for row in table.rows for key, name in row.needs.items()
     ]
     starts = [(record["row"], start) for record in used for start in record["starts"]]
     for what, values in (

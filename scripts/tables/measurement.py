@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import fairseq_ats
-from fairseq_ats.cost.training import cost_of_run
+from fairseq_ats.cost.training import TrainingCost, cost_of_run
 from fairseq_ats.training.log_file import TrainingLog
 from scripts.tables.description import Row
-from scripts.tables.records import Record
+from scripts.tables.records import Curve, Record
 from scripts.tables.runs import Run, commit
 from scripts.tables.scoring import Decoding, References, score_networks
 
+# The highest network validates under fairseq's own names. Another one has its name before them.
+METRIC = re.compile(r"(?:(core|level\d+|perturbed)_)?(bleu|loss)")
 PACKAGES = ("torch", "fairseq-fixed", "sacrebleu", "sacremoses", "sentencepiece")
 
 
 def measure(
     run: Run, row: Row, data: Path, references: References, decoding: Decoding, hardware: str
-) -> tuple[Record, dict[str, list[str]]]:
-    """Return the record of a finished run, and the hypotheses of each of its networks.
+) -> tuple[Record, dict[str, list[str]], Curve]:
+    """Return the record of a finished run, the hypotheses of each of its networks, and its learning curve.
 
     All that depends on how fast the machine was is under "timing".
 
@@ -52,7 +55,16 @@ def measure(
         "networks": networks,
         "timing": {"train_seconds": log.train_seconds, "wall_seconds": log.wall_seconds},
     }
-    return record, hypotheses
+    return record, hypotheses, curve_of(log, cost)
+
+
+def curve_of(log: TrainingLog, cost: TrainingCost) -> Curve:
+    """Return loss and BLEU of each network in each validation, under fairseq's names, with updates and FLOPs so far."""
+    return [
+        {"updates": updates, "flops": cost.flops(updates)}
+        | {name: value for name, value in point.items() if METRIC.fullmatch(name)}
+        for updates, point in log.validations.items()
+    ]
 
 
 def versions() -> dict[str, str]:

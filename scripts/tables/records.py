@@ -1,6 +1,7 @@
 """Keep what was measured: a JSON file for each run, and the hypotheses of its networks.
 
 RESULTS/RECIPE/ROW.seedN.json                            all that a table needs to know of a run
+RESULTS/RECIPE/ROW.seedN.curve.jsonl                     its learning curve, a line for each validation
 RESULTS/hypotheses/RECIPE/ROW.seedN.NETWORK.SET.txt.gz   a network's translations of a test set
 
 A record stands alone: a table can be drawn, and the records of several machines can be put together, without the
@@ -20,6 +21,7 @@ from typing import Any
 from fairseq_ats.files import written_whole
 
 Record = dict[str, Any]
+Curve = list[dict[str, float]]  # of each validation: updates, flops, and metrics under fairseq's names
 RunKey = tuple[str, int]  # row, seed
 TEST = "test"  # the set that tables show
 
@@ -63,6 +65,20 @@ class Records:
         self.folder.mkdir(parents=True, exist_ok=True)
         with written_whole(self.folder / _file_name(record)) as temporary:
             temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def write_curve(self, record: Record, curve: Curve) -> None:
+        """Write a run's learning curve."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(self._curve_file(record)) as temporary:
+            temporary.write_text("".join(json.dumps(point) + "\n" for point in curve), encoding="utf-8")
+
+    def curve(self, record: Record) -> Curve | None:
+        """Return a run's learning curve; None if there is none."""
+        path = self._curve_file(record)
+        return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.is_file() else None
+
+    def _curve_file(self, record: Record) -> Path:
+        return self.folder / f"{_file_name(record).removesuffix('.json')}.curve.jsonl"
 
     def hypotheses(self, record: Record, network: str) -> list[str] | None:
         """Return a network's translations of the test set; None if the file is missing or belongs to another record."""

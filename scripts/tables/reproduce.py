@@ -11,6 +11,7 @@ work side by side. Options after -- go to fairseq-train.
 
 RUNS/RECIPE/ROW/seedN           a training: checkpoints, train.log
 RESULTS/RECIPE/ROW.seedN.json   a run's record: all that a table needs; the run's folder can then be removed
+RESULTS/RECIPE/ROW.seedN.curve.jsonl   its validations (python -m scripts.figures.table_curves draws them)
 RESULTS/hypotheses/RECIPE/      translations of the test set
 RESULTS/TABLE.md                the table, of all that is recorded
 RESULTS/TABLE.flops.png         BLEU of each network against the FLOPs of its training
@@ -24,7 +25,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from scripts.tables.comparison import compare
 from scripts.tables.description import ROOT, Table, read_tables, shown
 from scripts.tables.layout import pflop
 from scripts.tables.measurement import measure
+from scripts.tables.needs import Needs
 from scripts.tables.plan import planned_cost
 from scripts.tables.records import Records, scores_of
 from scripts.tables.runs import FINISHED, BusyError, Run, train
@@ -159,15 +161,22 @@ class Reproduction:
         """Return the runs to make: all rows with one seed, then with the next."""
         recorded = {} if self.args.again else self.records.read()
         rows = [row.name for row in self.table.rows if self.args.rows is None or row.name in self.args.rows]
-        runs = [Run(self.table.recipe, row, seed, self.args.runs) for seed in self.args.seeds for row in rows]
+        runs = [self._run(row, seed) for seed in self.args.seeds for row in rows]
         return [run for run in runs if (run.row, run.seed) not in recorded]
 
+    def _run(self, row: str, seed: int) -> Run:
+        return Run(self.table.recipe, row, seed, self.args.runs)
+
     def print_plan(self) -> None:
-        """Print the command of every missing run, then what each row costs."""
+        """Print the commands of every missing run, then what each row costs."""
         missing = self.missing()
+        made: set[str] = set()
         for run in missing:
             print(f"# {run}: {run.state()}")
-            print(shlex.join(self._command(run)), flush=True)
+            for line in map(shlex.join, [*self._needs(run).commands(self.args.threads), self._command(run)]):
+                if line not in made:
+                    print(line, flush=True)
+                made.add(line)
         print("# cost of a run from its start, counted:", flush=True)
         total = 0
         for row in dict.fromkeys(run.row for run in missing):
@@ -225,31 +234,49 @@ class Reproduction:
             )
 
     def _command(self, run: Run) -> list[str]:
-        return run.command(self.data, self.args.threads, self.args.fairseq_options)
+        needs = self._needs(run)
+        return run.command(needs.training_data, self.args.threads, [*needs.options, *self.args.fairseq_options])
+
+    def _needs(self, run: Run) -> Needs:
+        """Return what a run needs of the runs of other rows, each with its own way of choosing checkpoints."""
+        sources = {
+            key: replace(run, row=name, recipe=self.table.recipe_of(self.table.row(name)))
+            for key, name in self.table.row(run.row).needs.items()
+        }
+        return Needs(self.data, sources)
 
     def _train(self, run: Run) -> None:
         """Train a run to its end, unless it is there.
 
         Raises:
             BusyError: another process trains this run.
-            TrainingFailed: fairseq ended before the end of the training.
+            TrainingFailed: fairseq ended before the end of the training, or what it needs was not made.
+            ValueError: a run that it needs is not there.
         """
         if run.state() == FINISHED:
             return
+        needs = self._needs(run)
+        needs.check()
         console = run.folder / "console.log"
         with run.locked() as lock:
+            for command in needs.commands(self.args.threads):
+                print(f"{NAME}: {run}: {shlex.join(command)}", flush=True)
+                status = train(command, console, lock)
+                if status != 0:
+                    raise TrainingFailed(f"{command[1]} ended with status {status}: {_last_line(console)}")
             command = self._command(run)
             print(f"{NAME}: {run}: training ({run.state()} so far); log: {shown(run.log)}", flush=True)
-            run.note_start(shlex.join(command), self.args.fairseq_options, self._hardware(run))
+            run.note_start(shlex.join(command), self.args.fairseq_options, self._hardware(run), needs.stamp())
             status = train(command, console, lock)
         if status != 0 or run.state() != FINISHED:
-            last = console.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")[-1]
-            raise TrainingFailed(f"the training ended with status {status}: {last}")
+            raise TrainingFailed(f"the training ended with status {status}: {_last_line(console)}")
 
     def _record(self, run: Run, references: References) -> None:
-        row = next(row for row in self.table.rows if row.name == run.row)
+        row = self.table.row(run.row)
+        run = replace(run, recipe=self.table.recipe_of(row))
         decoding = Decoding(self._device(run), self.args.batch_size, self.args.tests, self.args.comet)
-        record, hypotheses = measure(run, row, self.data, references, decoding, self._hardware(run))
+        record, hypotheses, curve = measure(run, row, self.data, references, decoding, self._hardware(run))
+        self.records.write_curve(record, curve)
         self.records.write(record, hypotheses)
         compare(self.table, self.records, references)
         self.draw()
@@ -262,6 +289,10 @@ class Reproduction:
 
     def _hardware(self, run: Run) -> str:
         return hardware(self._device(run), self.args.threads)
+
+
+def _last_line(console: Path) -> str:
+    return console.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")[-1]
 
 
 def _arrow(languages: Sequence[str | None]) -> str:

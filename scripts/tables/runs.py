@@ -12,10 +12,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fairseq_ats.training.log_file import TrainingLog
@@ -65,13 +66,17 @@ class Run:
         path = self.folder / "starts.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
-    def note_start(self, command: str, options: Sequence[str], hardware: str) -> None:
+    def note_start(
+        self, command: str, options: Sequence[str], hardware: str, needs: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         """Note a start, or a resumption.
 
         Args:
             options: options of fairseq beside those of the row.
+            needs: what the run got of other runs.
         """
         start = {"commit": commit(), "command": command, "options": list(options), "hardware": hardware}
+        start |= {"needs": dict(needs)} if needs else {}
         with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(start) + "\n")
 

@@ -13,7 +13,9 @@ import pytest
 
 from fairseq_ats.cli.config_file import options_of, read_config
 from fairseq_ats.cli.yaml_file import read_yaml
+from fairseq_ats.cost.training import TrainingCost, cost_of_options
 from scripts.tables.description import COLUMNS, read_tables
+from scripts.tables.plan import FILL
 from tests.conftest import OUR_TASK, ROOT
 
 TABLES = read_tables()
@@ -98,7 +100,9 @@ def test_a_row_says_how_to_launch_it(row: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.stem != "standard"], ids=row_id)
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.stem != "standard" and row.parent.name != "multi30k_converged"], ids=row_id
+)
 def test_a_row_changes_what_its_name_says(row: Path) -> None:
     own: dict[str, Any] = {"base": "standard.yaml"}
     if of_depth := re.fullmatch(r"decoder_(\d)(?:_(spread|last))?(?:_width_([\d.]+))?_(alone|ats)", row.stem):
@@ -133,6 +137,7 @@ RESOLVED = {
     "wmt17_strong": "efe48e49862df64e",
     "multi30k": "6f4720abc772a62f",
     "multi30k_kinds": "9f15f33422415b11",
+    "multi30k_converged": "129ffc0bcae7927f",
     "multi30k_strong": "894543dcdfe23cdc",
 }
 
@@ -175,6 +180,10 @@ TO_PARSE = [
     RECIPES["multi30k"].config("low_rank_0.03125_ats"),
     RECIPES["multi30k_strong"].config("standard"),
     RECIPES["multi30k_kinds"].config("decoder_2_width_0.25_ats"),
+    *(
+        RECIPES["multi30k_converged"].config(f"small_width_0.25_{row}")
+        for row in ("ats_distilled_late", "ats_2to1_late", "ats_core_dropout_0", "importance_warm_25")
+    ),
 ]
 
 
@@ -191,7 +200,124 @@ def test_rows_are_fairseqs_options(row: Path, parse: Callable[..., Any]) -> None
         assert '"beam": 1' in cfg.task.eval_bleu_args
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+# Multi30k at convergence. What a row's name says, by its end.
+LONGER = {"10": 900, "25": 2250, "50": 4500}
+CONVERGED_KINDS: dict[str, dict[str, Any]] = {
+    "low_rank_0.03125": {"partitioned_linear_module_name": "PartitionedRankLinear", "small_ratio": 0.03125},
+    "small_width_0.25": {},
+    "decoder_2_width_0.25": {"core_decoder_layers": 2},
+    "decoder_2": {"partitioned_linear_module_name": None, "small_ratio": None, "core_decoder_layers": 2},
+}
+PLAIN_LOSS = {"criterion": "label_smoothed_cross_entropy"}  # the fused one keeps no logits to distil
+CONVERGED_TREATMENTS: dict[str, dict[str, Any]] = {
+    "alone": {"max_level": 1},
+    "alone_translations": {"max_level": 1},
+    "ats": ATS,
+    "ats_translations": ATS,
+    "ats_2to1": ATS | {"alternate_pattern": "2:1"},
+    "ats_2to1_late": ATS | {"alternate_pattern": "1:1@0,2:1@4500"},
+    "ats_3to1_late": ATS | {"alternate_pattern": "1:1@0,3:1@4500"},
+    "ats_distilled": ATS | PLAIN_LOSS | {"distillation_weight": 0.5},
+    "ats_distilled_late": ATS | PLAIN_LOSS | {"distillation_weight": 0.5, "distillation_from": 4500},
+    "ats_private_norms": ATS | {"private_norms": "all"},
+    "ats_core_dropout_0": ATS | {"core_dropout": 0.0},
+    "ats_core_dropout_0.05": ATS | {"core_dropout": 0.05},
+    "ats_core_lr_0.5": ATS | {"alternate_lr_coef": 0.5},
+    "importance_warm_25": ATS | {"init_order": "importance"},
+    "translations_warm_25": ATS,
+}
+
+
+def converged_changes(name: str) -> dict[str, Any]:
+    """What a row of multi30k_converged changes, but for updates that follow from costs."""
+    kind = next((kind for kind in CONVERGED_KINDS if name.startswith(kind)), "standard")
+    treatment = name.removeprefix(kind).removeprefix("_")
+    own = dict(CONVERGED_KINDS.get(kind, {}))
+    if warm := re.search(r"warm_(\d+)$", treatment):
+        own |= {"lr": 0.0016, "warmup_updates": 100, "max_update": LONGER[warm[1]]}
+    elif treatment == "alone_warm":
+        own |= {"max_level": 1, "lr": 0.0016, "warmup_updates": 100}
+    elif treatment == "alone_short":
+        own |= {"max_level": 1, "warmup_updates": 300}
+    elif treatment == "alone_equal":
+        own |= {"max_level": 1}
+    elif treatment == "ats_twice":
+        own |= ATS | {"max_update": 18000}
+    if treatment.startswith("warm_") and kind != "standard":
+        own |= ATS
+    return own | CONVERGED_TREATMENTS.get(treatment, {})
+
+
+@pytest.mark.parametrize("row", sorted(RECIPES["multi30k_converged"].configs.glob("*_*.yaml")), ids=row_id)
+def test_a_row_of_convergence_changes_what_its_name_says(row: Path) -> None:
+    own, expected = as_written(row), converged_changes(row.stem)
+    assert own.pop("base") == "standard.yaml"
+    assert own.pop("total_num_update", None) == own.get("max_update"), "the schedule ends with the training"
+    if row.stem.startswith("standard_equal") or row.stem.endswith(("_equal", "_warm", "_short")):
+        del own["max_update"]  # the next test
+    assert own == expected
+
+
+@pytest.mark.parametrize("kind", ["low_rank_0.03125", "small_width_0.25"])
+def test_rows_for_equal_flops_cost_the_same(kind: str) -> None:
+    recipe = RECIPES["multi30k_converged"]
+
+    def cost(row: str) -> TrainingCost:
+        tokens = FILL * 1024
+        path = recipe.config(row)
+        return cost_of_options(options_of(read_config(path), path), recipe.vocabulary, tokens, tokens / recipe.length)
+
+    def updates(row: str) -> int:
+        return read_config(recipe.config(row))["max_update"]
+
+    ats, standard = cost(f"{kind}_ats"), cost("standard").costs[2].flops
+    core = ats.costs[1].flops
+    both = 9000 * (standard + core)
+    assert updates(f"standard_equal_{kind}") * standard == pytest.approx(both, rel=0.005)
+    assert updates(f"{kind}_alone_equal") * core == pytest.approx(both, rel=0.005)
+    assert ats.flops(updates(f"{kind}_ats_twice")) == pytest.approx(both, rel=0.005)
+    for row in ("alone_warm", "alone_short"):
+        assert updates(f"{kind}_{row}") * core == pytest.approx(ats.flops(updates(f"{kind}_warm_25")), rel=0.005)
+
+
+CONVERGED_TABLES = {name: table for name, table in TABLES.items() if table.recipe.name == "multi30k_converged"}
+
+
+def test_every_row_of_convergence_is_in_a_table() -> None:
+    rows = [row for table in CONVERGED_TABLES.values() for row in table.rows]
+    assert {row.name for row in rows} == {path.stem for path in RECIPES["multi30k_converged"].configs.glob("*.yaml")}
+    by_name = {row.name: (row.networks, dict(row.needs), row.averaged_epochs) for row in rows}
+    for row in rows:
+        assert by_name[row.name] == (row.networks, row.needs, row.averaged_epochs), "tables share runs"
+        of_one = {"super"} if row.name.startswith("standard") else {"core"}
+        is_of_one = row.name.startswith("standard") or "_alone" in row.name
+        assert set(row.networks) == (of_one if is_of_one else {"core", "super"})
+        expected = {"init_from": "standard"} if "warm" in row.name else {}
+        if "translations" in row.name:
+            expected["data" if "alone" in row.name else "core_data"] = "standard"
+        assert row.needs == expected
+        config = read_config(RECIPES["multi30k_converged"].config(row.name))
+        epochs = config["max_update"] // 558  # whole ones; as many as there are batches in one
+        assert row.averaged_epochs == ("recipe" if epochs >= 16 else epochs // 2 or None)
+
+
+@pytest.mark.parametrize("table", CONVERGED_TABLES.values(), ids=CONVERGED_TABLES)
+def test_comparisons_at_convergence(table: Any) -> None:
+    for row in table.rows:
+        kind = next((kind for kind in CONVERGED_KINDS if row.name.startswith(kind)), None)
+        if len(row.networks) == 1:
+            assert not row.against
+        elif row.name.endswith("_twice"):
+            assert row.against == {"core": f"{kind}_alone_equal", "super": f"standard_equal_{kind}"}
+        else:
+            assert row.against == {"core": f"{kind}_alone", "super": "standard"}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [table for name, table in TABLES.items() if name not in CONVERGED_TABLES],
+    ids=[name for name in TABLES if name not in CONVERGED_TABLES],
+)
 def test_tables_have_rows_and_comparisons(table: Any) -> None:
     of_pruning = {"super": "standard", "perturbed": "ffn_0.25_alone"}
     rows = {row.name: row for row in table.rows}

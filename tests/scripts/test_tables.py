@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from matplotlib.axes import Axes
 
 from fairseq_ats.checkpoints.average import average_checkpoints
 from fairseq_ats.cli.config_file import options_of, read_config
+from fairseq_ats.cli.main import main as run_command
 from fairseq_ats.cost.training import TrainingCost, cost_of_options
 from fairseq_ats.inference.evaluation import text_of
 from fairseq_ats.training.log_file import TrainingLog
@@ -241,6 +243,13 @@ def toy_table(recipe: Recipe, published_by: str | None = "paper") -> Table:
     return Table("toy", "Table T", recipe, rows, published_by)
 
 
+def table_of_needs(recipe: Recipe) -> Table:
+    """A row that begins from the standard network and whose core learns its translations."""
+    needs = {"init_from": "standard", "core_data": "standard"}
+    warm = Row("warm", "Warm", ("core", "super"), {}, {"super": "standard"}, needs)
+    return Table("needs", "Table N", recipe, (Row("standard", "Standard", ("super",)), warm), None)
+
+
 def test_page_of_fixed_records(tmp_path: Path) -> None:
     """ATS with two seeds, the core alone with one, the standard row not run."""
     records, table = Records(tmp_path, "toy"), toy_table(toy_recipe())
@@ -419,7 +428,12 @@ data_buffer_size: 0
 num_workers: 0
 """
     (folder / "base.yaml").write_text("task: translation_with_partitioned_model\nmax_update: 3\n" + arch + training)
-    for row, own in (("standard", SMALL_WIDTH), ("alone", SMALL_WIDTH | {"max_level": 1}), ("ats", ATS)):
+    for row, own in (
+        ("standard", SMALL_WIDTH),
+        ("alone", SMALL_WIDTH | {"max_level": 1}),
+        ("ats", ATS),
+        ("warm", ATS | {"max_update": 2}),
+    ):
         lines = {"base": "base.yaml"} | own
         (folder / f"{row}.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items()))
     return folder
@@ -477,15 +491,29 @@ def test_dry_run_prints_the_commands(
         "wmt17": "wmt17",
         "multi30k": "multi30k_lowercase",
         "multi30k_kinds": "multi30k_lowercase",
+        "multi30k_converged": "multi30k_lowercase",
         "multi30k_strong": "multi30k_recipe",
     }
-    assert [line for line in output if not line.startswith("#")] == [
-        f"fairseq-ats train configs/{recipe}/{row.name}.yaml "
-        f"runs/{data.get(recipe) or data[recipe.removesuffix('_strong')]}/data "
-        f"--save-dir {tmp_path}/runs/{recipe}/{row.name}/seed{seed} --threads 3 --seed {seed} --fp16 --update-freq 2"
-        for seed in (4, 5)
-        for row in table.rows
-    ]
+    folder = f"runs/{data.get(recipe) or data[recipe.removesuffix('_strong')]}/data"
+
+    def of_source(row: Row, key: str, seed: int, file: str) -> str | None:
+        return f"{tmp_path}/runs/{recipe}/{row.needs[key]}/seed{seed}/{file}" if key in row.needs else None
+
+    expected = []
+    for seed in (4, 5):
+        for row in table.rows:
+            line = ["fairseq-ats", "train", f"configs/{recipe}/{row.name}.yaml"]
+            line += [of_source(row, "data", seed, "translated") or folder]
+            line += ["--save-dir", f"{tmp_path}/runs/{recipe}/{row.name}/seed{seed}", "--threads", "3"]
+            line += ["--seed", str(seed)]
+            for key, file in (("init_from", "stock.pt"), ("core_data", "translated")):
+                given = of_source(row, key, seed, file)
+                line += [f"--{key.replace('_', '-')}", given] if given else []
+            expected.append(" ".join([*line, "--fp16", "--update-freq", "2"]))
+    assert [line for line in output if line.startswith("fairseq-ats train")] == expected
+    others = [line for line in output if not line.startswith(("#", "fairseq-ats train"))]
+    assert len(others) == len(set(others)), "what several rows need is made once"
+    assert bool(others) == any(row.needs for row in table.rows)
     count = 2 * len(table.rows)
     assert output[-1] == f"# together, {count} runs: {2 * count} PFLOP"
     assert list(tmp_path.iterdir()) == []
@@ -557,14 +585,22 @@ Reproduce = Callable[..., SimpleNamespace]
 def reproduce(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Reproduce:
     """``reproduce("name", "--rows", "ats", kill_at=("ats", 5))``: the command, with runs and results of that name."""
     folder = tmp_path_factory.mktemp("table")
-    tables = {"toy": toy_table(toy_recipe(toy_configs(folder / "toy")))}
+    recipe = toy_recipe(toy_configs(folder / "toy"))
+    tables = {"toy": toy_table(recipe), "needs": table_of_needs(recipe)}
 
     def reproduce(
-        name: str, *options: str, kill_at: tuple[str, int] | None = None, fails_at: str | None = None
+        name: str,
+        *options: str,
+        kill_at: tuple[str, int] | None = None,
+        fails_at: str | None = None,
+        table: str = "toy",
     ) -> SimpleNamespace:
         trained = []
 
         def train(line: list[str], console: Path, lock: int) -> int:
+            if line[1] != "train":
+                run_command(line[1:])
+                return 0
             trained.append(Path(line[2]).stem)
             console.write_text("all that was said\nno room\n")
             if trained[-1] == fails_at:
@@ -572,7 +608,7 @@ def reproduce(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Repro
             return train_and_wait(line, kill_at[1] if kill_at and kill_at[0] == trained[-1] else None)
 
         runs, results = folder / name / "runs", folder / name / "results"
-        arguments = ["toy", "--data", str(toy_data), "--runs", str(runs), "--results", str(results)]
+        arguments = [table, "--data", str(toy_data), "--runs", str(runs), "--results", str(results)]
         status = None
         with pytest.MonkeyPatch.context() as patch, nullcontext() if kill_at is None else pytest.raises(Killed):
             patch.setattr(command, "read_tables", lambda: tables)
@@ -673,6 +709,36 @@ def test_runs_of_other_programs_are_taken_as_they_are(whole: SimpleNamespace, re
     assert one["starts"][0]["hardware"] == whole.records.read()["alone", 1]["starts"][0]["hardware"]
     assert one["networks"] == whole.records.read()["alone", 1]["networks"]
     assert ["ATS", "-", "not run", "-", "not run", "0 of 1"] in cells_of((adopted.results / "toy.md").read_text())
+
+
+def test_a_row_that_needs_another(
+    whole: SimpleNamespace, reproduce: Reproduce, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused where the other run is not there; else made by the commands, trained on, and noted."""
+    refused = reproduce("needs", "--rows", "warm", table="needs")
+    assert (refused.status, refused.trained) == (1, [])
+    assert "toy/warm seed 1: it needs toy/standard seed 1, which is not started in" in capsys.readouterr().err
+    source = refused.runs / "toy/standard/seed1"
+    shutil.copytree(whole.runs / "toy/standard/seed1", source)
+    made = reproduce("needs", "--rows", "warm", table="needs")
+    assert (made.status, made.trained) == (0, ["warm"])
+    (one,) = made.records.read().values()
+    stamps = {"init_from": source / "stock.pt", "core_data": source / "translated" / "binarised.json"}
+    assert one["starts"][0]["needs"] == {
+        key: {"row": "standard", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for key, path in stamps.items()
+    }
+    assert f"--init-from {source}/stock.pt --core-data {source}/translated" in one["starts"][0]["command"]
+    options = load_checkpoint_to_cpu(str(made.runs / "toy/warm/seed1/checkpoint_last.pt"))["cfg"]["task"]
+    assert (options["init_from"], options["core_data"]) == (f"{source}/stock.pt", f"{source}/translated")
+    stock, trained = (
+        load_checkpoint_to_cpu(str(path))["model"] for path in (source / "stock.pt", source / "checkpoint_best.pt")
+    )
+    assert torch.equal(stock["encoder.embed_tokens.weight"], trained["encoder.embed_tokens.weight"])
+    curve = made.records.curve(one)
+    assert curve[-1]["updates"] == 2
+    assert curve[-1]["flops"] == one["flops"]
+    assert curve[-1].keys() == {"updates", "flops", "loss", "core_loss"}
 
 
 def test_a_row_that_fails_leaves_the_others_be(
