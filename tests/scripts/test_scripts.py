@@ -414,7 +414,7 @@ def test_plot_of_deployment(tmp_path: Path) -> None:
     from scripts.figures import deployment
 
     rows = deployment.read_rows((ROOT / "results/deployment/README.md").read_text())
-    assert deployment.Deployed("stock fairseq", "super", rows[0].bleu, 1.0, 1.0, 1.0) == rows[0]
+    assert deployment.Deployed(rows[0].run, "stock fairseq", "super", rows[0].bleu, 1.0, 1.0, 1.0) == rows[0]
     assert {row.network for row in rows} == {"super", "core"}
     assert all(row.low <= row.speed <= row.high for row in rows)
     deployment.draw(rows, tmp_path / "picture.png")

@@ -136,7 +136,7 @@ RESOLVED = {
     "wmt17": "9f4c1827bc3f19fa",
     "wmt17_strong": "efe48e49862df64e",
     "multi30k": "6f4720abc772a62f",
-    "multi30k_kinds": "9f15f33422415b11",
+    "multi30k_kinds": "040115fd9f4398b2",
     "multi30k_converged": "129ffc0bcae7927f",
     "multi30k_strong": "894543dcdfe23cdc",
 }

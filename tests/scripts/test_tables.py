@@ -167,7 +167,7 @@ def test_records_are_written_and_replaced(tmp_path: Path) -> None:
     assert records.hypotheses(first, "core") is None
 
 
-@pytest.mark.parametrize("name", ["multi30k", "multi30k_schemes"])
+@pytest.mark.parametrize("name", ["multi30k", "multi30k_schemes", "multi30k_kinds"])
 def test_tables_are_drawn_from_the_records(name: str) -> None:
     table, results = read_tables()[name], ROOT / "results/tables"
     page = markdown.render(table, Records(results, table.recipe.name), (1, 2, 3))
