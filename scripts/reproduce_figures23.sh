@@ -25,6 +25,7 @@ runs() {
     arguments='{"keep_prob": 0.5, "scale": "exact"}'
     [[ $setting == exact ]] || arguments=${arguments/exact/inverted}
     run "dropout_$setting" "with dropout" --scheme dropout --scheme-args "$arguments" --criteria-of scheme
+    # shellcheck disable=SC2154  # watch sets corpus
     if [[ $setting == scaled && $corpus =~ demo|multi30k ]]; then
       run fairseq_dropout "with fairseq's dropout" --activation-dropout 0.5 --criteria-of "$arguments"
     fi
