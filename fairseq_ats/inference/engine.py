@@ -139,3 +139,28 @@ class Engine(ABC):
         Drop the token ``<s>``, because fairseq does not print it (fairseq/data/dictionary.py:109).
         """
         return [[token for token in hypothesis.tokens if token != START] for hypothesis in self.best(sentences)]
+
+
+class BatchedEngine(Engine):
+    """An engine that decodes one batch at a time, of sentences of like length.
+
+    Args:
+        search, max_positions: see :class:`Engine`.
+        batch_size: the number of sentences in a batch.
+    """
+
+    def __init__(self, search: Search, max_positions: tuple[int, int], batch_size: int) -> None:
+        super().__init__(search, max_positions)
+        self._batch_size = batch_size
+
+    def best(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
+        found: dict[int, Hypothesis] = {}
+        by_length = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
+        for start in range(0, len(by_length), self._batch_size):
+            indices = by_length[start : start + self._batch_size]
+            found |= zip(indices, self._best_of_batch([sentences[i] for i in indices]), strict=True)
+        return [found[index] for index in range(len(sentences))]
+
+    @abstractmethod
+    def _best_of_batch(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
+        """Decode the sentences as one batch; the result has the order of the sentences."""

@@ -13,7 +13,7 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.data.text import READS_TOKENS, Text
-from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
+from fairseq_ats.inference.engine import BatchedEngine, Engine, Hypothesis, Machine, Search
 from fairseq_ats.inference.loading import load_network, prepare_to_decode
 from fairseq_ats.inference.pruned import prune_
 from fairseq_ats.inference.torch_machine import use_torch_on
@@ -22,7 +22,7 @@ from fairseq_ats.partition.partition import PERTURBED
 logger = logging.getLogger(__name__)
 
 
-class FairseqEngine(Engine):
+class FairseqEngine(BatchedEngine):
     """A fairseq model that is ready to decode.
 
     Args:
@@ -41,26 +41,16 @@ class FairseqEngine(Engine):
         batch_size: int,
         device: str,
     ) -> None:
-        super().__init__(search, model.max_positions())
+        super().__init__(search, model.max_positions(), batch_size)
         self._model = model.to(device)
         self._task = task
-        self._batch_size = batch_size
         self._device = device
         options = Namespace(
             beam=search.beam, max_len_a=search.max_len_a, max_len_b=search.max_len_b, lenpen=search.length_penalty
         )
         self._generator = task.build_generator([self._model], options)
 
-    def best(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
-        found: dict[int, Hypothesis] = {}
-        by_length = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
-        for start in range(0, len(by_length), self._batch_size):
-            indices = by_length[start : start + self._batch_size]
-            found |= zip(indices, self._best_of_batch([sentences[i] for i in indices]), strict=True)
-        return [found[index] for index in range(len(sentences))]
-
     def _best_of_batch(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
-        """Decode the sentences as one batch; the result has the order of the sentences."""
         encode = self._task.source_dictionary.encode_line
         tokens = [encode(" ".join(pieces), add_if_not_exist=False).long() for pieces in sentences]
         dataset = self._task.build_dataset_for_inference(tokens, [len(numbers) for numbers in tokens])

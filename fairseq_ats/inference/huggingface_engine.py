@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
+from fairseq_ats.inference.engine import BatchedEngine, Hypothesis, Machine, Search
 from fairseq_ats.inference.torch_machine import use_torch_on
 
 VOCABULARY_FILE = "vocab.json"
@@ -45,7 +45,7 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-class HuggingFaceEngine(Engine):
+class HuggingFaceEngine(BatchedEngine):
     """A converted network that ``transformers`` runs.
 
     Args:
@@ -73,16 +73,7 @@ class HuggingFaceEngine(Engine):
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read by transformers: {error}") from error
         self._pieces = {number: piece for piece, number in self._numbers.items()}
-        self._batch_size = machine.batch_size
-        super().__init__(search, max_positions)
-
-    def best(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
-        found: dict[int, Hypothesis] = {}
-        by_length = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
-        for start in range(0, len(by_length), self._batch_size):
-            indices = by_length[start : start + self._batch_size]
-            found |= zip(indices, self._best_of_batch([sentences[i] for i in indices]), strict=True)
-        return [found[index] for index in range(len(sentences))]
+        super().__init__(search, max_positions, machine.batch_size)
 
     def batch(self, sentences: Sequence[Sequence[str]]) -> Tensor:
         """Return the numbers of the pieces and of end-of-sentence, (batch, time), padded on the right."""

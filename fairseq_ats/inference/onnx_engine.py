@@ -37,7 +37,7 @@ import numpy as np
 from fairseq_ats.data.lines import read_lines
 from fairseq_ats.inference.beam_search import END, PAD, SPECIAL, UNKNOWN, Array, beam_search
 from fairseq_ats.inference.deployed_folder import DeployedFolder
-from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
+from fairseq_ats.inference.engine import BatchedEngine, Hypothesis, Machine, Search
 
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder_step.onnx"
@@ -45,7 +45,7 @@ CANDIDATES_FILE = "candidates.onnx"
 WEIGHTS_FILE = "weights.bin"
 
 
-class OnnxEngine(Engine):
+class OnnxEngine(BatchedEngine):
     """A converted network that ONNX Runtime runs on a CPU.
 
     Args:
@@ -69,16 +69,7 @@ class OnnxEngine(Engine):
         )
         self._numbers = {piece: number for number, piece in enumerate(pieces_of(path / folder.source_dictionary))}
         self._pieces = pieces_of(path / folder.target_dictionary)
-        self._batch_size = machine.batch_size
-        super().__init__(search, folder.max_positions)
-
-    def best(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
-        found: dict[int, Hypothesis] = {}
-        by_length = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
-        for start in range(0, len(by_length), self._batch_size):
-            indices = by_length[start : start + self._batch_size]
-            found |= zip(indices, self._best_of_batch([sentences[i] for i in indices]), strict=True)
-        return [found[index] for index in range(len(sentences))]
+        super().__init__(search, folder.max_positions, machine.batch_size)
 
     def _best_of_batch(self, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
         most = max(len(pieces) for pieces in sentences)
