@@ -15,8 +15,6 @@ RESULTS/RECIPE.md               the table, of all that is recorded
 
 from __future__ import annotations
 
-import argparse
-import os
 import shlex
 import statistics
 import sys
@@ -31,7 +29,6 @@ from tabulate import tabulate
 
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.names import best_checkpoint
-from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cli.environment import restart_in_cpu_environment, silence_libraries
 from fairseq_ats.cost.cost import training_flops
 from fairseq_ats.cost.images import PAPER_IMAGES, image_cost, paper_cost
@@ -44,11 +41,11 @@ from fairseq_ats.options.values import Options
 from fairseq_ats.training.log_file import TrainingLog
 from scripts.tables.description import ROOT, shown
 from scripts.tables.layout import NONE, NOT_RUN, mean_std, recorded
-from scripts.tables.measurement import versions
+from scripts.tables.measurement import origin_of
 from scripts.tables.needs import Needs
 from scripts.tables.records import TEST, Record, RunKey, scores_of
-from scripts.tables.reproduce import NAME, Reproduction, cut, names, seeds_of
-from scripts.tables.runs import Run, commit
+from scripts.tables.reproduce import NAME, Reproduction, parsed, parser_of
+from scripts.tables.runs import Run
 
 HEADINGS = {"core": "Core", "super": "Full"}
 COUNTED = 1000  # images of which the cost is counted
@@ -188,21 +185,13 @@ def measured(run: Run, row: ImageRow, data: Path, hardware: str) -> Record:
     log = TrainingLog.read(run.log)
     networks = {network: _network(run, network, data) for network in row.networks}
     cost = Cost(run.folder / best_checkpoint(), log)
-    return {
-        "recipe": run.recipe.name,
-        "row": run.row,
-        "seed": run.seed,
-        "starts": run.starts() or [{"commit": None, "command": None, "options": [], "hardware": hardware}],
-        "scored_at": commit(),
-        "versions": versions(),
+    return origin_of(run, log, hardware) | {
         "data": dict(ImageData.read(data).sums),
-        "updates": log.updates,
         "images_per_update": log.sentences_per_update,
         "epochs": log.updates * log.sentences_per_update / PAPER_IMAGES,
         "flops": cost.flops(image_cost),
         "flops_by_paper": cost.flops(paper_cost),
         "networks": networks,
-        "timing": {"train_seconds": log.train_seconds, "wall_seconds": log.wall_seconds},
     }
 
 
@@ -327,36 +316,10 @@ def _grid(header: Sequence[str], rows: Iterator[list[str]], text_columns: int) -
     return tabulate(list(rows), header, tablefmt="github", disable_numparse=True, colalign=sides)
 
 
-def parse_args(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line; what comes after -- is in ``fairseq_options``."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/reproduce_table.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
-    parser.add_argument("--seeds", type=seeds_of, default=(1, 2, 3), help="default: 1,2,3")
-    parser.add_argument("--rows", type=names, metavar="ROW,...", help="only these rows, by configuration file")
-    parser.add_argument("--data", type=Path, help="folder of prepared images (default: the recipe's)")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs/tables", help="default: runs/tables")
-    parser.add_argument("--results", type=Path, default=ROOT / "results/tables", help="default: results/tables")
-    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="CPU threads (default: all cores)")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--dry-run", action="store_true", help="print the commands, and stop")
-    what.add_argument("--finished-only", action="store_true", help="train nothing: score what is finished, and draw")
-    what.add_argument("--render", action="store_true", help="only draw the table of what is recorded")
-    parser.add_argument("--again", action="store_true", help="score runs that are recorded once more")
-    ours, _, options = cut(arguments)
-    args = parser.parse_args(ours)
-    args.table, args.fairseq_options = TABLES[args.name], options
-    unknown = set(args.rows or ()) - {row.name for row in args.table.rows}
-    if unknown:
-        allowed = ", ".join(row.name for row in args.table.rows)
-        parser.error(f"argument --rows: {', '.join(sorted(unknown))} is not allowed; allowed: {allowed}")
-    return args
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 1 if a run that was asked for could not be made."""
-    args = parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    args = parsed(parser_of(__doc__, TABLES), given, TABLES)
     silence_libraries()
     if arguments is None and not args.render:
         restart_in_cpu_environment(args.threads)

@@ -38,24 +38,34 @@ def measure(
     log = TrainingLog.read(run.log)
     networks, hypotheses = score_networks(run.folder, run.recipe, data, row.networks, references, decoding)
     cost = cost_of_run(run.folder / "checkpoint_best.pt", log.tokens_per_update, log.sentences_per_update)
-    record = {
-        "recipe": run.recipe.name,
-        "row": run.row,
-        "seed": run.seed,
-        "starts": run.starts() or [{"commit": None, "command": None, "options": [], "hardware": hardware}],
-        "scored_at": commit(),
-        "versions": versions(),
+    record = origin_of(run, log, hardware) | {
         "data": _stamp(data),
-        "updates": log.updates,
         "tokens_per_update": log.tokens_per_update,
         "sentences_per_update": log.sentences_per_update,
         "flops": cost.flops(log.updates),
         "flops_of_an_update": {str(level): cost.costs[level].flops for level in sorted(cost.trained(log.updates))},
         "batch_size": decoding.batch_size,
         "networks": networks,
-        "timing": {"train_seconds": log.train_seconds, "wall_seconds": log.wall_seconds},
     }
     return record, hypotheses, curve_of(log, cost)
+
+
+def origin_of(run: Run, log: TrainingLog, hardware: str) -> Record:
+    """Return what every record says of where its run comes from, and how long it took.
+
+    Args:
+        hardware: as in :func:`measure`.
+    """
+    return {
+        "recipe": run.recipe.name,
+        "row": run.row,
+        "seed": run.seed,
+        "starts": run.starts() or [{"commit": None, "command": None, "options": [], "hardware": hardware}],
+        "scored_at": commit(),
+        "versions": versions(),
+        "updates": log.updates,
+        "timing": {"train_seconds": log.train_seconds, "wall_seconds": log.wall_seconds},
+    }
 
 
 def curve_of(log: TrainingLog, cost: TrainingCost) -> Curve:

@@ -24,7 +24,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,34 +66,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse_args(arguments: list[str]) -> argparse.Namespace:
     """Read the command line; what comes after -- is in ``fairseq_options``."""
     tables = read_tables()
-    parser = argparse.ArgumentParser(
-        prog="scripts/reproduce_table.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("table", choices=tables, metavar="TABLE", help=", ".join(tables))
-    parser.add_argument("--seeds", type=seeds_of, default=(1, 2, 3), help="default: 1,2,3")
-    parser.add_argument("--rows", type=names, metavar="ROW,...", help="only these rows, by configuration file")
-    parser.add_argument("--data", type=Path, help="folder of the binarised data (default: the recipe's)")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs/tables", help="default: runs/tables")
-    parser.add_argument("--results", type=Path, default=ROOT / "results/tables", help="default: results/tables")
-    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="CPU threads (default: all cores)")
+    parser = parser_of(__doc__, tables)
     parser.add_argument("--batch-size", type=positive, default=64, help="sentences decoded at once (default: 64)")
     parser.add_argument("--tests", type=Path, metavar="DIR", help="further test sets: raw text in DIR/NAME.LANGUAGE")
     parser.add_argument("--comet", type=Path, metavar="FILE", help="also score with this checkpoint of COMET")
+    return parsed(parser, arguments, tables)
+
+
+def parser_of(description: str | None, tables: Iterable[str]) -> argparse.ArgumentParser:
+    """Return a parser with the options that tables of every task have; :func:`parsed` reads them."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/reproduce_table.sh", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=tables, metavar="TABLE", help=", ".join(tables))
+    parser.add_argument("--seeds", type=seeds_of, default=(1, 2, 3), help="default: 1,2,3")
+    parser.add_argument("--rows", type=names, metavar="ROW,...", help="only these rows, by configuration file")
+    parser.add_argument("--data", type=Path, help="folder of the prepared data (default: the recipe's)")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/tables", help="default: runs/tables")
+    parser.add_argument("--results", type=Path, default=ROOT / "results/tables", help="default: results/tables")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="CPU threads (default: all cores)")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--dry-run", action="store_true", help="print the commands and the counted FLOPs, and stop")
+    what.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
     what.add_argument("--finished-only", action="store_true", help="train nothing: score what is finished, and draw")
     what.add_argument("--render", action="store_true", help="only draw the table of what is recorded")
     parser.add_argument(
         "--again", action="store_true", help="score runs that are recorded once more, from their checkpoints"
     )
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: list[str], tables: Mapping[str, Any]) -> argparse.Namespace:
+    """Return what :func:`parser_of` reads, with the ``table`` of that name and the ``fairseq_options`` after --."""
     ours, separator, options = cut(arguments)
     args = parser.parse_args(ours)
-    args.fairseq_options = options
+    args.table, args.fairseq_options = tables[args.name], options
     if separator and not options:
         parser.error("nothing comes after --; allowed: options of fairseq-train")
     for option in OF_A_RUN & {option.partition("=")[0] for option in options}:
         parser.error(f"{option} after -- is not allowed: each run has its own; see --seeds and --runs")
-    args.table = tables[args.table]
     unknown = set(args.rows or ()) - {row.name for row in args.table.rows}
     if unknown:
         allowed = ", ".join(row.name for row in args.table.rows)
