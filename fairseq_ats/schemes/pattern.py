@@ -35,15 +35,6 @@ def parsed_patterns(text: str) -> tuple[Begun, ...]:
     return tuple((start, tuple(map(int, parts))) for start, parts in zip(starts, turns, strict=True))
 
 
-def parsed_pattern(text: str) -> Turns:
-    """Return the turns with which a training begins: ``3:1`` → (3, 1).
-
-    Raises:
-        ValueError: as :func:`parsed_patterns`.
-    """
-    return parsed_patterns(text)[0][1]
-
-
 def as_text(patterns: Sequence[Begun]) -> str:
     """Return what :func:`parsed_patterns` reads."""
     if len(patterns) == 1:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_ats.modules.base import PartitionedModule
-from fairseq_ats.schemes.pattern import as_text, parsed_pattern, parsed_patterns
+from fairseq_ats.schemes.pattern import as_text, parsed_patterns
 from fairseq_ats.schemes.schedule import Schedule
 from tests.conftest import with_our_attention
 from tests.support.plain_networks import NOISE, adam_by_hand, dense_gradients, set_dense_weights
@@ -66,6 +66,11 @@ def test_a_pattern_repeats_and_counts(pattern: list[int], super_only_updates: in
     start = super_only_updates + periods * sum(pattern)
     assert [schedule.update(start + n).levels for n in range(sum(pattern))] == first
     assert {schedule.update(n).levels for n in range(super_only_updates)} <= {(len(pattern),)}
+
+
+def parsed_pattern(text: str) -> tuple[int, ...]:
+    """The turns with which a training begins."""
+    return parsed_patterns(text)[0][1]
 
 
 def test_parsed_pattern() -> None:
