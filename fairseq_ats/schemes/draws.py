@@ -42,6 +42,16 @@ class Draws:
             kept.view(-1)[torch.randint(kept.numel(), (), generator=generator)] = True
         return kept
 
+    def divided(self, count: int, size: int, number: int, part: str) -> Tensor:
+        """Divide ``size`` elements into ``count`` parts of equal sizes, or with a difference of one.
+
+        Returns:
+            The part of each element, from 0; (size,).
+        """
+        owners = torch.empty(size, dtype=torch.long)
+        owners[torch.randperm(size, generator=self.generator(number, part))] = torch.arange(size) % count
+        return owners
+
 
 def largest(values: Mapping[Key, Tensor], count: int) -> dict[Key, Tensor]:
     """Return bool tensors that select the ``count`` elements of largest magnitude of all tensors together.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairseq_ats.architectures.parts import ModelParts
+from fairseq_ats.host.workers import ALONE, Workers
 from fairseq_ats.optim.mask import EVERYTHING, ElementMask, LevelMask, Mask
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.schemes.draws import Draws
@@ -21,7 +22,8 @@ class Update:
 
     Args:
         number: fairseq's count, from 0.
-        points: where gradients are taken, in this order. The gradients add up.
+        points: where gradients are taken, in this order. The gradients add up. Every micro-batch takes all of them
+            unless :meth:`Scheme.points_of` says which.
         mask: p_t, what the optimizer moves.
         lr_scale: the update's learning rate relative to the schedule's.
     """
@@ -73,12 +75,22 @@ class Scheme(ABC):
         """The patterns that were given for the turns of the networks."""
         return ()
 
-    def attach(self, parts: ModelParts, draws: Draws) -> None:  # noqa: B027  most need nothing
-        """Tell the scheme its model and its random numbers, before the first update."""
+    def attach(  # noqa: B027  most need nothing
+        self, parts: ModelParts, draws: Draws, workers: Workers = ALONE
+    ) -> None:
+        """Tell the scheme its model, its random numbers and the workers, before the first update."""
 
     @abstractmethod
     def update(self, number: int) -> Update:
         """Return what the update of this number does."""
+
+    def points_of(self, update: Update, batch: int) -> Sequence[Point]:
+        """Return the points at which a micro-batch takes its gradients.
+
+        Args:
+            batch: its number within the update, over all workers: micro-batch · workers + rank.
+        """
+        return update.points
 
     def before_step(self, update: Update, take_gradients: Callable[[Point], None]) -> Update:
         """Return what the step does, now that every parameter has its gradient: reduced over workers, and clipped.
@@ -144,8 +156,9 @@ class SchemeOfParts(Scheme):
 
     parts: ModelParts
     draws: Draws
+    workers: Workers = ALONE
 
-    def attach(self, parts: ModelParts, draws: Draws) -> None:
+    def attach(self, parts: ModelParts, draws: Draws, workers: Workers = ALONE) -> None:
         """Take the model's parts.
 
         Raises:
@@ -156,7 +169,7 @@ class SchemeOfParts(Scheme):
                 "the scheme's unit is neuron, and the layers of this model do not tell neurons apart; allowed: unit "
                 "weight, or --partitioned-linear-module-name PartitionedLinear"
             )
-        self.parts, self.draws = parts, draws
+        self.parts, self.draws, self.workers = parts, draws, workers
 
     @classmethod
     def problems(cls, arguments: Mapping[str, Any]) -> list[str]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from fairseq import utils
-from fairseq.distributed import utils as distributed_utils
 from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
+
+from fairseq_ats.host.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,7 @@ class UpdateBatch:
                 precision.
             ignore: fairseq's ``ignore_grad``. If True, the sample is a dummy, because this worker has no batch left.
         """
-        # fairseq clears the gradients before the first micro-batch of an update and after an overflow
-        # (fairseq/trainer.py:802 and :1024). Micro-batches from before that do not belong to this update.
-        if all(p.grad is None for p in model.parameters()):
+        if begins_update(model):  # micro-batches from before that do not belong to this update
             self.forget()
         batch = _MicroBatch(criterion, sample, utils.get_rng_state())
         try:
@@ -94,11 +93,18 @@ class UpdateBatch:
         return float(total) or 1.0  # as fairseq does (fairseq/trainer.py:945)
 
 
+def begins_update(model: nn.Module) -> bool:
+    """Return whether the micro-batch that comes next is the first of its update.
+
+    fairseq clears the gradients before that, and after an overflow (fairseq/trainer.py:802 and :1024).
+    """
+    return all(p.grad is None for p in model.parameters())
+
+
 def _sum_over_workers(tensors: list[Tensor]) -> None:
-    if distributed_utils.get_data_parallel_world_size() > 1:
-        group = distributed_utils.get_data_parallel_group()
-        for tensor in tensors:
-            distributed_utils.all_reduce(tensor, group)
+    workers = Workers.of_this_process()
+    for tensor in tensors:
+        workers.add_up_(tensor)
 
 
 def network_of(model: nn.Module) -> nn.Module:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
 from fairseq.optim import AMPOptimizer
 from torch import Tensor, nn
 
+from fairseq_ats.host.workers import Workers
 from fairseq_ats.modules.levels import freeze_outside
 from fairseq_ats.optim.mask import EVERYTHING, require_gradients
 from fairseq_ats.partition.names import CRITERIA, PERTURBATION, criterion_name, is_criterion
@@ -234,7 +234,7 @@ class CriteriaMonitor:
 
     def _warn(self, total: GradientProducts, update_num: int, level: int) -> None:
         """Warn if gradients are misaligned or not finite: at the first, second, fourth, eighth, ... occurrence."""
-        if not _is_first_worker():
+        if Workers.of_this_process().rank != 0:
             return
         network = {0: "perturbed network", CORE_LEVEL: "core"}.get(level, f"level {level}")
         if not total.is_finite:
@@ -252,11 +252,6 @@ class CriteriaMonitor:
                     f"(cosine {total.cosine:.3g}, alpha_t {total.alpha_t:.3g}): Criterion 3 does not hold and Theorem "
                     f"1 has no step size ({self._misaligned[level]} time(s) so far)"
                 )
-
-
-def _is_first_worker() -> bool:
-    # fairseq reads the rank from a process group, and a single process has no such group.
-    return distributed_utils.get_data_parallel_world_size() == 1 or distributed_utils.get_data_parallel_rank() == 0
 
 
 def _is_power_of_two(count: int) -> bool:

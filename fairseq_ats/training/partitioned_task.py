@@ -25,6 +25,7 @@ from fairseq_ats.host.amp import step_unscaled
 from fairseq_ats.host.batches import BatchesOfTheirOwn
 from fairseq_ats.host.log_file import close_earlier_handlers
 from fairseq_ats.host.patience import patience_state, restore_patience
+from fairseq_ats.host.workers import ALONE, Workers
 from fairseq_ats.modules.core_dropout import use_core_dropout_
 from fairseq_ats.modules.fused_loss import CRITERION_NAME, check_one_matrix
 from fairseq_ats.modules.levels import partitioned_modules, set_level, use_level
@@ -42,7 +43,7 @@ from fairseq_ats.schemes.options import ALPHA, watched_scheme
 from fairseq_ats.schemes.partial_sgd import Comparison, Scheme, Update
 from fairseq_ats.schemes.points import NetworkPoint, Point
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
-from fairseq_ats.theory.batch_gradients import left_as_found, network_of
+from fairseq_ats.theory.batch_gradients import begins_update, left_as_found, network_of
 from fairseq_ats.theory.monitor import CriteriaMonitor, check_monitored
 from fairseq_ats.training.best_checkpoints import BestOfNetwork, best_of_other_networks
 from fairseq_ats.training.distillation import Distillation, check_distilled, log_distillation
@@ -170,6 +171,8 @@ class PartitionedTask(BatchesOfTheirOwn):
         self.distillation: Distillation | None = None
         self.best_of_other_networks: list[BestOfNetwork] = []
         self._update: Update | None = None
+        self._micro_batch = 0
+        self._workers = ALONE
         self._trained: list[nn.Parameter] = []
         self._perturbed_points = 0  # that a validation of a training takes
         self._scheme_state: Mapping[str, Any] | None = None  # of the run that is resumed
@@ -230,11 +233,12 @@ class PartitionedTask(BatchesOfTheirOwn):
         self.criteria.trainable, self.criteria.frozen = trainable, frozen
         self._trained = [p for p in trainable if p not in frozen]
         self.criteria.always_remembers = self.scheme.extra_passes > 0
+        self._workers = Workers.of_this_process()
         if isinstance(self.scheme, Schedule) and isinstance(self.watched, Schedule):
             return
         parts, seed = self.model_parts(model), self.options.host.seed
         self.watched.attach(parts, Draws(seed, "criteria"))
-        self.scheme.attach(parts, Draws(seed))
+        self.scheme.attach(parts, Draws(seed), self._workers)
         if self._scheme_state is not None:
             self.scheme.load_state_dict(self._scheme_state.get("state", {}))
 
@@ -369,6 +373,11 @@ class PartitionedTask(BatchesOfTheirOwn):
             self._update = self.scheme.update(number)
         return self._update
 
+    def _batch_number(self, model: Any) -> int:
+        """Return the number of the micro-batch that comes next, within its update and over all workers."""
+        self._micro_batch = 0 if begins_update(model) else self._micro_batch + 1
+        return self._micro_batch * self._workers.count + self._workers.rank
+
     def _run_points(
         self, sample: dict[str, Any], model: Any, criterion: Any, optimizer: Any, update: Update, ignore_grad: bool
     ) -> StepResult:
@@ -379,7 +388,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         losses, merged = 0.0, {}
         with self.criteria.remembering(model, in_autocast(criterion, autocast), sample, update.number, ignore_grad):
             teacher = self.distillation.teacher(model, sample, update) if self.distillation else None
-            for point in update.points:
+            for point in self.scheme.points_of(update, self._batch_number(model)):
                 own_criterion = teacher.criterion_for(point.level, criterion) if teacher else criterion
                 with point.of(model):
                     own_sample = self.sample_of(point.level, sample)

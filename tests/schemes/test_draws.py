@@ -38,6 +38,24 @@ def test_kept_is_bernoulli() -> None:
     assert abs(share - 0.3) < 4 * (0.3 * 0.7 / 20_000) ** 0.5
 
 
+@given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 1000))
+def test_parts_divide_everything(count: int, more: int, number: int) -> None:
+    owners = Draws(1).divided(count, count + more, number, "here")
+    sizes = torch.bincount(owners, minlength=count)
+    assert owners.shape == (count + more,)
+    assert sizes.shape == (count,)
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_parts_are_uniform_over_rounds() -> None:
+    """7 elements in parts of 3, 2 and 2, 1,000 rounds: each element's share of each ± 4.5 standard deviations."""
+    drawn = torch.stack([Draws(1).divided(3, 7, number, "here") for number in range(1000)])
+    for part, size in enumerate((3, 2, 2)):
+        shares = (drawn == part).double().mean(0)
+        p = size / 7
+        assert ((shares - p).abs() < 4.5 * (p * (1 - p) / 1000) ** 0.5).all()
+
+
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.data())
 def test_largest_by_sorting(values: list[int], data: st.DataObject) -> None:
     count = data.draw(st.integers(0, len(values)))

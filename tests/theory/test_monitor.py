@@ -43,6 +43,7 @@ LOW_RANK = (
 )
 DROPOUTS = ("--dropout", "0.3", "--attention-dropout", "0.2", "--activation-dropout", "0.2")
 MONITOR = "fairseq_ats.theory.monitor"
+WORKERS = "fairseq_ats.host.workers"
 
 
 @pytest.fixture(autouse=True)
@@ -318,9 +319,9 @@ def test_two_workers_are_one_batch(build: Build, in_float64: None, monkeypatch: 
     def worker(batch: dict[str, Any], all_reduce: Callable, ignore: bool = False) -> dict[str, float]:
         built.model.load_state_dict(start)
         built.model.zero_grad()
-        monkeypatch.setattr(f"{MONITOR}.distributed_utils.get_data_parallel_world_size", lambda: 2)
-        monkeypatch.setattr(f"{MONITOR}.distributed_utils.get_data_parallel_rank", lambda: 0)
-        monkeypatch.setattr(f"{MONITOR}.distributed_utils.all_reduce", all_reduce)
+        monkeypatch.setattr(f"{WORKERS}.distributed_utils.get_data_parallel_world_size", lambda: 2)
+        monkeypatch.setattr(f"{WORKERS}.distributed_utils.get_data_parallel_rank", lambda: 0)
+        monkeypatch.setattr(f"{WORKERS}.distributed_utils.all_reduce", all_reduce)
         with built.task.criteria.remembering(built.model, built.criterion, batch, 0, ignore):
             pass
         scheme = built.task.scheme
