@@ -23,7 +23,7 @@ def partition_of(task_state: dict | None) -> Partition | None:
     """
     try:
         saved = (task_state or {}).get(PARTITION_KEY)
-        return None if saved is None else Partition(**saved)
+        return None if saved is None else Partition.from_dict(saved)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"the checkpoint's partition cannot be read: {error}") from error
 

@@ -134,7 +134,7 @@ class DeployedFolder:
             raise ValueError(f"{path} is not of schema {SCHEMA}, the only one that this version reads")
         names = {f.name for f in dataclasses.fields(cls)}
         try:
-            partition = Partition(**content["partition"])
+            partition = Partition.from_dict(content["partition"])
             if content["level"] != partition.network_levels.get(content["network"]):
                 raise ValueError(f"network is {content['network']!r} and level is {content['level']!r}")
             description = cls(

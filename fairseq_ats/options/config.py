@@ -83,8 +83,8 @@ class PartitionedConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "which layers the smaller networks run: the first, every other one (spread), or the last; "
-            "default: as in the checkpoint, or first",
-            "example": "--core-decoder-layers 3 --core-layers spread",
+            "default: as in the checkpoint, or spread",
+            "example": "--core-decoder-layers 3 --core-layers first",
         },
     )
     core_ffn: Optional[str] = field(

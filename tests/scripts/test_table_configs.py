@@ -107,7 +107,7 @@ def test_a_row_changes_what_its_name_says(row: Path) -> None:
     own: dict[str, Any] = {"base": "standard.yaml"}
     if of_depth := re.fullmatch(r"decoder_(\d)(?:_(spread|last))?(?:_width_([\d.]+))?_(alone|ats)", row.stem):
         depth, choice, width, name = of_depth.groups()
-        own |= {"core_decoder_layers": int(depth)} | ({"core_layers": choice} if choice else {})
+        own |= {"core_decoder_layers": int(depth), "core_layers": choice or "first"}
         # Without a width the core's layers are whole.
         own |= {"small_ratio": float(width)} if width else {"small_ratio": None, "partitioned_linear_module_name": None}
     elif of_neurons := re.fullmatch(r"ffn_([\d.]+)_(alone|ats)", row.stem):
@@ -136,7 +136,7 @@ RESOLVED = {
     "wmt17": "9f4c1827bc3f19fa",
     "wmt17_strong": "efe48e49862df64e",
     "multi30k": "6f4720abc772a62f",
-    "multi30k_kinds": "040115fd9f4398b2",
+    "multi30k_kinds": "92616460cf38b044",
     "multi30k_converged": "129ffc0bcae7927f",
     "multi30k_strong": "894543dcdfe23cdc",
 }

@@ -22,8 +22,8 @@ LAYERS = 3
 KINDS: dict[str, dict[str, str]] = {
     "width": WIDTH,
     "rank": RANK,
-    "depth": {"core_encoder_layers": "2", "core_decoder_layers": "1"},
-    "depth, post-norm": {"core_decoder_layers": "2", "core_layers": "spread"},
+    "depth": {"core_encoder_layers": "2", "core_decoder_layers": "1", "core_layers": "first"},
+    "depth, post-norm": {"core_decoder_layers": "2"},
     "depth and width": {"core_decoder_layers": "1", "core_layers": "last", **WIDTH},
     "rank in qk, width in ffn and vo": {"core_ffn": "width:0.25", "core_qk": "rank:0.125", "core_vo": "width:0.5"},
     "depth, all norms private": {"core_encoder_layers": "1", "private_norms": "all", **WIDTH},
@@ -42,8 +42,8 @@ DECODER = {
     "depth": [[0]],
     "depth, post-norm": [[0, 2]],
     "depth and width": [[2]],
-    "depth, final norms private": [[0, 1]],
-    "three networks": [[0], [0, 1]],
+    "depth, final norms private": [[0, 2]],
+    "three networks": [[0], [0, 2]],
 }
 
 
