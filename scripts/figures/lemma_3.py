@@ -50,7 +50,8 @@ def main() -> None:
                 run = f"{name}, {'α_t' if scaled else 'without α_t'}"
                 records = list(descent(mask, args.steps, scaled))
                 for record in records:
-                    file.write(json.dumps({"run": run} | record) + "\n")
+                    rounded = {name: float(f"{value:.6g}") for name, value in record.items()}
+                    file.write(json.dumps({"run": run} | rounded) + "\n")
                 short = [record["descent"] - record["promised"] for record in records]
                 negative = sum(record["alpha_t"] < 0 for record in records)
                 ascents = sum(record["descent"] < 0 for record in records)
