@@ -4,11 +4,15 @@
 # begins again (pip keeps what it has downloaded and built).
 #
 #   scripts/setup_env.sh
-#   PYTHON=python3.12 scripts/setup_env.sh     use this interpreter
+#   PYTHON=python3.11 scripts/setup_env.sh     use this interpreter; without it python3.12, where it is there
+#   FROM_SOURCE=1 scripts/setup_env.sh         build fairseq also where PyPI has it compiled: for Python 3.12 on Linux,
+#                                              x86-64, glibc 2.28 or newer
+#   TORCH=cuda scripts/setup_env.sh            cuda or cpu; without it cuda where nvidia-smi lists a card, else cpu
 #   ANY_BUILD=1 scripts/setup_env.sh           install the versions of constraints.txt unchecked: for a build of torch,
 #                                              or a platform, that the lock does not know
 #
-# pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_CACHE_DIR, PIP_CERT, ...) say where packages come from.
+# pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_CACHE_DIR, PIP_CERT, ...) say where packages come from;
+# torch's CPU build also from download.pytorch.org. To change one of the choices above, remove .venv first.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -54,15 +58,35 @@ is_new_enough() {
 
 unset PYTHONHOME PYTHONPATH # other people's packages would count as installed
 if [[ -z ${PYTHON:-} ]]; then
-  for PYTHON in python3.11 python3.12 python3.13 python3.14 python3 none; do
+  for PYTHON in python3.12 python3.11 python3.13 python3.14 python3 none; do
     ! is_new_enough "$PYTHON" || break
   done
 fi
 is_new_enough "$PYTHON" || die "PYTHON is $PYTHON; allowed: a Python 3.11 or newer"
 "$PYTHON" -c 'import ensurepip' 2>/dev/null || die "$PYTHON cannot make virtual environments; install its venv package"
-command -v "${CXX:-c++}" >/dev/null || die "fairseq is built from source: needs a C++ compiler (c++, or CXX), and found none"
-headers=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-[[ -f $headers/Python.h ]] || die "fairseq is built from source: needs $headers/Python.h; install $PYTHON's development package"
+
+if [[ -z ${TORCH:-} ]]; then
+  TORCH=cpu
+  ! nvidia-smi -L >/dev/null 2>&1 || TORCH=cuda
+fi
+[[ $TORCH == cpu || $TORCH == cuda ]] || die "TORCH is $TORCH; allowed: cpu, cuda"
+
+# Whether the file of requirements/fairseq_wheel.txt is for this interpreter and machine.
+has_wheel() {
+  [[ ${FROM_SOURCE:-0} != 1 ]] && "$PYTHON" -c '
+import platform, sys
+name, version = platform.libc_ver()
+fits = (sys.implementation.name, sys.version_info[:2], sys.platform) == ("cpython", (3, 12), "linux")
+fits = fits and platform.machine() == "x86_64" and name == "glibc" and [*map(int, version.split("."))] >= [2, 28]
+sys.exit(not fits)'
+}
+
+if ! has_wheel; then
+  source="fairseq is built from source"
+  command -v "${CXX:-c++}" >/dev/null || die "$source: needs a C++ compiler (c++, or CXX), and found none"
+  headers=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+  [[ -f $headers/Python.h ]] || die "$source: needs $headers/Python.h; install $PYTHON's development package"
+fi
 [[ ! -e .venv || -e $made || -d .venv/.setup ]] || die ".venv was not made by this script; move it away first"
 
 # --- the environment ---
@@ -102,19 +126,30 @@ locked() {
   fi
 }
 
-# The CPU build, where pip's settings offer it, or else PyPI's. By themselves pip's --require-hashes and "torch==VERSION"
-# would choose PyPI's, gigabytes, also beside a CPU build in a folder: its sum is known before it is read.
+# The CPU build, where it can be had, or else PyPI's. By themselves pip's --require-hashes and "torch==VERSION" would
+# choose PyPI's, gigabytes, also beside a CPU build in a folder: its sum is known before it is read.
 install_torch() {
-  locked torch && { [[ ${ANY_BUILD:-0} == 1 ]] || locked torch_cpu || locked torch_pypi; }
+  locked torch || return
+  [[ ${ANY_BUILD:-0} != 1 ]] || return 0
+  if [[ $TORCH == cpu ]]; then
+    locked torch_cpu --extra-index-url https://download.pytorch.org/whl/cpu && return
+  fi
+  locked torch_pypi
 }
 
-check='from fairseq import libbase, libbleu, libnat; from fairseq.data import data_utils_fast, token_block_utils_fast'
+check='from fairseq import libbleu, libnat; from fairseq.data import data_utils_fast, token_block_utils_fast'
+
+# Its libbase, which only fairseq's BASE layers need, does not fit every torch.
+install_wheel() {
+  install --require-hashes --no-deps -r requirements/fairseq_wheel.txt && .venv/bin/python -c "$check"
+}
 
 # pip keeps the wheel that it builds; one that was built against another torch does not import.
-install_fairseq() {
+build_fairseq() {
   local options=(--require-hashes --no-deps --no-build-isolation -r requirements/fairseq.txt)
-  install "${options[@]}" && .venv/bin/python -c "$check" && return
-  install "${options[@]}" --no-cache-dir --force-reinstall && .venv/bin/python -c "$check"
+  local all="$check; from fairseq import libbase"
+  install "${options[@]}" && .venv/bin/python -c "$all" && return
+  install "${options[@]}" --no-cache-dir --force-reinstall && .venv/bin/python -c "$all"
 }
 
 install_plugin() {
@@ -127,9 +162,13 @@ if ! is_made; then
   "$PYTHON" -m venv .venv || die "$PYTHON cannot make .venv"
   echo "incomplete" >"$made"
   step "build tools (10 s)" locked build
-  step "torch (30 s, the CUDA build minutes)" install_torch
+  step "torch, $TORCH (30 s, the CUDA build minutes)" install_torch
   step "fairseq's other requirements, tests, tools (40 s)" locked tools --no-build-isolation
-  step "fairseq, built from source (3 to 7 min, some seconds if pip has it)" install_fairseq
+  if has_wheel; then
+    step "fairseq, compiled by its publisher (5 s)" install_wheel
+  else
+    step "fairseq, built from source (3 to 7 min, some seconds if pip has it)" build_fairseq
+  fi
   echo "$key" >"$made"
 fi
 install_plugin
