@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from fairseq import options
 
+import fairseq_ats
 from fairseq_ats.cli.main import COMMANDS
+from fairseq_ats.cli.yaml_file import read_yaml
 from scripts.docs.options import page
 from tests.support.markdown import cells_of
 
@@ -25,7 +27,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 
 # Words of the shell, and commands that come with Python or the system.
-SHELL = {"for", "do", "done", "source", "echo", "pip"}
+SHELL = {"for", "do", "done", "source", "echo", "pip", "podman", "sbatch"}
 OURS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 PARSERS = {
     "fairseq-train": options.get_training_parser,
@@ -128,6 +130,12 @@ def test_the_readme_has_commands() -> None:
     """Guard the tests above: they would pass without a command."""
     names = [command[0] for command in commands(ROOT / "README.md")]
     assert {"fairseq-train", "fairseq-generate", "fairseq-ats", "scripts/demo.sh"} <= set(names)
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = read_yaml(ROOT / "CITATION.cff")
+    assert citation["version"] == fairseq_ats.__version__
+    assert citation["preferred-citation"]["title"] in (ROOT / "README.md").read_text().replace("\n", " ")
 
 
 def test_options_page_is_made_from_the_options() -> None:
