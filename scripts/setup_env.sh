@@ -4,10 +4,12 @@
 # begins again (pip keeps what it has downloaded and built).
 #
 #   scripts/setup_env.sh
-#   PYTHON=python3.11 scripts/setup_env.sh     use this interpreter; without it python3.12, where it is there
+#   PYTHON=python3.11 scripts/setup_env.sh     use this interpreter; without it the first of python3.12, python3.11, ...
+#                                              for which torch's CPU build is to be had
+#   TORCH=cuda scripts/setup_env.sh            torch with CUDA, about 5 GB, or cpu; without it cuda where nvidia-smi
+#                                              lists a card, else cpu
 #   FROM_SOURCE=1 scripts/setup_env.sh         build fairseq also where PyPI has it compiled: for Python 3.12 on Linux,
 #                                              x86-64, glibc 2.28 or newer
-#   TORCH=cuda scripts/setup_env.sh            cuda or cpu; without it cuda where nvidia-smi lists a card, else cpu
 #   ANY_BUILD=1 scripts/setup_env.sh           install the versions of constraints.txt unchecked: for a build of torch,
 #                                              or a platform, that the lock does not know
 #
@@ -50,45 +52,6 @@ if is_complete; then
   exit 0
 fi
 
-# --- what must be there ---
-
-is_new_enough() {
-  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
-}
-
-unset PYTHONHOME PYTHONPATH # other people's packages would count as installed
-if [[ -z ${PYTHON:-} ]]; then
-  for PYTHON in python3.12 python3.11 python3.13 python3.14 python3 none; do
-    ! is_new_enough "$PYTHON" || break
-  done
-fi
-is_new_enough "$PYTHON" || die "PYTHON is $PYTHON; allowed: a Python 3.11 or newer"
-"$PYTHON" -c 'import ensurepip' 2>/dev/null || die "$PYTHON cannot make virtual environments; install its venv package"
-
-if [[ -z ${TORCH:-} ]]; then
-  TORCH=cpu
-  ! nvidia-smi -L >/dev/null 2>&1 || TORCH=cuda
-fi
-[[ $TORCH == cpu || $TORCH == cuda ]] || die "TORCH is $TORCH; allowed: cpu, cuda"
-
-# Whether the file of requirements/fairseq_wheel.txt is for this interpreter and machine.
-has_wheel() {
-  [[ ${FROM_SOURCE:-0} != 1 ]] && "$PYTHON" -c '
-import platform, sys
-name, version = platform.libc_ver()
-fits = (sys.implementation.name, sys.version_info[:2], sys.platform) == ("cpython", (3, 12), "linux")
-fits = fits and platform.machine() == "x86_64" and name == "glibc" and [*map(int, version.split("."))] >= [2, 28]
-sys.exit(not fits)'
-}
-
-if ! has_wheel; then
-  source="fairseq is built from source"
-  command -v "${CXX:-c++}" >/dev/null || die "$source: needs a C++ compiler (c++, or CXX), and found none"
-  headers=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-  [[ -f $headers/Python.h ]] || die "$source: needs $headers/Python.h; install $PYTHON's development package"
-fi
-[[ ! -e .venv || -e $made || -d .venv/.setup ]] || die ".venv was not made by this script; move it away first"
-
 # --- the environment ---
 
 # Kept from the user's settings: where packages come from. Not kept: what would install elsewhere, or something else.
@@ -126,16 +89,89 @@ locked() {
   fi
 }
 
-# The CPU build, where it can be had, or else PyPI's. By themselves pip's --require-hashes and "torch==VERSION" would
-# choose PyPI's, gigabytes, also beside a CPU build in a folder: its sum is known before it is read.
+# --- which Python, with which torch ---
+
+unset PYTHONHOME PYTHONPATH # other people's packages would count as installed
+
+is_new_enough() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+# Whether the file of requirements/fairseq_wheel.txt is for $PYTHON and this machine.
+has_wheel() {
+  [[ ${FROM_SOURCE:-0} != 1 ]] && "$PYTHON" -c '
+import platform, sys
+name, version = platform.libc_ver()
+fits = (sys.implementation.name, sys.version_info[:2], sys.platform) == ("cpython", (3, 12), "linux")
+fits = fits and platform.machine() == "x86_64" and name == "glibc" and [*map(int, version.split("."))] >= [2, 28]
+sys.exit(not fits)'
+}
+
+# What $PYTHON lacks, or nothing.
+lacking() {
+  local headers
+  if ! "$PYTHON" -c 'import ensurepip' 2>/dev/null; then
+    echo "it cannot make virtual environments; install its venv package"
+  elif ! has_wheel; then
+    headers=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    if ! command -v "${CXX:-c++}" >/dev/null; then
+      echo "fairseq is built from source for it: needs a C++ compiler (c++, or CXX), and found none"
+    elif [[ ! -f $headers/Python.h ]]; then
+      echo "fairseq is built from source for it: needs $headers/Python.h; install its development package"
+    fi
+  fi
+}
+
+make_venv() {
+  rm -rf .venv
+  "$PYTHON" -m venv .venv || die "$PYTHON cannot make .venv"
+  echo "incomplete" >"$made"
+}
+
+# torch alone, without what it requires. Fails soon where the build is not to be had.
+install_cpu_torch() {
+  locked torch_cpu --retries 1 --timeout 30 --extra-index-url https://download.pytorch.org/whl/cpu >>"$log" 2>&1 </dev/null
+}
+
+# Set PYTHON and TORCH, make .venv, and say in one line which and why. PyPI's torch for Linux has CUDA's libraries: it is
+# taken where it is asked for, where there is a card, and, with a word, where no Python here can have the CPU build.
+choose() {
+  local candidates=(python3.12 python3.11 python3.13 python3.14 python3) usable='' not='' why
+  [[ ${ANY_BUILD:-0} != 1 ]] || candidates=(python3.11 python3.12 python3.13 python3.14 python3)
+  [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
+  for PYTHON in "${candidates[@]}"; do
+    is_new_enough "$PYTHON" && [[ $PYTHON != python3 || -z $not ]] || continue
+    why=$(lacking)
+    if [[ -z $why ]]; then
+      make_venv
+      usable=${usable:-$PYTHON}
+      if [[ ${ANY_BUILD:-0} == 1 ]]; then
+        echo "setup_env: takes $PYTHON and the torch of pip's settings${not:+ ($not)}"
+        return
+      elif [[ $TORCH == cuda ]]; then
+        echo "setup_env: takes $PYTHON and torch with CUDA, about 5 GB${not:+ ($not)}"
+        return
+      elif install_cpu_torch; then
+        echo "setup_env: takes $PYTHON and torch's CPU build${not:+ ($not)}"
+        return
+      fi
+      why="torch's CPU build is not to be had for it"
+    fi
+    not+="${not:+; }not $PYTHON: $why"
+  done
+  [[ -n $not ]] || die "PYTHON is ${candidates[*]}; allowed: a Python 3.11 or newer"
+  [[ -n $usable ]] || die "$not"
+  PYTHON=$usable TORCH=cuda
+  make_venv
+  echo "setup_env: takes $PYTHON and PyPI's torch, with CUDA about 5 GB: no CPU build ($not)"
+}
+
 install_torch() {
   locked torch || return
-  [[ ${ANY_BUILD:-0} != 1 ]] || return 0
-  if [[ $TORCH == cpu ]]; then
-    locked torch_cpu --extra-index-url https://download.pytorch.org/whl/cpu && return
-  fi
-  locked torch_pypi
+  [[ ${ANY_BUILD:-0} == 1 || $TORCH == cpu ]] || locked torch_pypi
 }
+
+# --- fairseq and the plugin ---
 
 check='from fairseq import libbleu, libnat; from fairseq.data import data_utils_fast, token_block_utils_fast'
 
@@ -157,12 +193,17 @@ install_plugin() {
   echo "$plugin_key" >"$plugin_made"
 }
 
+if [[ -z ${TORCH:-} ]]; then
+  TORCH=cpu
+  ! nvidia-smi -L >/dev/null 2>&1 || TORCH=cuda
+fi
+[[ $TORCH == cpu || $TORCH == cuda ]] || die "TORCH is $TORCH; allowed: cpu, cuda"
+[[ ! -e .venv || -e $made || -d .venv/.setup ]] || die ".venv was not made by this script; move it away first"
+
 if ! is_made; then
-  rm -rf .venv
-  "$PYTHON" -m venv .venv || die "$PYTHON cannot make .venv"
-  echo "incomplete" >"$made"
+  choose
   step "build tools (10 s)" locked build
-  step "torch, $TORCH (30 s, the CUDA build minutes)" install_torch
+  step "torch's requirements, and its CUDA build where that is taken (5 s; minutes)" install_torch
   step "fairseq's other requirements, tests, tools (40 s)" locked tools --no-build-isolation
   if has_wheel; then
     step "fairseq, compiled by its publisher (5 s)" install_wheel

@@ -11,9 +11,9 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Stands for Python and, as .venv/bin/python, for pip. It fails at arguments that hold a word of $FAILS.
+# Stands for Python and, as .venv/bin/python, for pip. It fails where its name and arguments match a pattern of $FAILS.
 PYTHON = """#!/bin/sh
-for word in $FAILS; do case "$*" in *"$word"*) exit 1;; esac; done
+for pattern in $FAILS; do case "NAME $*" in *$pattern*) exit 1;; esac; done
 case "$1 $2" in "-m venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python;; "-m pip") echo "$*" >>pip.log;; esac
 case "$*" in *get_path*) echo "$PWD";; esac
 """
@@ -28,24 +28,10 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("constraints.txt", "setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
-    for name in (
-        "bash",
-        "cat",
-        "cut",
-        "sha256sum",
-        "sed",
-        "rm",
-        "cp",
-        "mkdir",
-        "tail",
-        "dirname",
-        "flock",
-        "env",
-        "sh",
-    ):
+    for name in "bash cat cut sha256sum sed rm cp mkdir tail dirname flock env sh".split():
         (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
     for name in ("python3.11", "python3.12"):
-        (tmp_path / "bin" / name).write_text(PYTHON)
+        (tmp_path / "bin" / name).write_text(PYTHON.replace("NAME", name))
         (tmp_path / "bin" / name).chmod(0o755)
     return tmp_path
 
@@ -68,7 +54,9 @@ def set_up(checkout: Path, fails: str = "", **environment: str) -> tuple[int, st
     return done.returncode, done.stdout, [line.rpartition("requirements/")[2] for line in lines if "-r" in line.split()]
 
 
-LOCKED = ["lock/build.txt", "lock/torch.txt", "lock/torch_cpu.txt", "lock/tools.txt"]
+LOCKED = ["lock/torch_cpu.txt", "lock/build.txt", "lock/torch.txt", "lock/tools.txt"]
+CUDA = ["lock/build.txt", "lock/torch.txt", "lock/torch_pypi.txt", "lock/tools.txt"]
+OF_3_11 = "setup_env: takes python3.11 and torch's CPU build ("
 
 
 def with_compiler(checkout: Path) -> Path:
@@ -80,6 +68,7 @@ def with_compiler(checkout: Path) -> Path:
 def test_no_compiler_where_fairseq_is_compiled(checkout: Path) -> None:
     status, said, installed = set_up(checkout)
     assert status == 0, said
+    assert "setup_env: takes python3.12 and torch's CPU build\n" in said
     assert installed == [*LOCKED, "fairseq_wheel.txt"]
     assert os.access(checkout / ".venv/bin/python", os.X_OK)
 
@@ -88,30 +77,42 @@ def test_one_option_builds_from_source(checkout: Path) -> None:
     for question in ({"FROM_SOURCE": "1"}, {"fails": NO_WHEEL}, {"PYTHON": "python3.11", "fails": NO_WHEEL}):
         status, said, installed = set_up(checkout, **question)
         assert (status, installed) == (1, [])
-        assert "fairseq is built from source: needs a C++ compiler" in said
+        assert "fairseq is built from source for it: needs a C++ compiler" in said
     status, said, installed = set_up(with_compiler(checkout), FROM_SOURCE="1")
     assert status == 0, said
     assert installed == [*LOCKED, "fairseq.txt"]
     assert set_up(checkout, fails=NO_WHEEL)[2] == [*LOCKED, "fairseq.txt"]
 
 
-def test_python_3_12_comes_first(checkout: Path) -> None:
-    assert set_up(checkout)[0] == 0
+def test_python_3_12_only_with_the_cpu_build(checkout: Path) -> None:
+    """Where its CPU build of torch is not to be had, 3.11 is taken, and not PyPI's gigabytes."""
+    with_compiler(checkout)
+    status, said, installed = set_up(checkout, fails="python3.12*download.pytorch.org python3.11*libc_ver")
+    assert status == 0, said
+    assert f"{OF_3_11}not python3.12: torch's CPU build is not to be had for it)" in said
+    assert installed == [*LOCKED, "fairseq.txt"]
+
+
+def test_a_python_that_is_not_usable_is_passed_over(checkout: Path) -> None:
+    status, said, _ = set_up(checkout, fails="python3.12*ensurepip")
+    assert status == 0, said
+    assert f"{OF_3_11}not python3.12: it cannot make virtual environments" in said
     (checkout / "bin/python3.12").write_text("#!/bin/sh\nexit 127\n")  # as pyenv's, where it is not chosen
-    assert set_up(checkout)[0] == 0
+    assert "setup_env: takes python3.11 and torch's CPU build\n" in set_up(checkout)[1]
     (checkout / "bin/python3.11").write_text("#!/bin/sh\nexit 127\n")
     status, said, _ = set_up(checkout)
     assert status == 1
     assert "allowed: a Python 3.11 or newer" in said
 
 
-def test_the_build_of_torch(checkout: Path) -> None:
-    assert "lock/torch_cpu.txt" in set_up(checkout)[2]
-    unreachable = set_up(checkout, fails="download.pytorch.org")
-    assert unreachable[0] == 0
-    assert unreachable[2][1:3] == ["lock/torch.txt", "lock/torch_pypi.txt"]
-    told = set_up(checkout, TORCH="cuda")[2]
-    assert told[1:3] == ["lock/torch.txt", "lock/torch_pypi.txt"]
+def test_the_cuda_build_is_taken_with_a_word(checkout: Path) -> None:
+    status, said, installed = set_up(checkout, fails="download.pytorch.org")
+    assert status == 0, said
+    assert "setup_env: takes python3.12 and PyPI's torch, with CUDA about 5 GB: no CPU build (not python3.12: " in said
+    assert installed == [*CUDA, "fairseq_wheel.txt"]
+    status, said, told = set_up(checkout, TORCH="cuda")
+    assert "setup_env: takes python3.12 and torch with CUDA, about 5 GB\n" in said
+    assert told == installed
     (checkout / "bin" / "nvidia-smi").symlink_to("/bin/true")
     assert set_up(checkout)[2] == told
     assert "lock/torch_cpu.txt" in set_up(checkout, TORCH="cpu")[2]
