@@ -104,6 +104,9 @@ def test_attention_of_narrow_heads(dtype: torch.dtype, narrow: int) -> None:
 def test_networks_of_a_cpu(build: Callable[..., SimpleNamespace], batch: Any, module_name: str) -> None:
     """Losses of both networks without dropout, in evaluation and in training (whose attention has other kernels)."""
     built = build(*OPTIONS, "--partitioned-linear-module-name", module_name)
+    with torch.no_grad():
+        for parameter in built.model.parameters():  # a low-rank extension begins as zero
+            parameter += 0.05 * torch.randn_like(parameter)
     losses = []
     for device in ("cpu", "cuda"):
         model, moved = built.model.to(device), to_device(batch, device)
