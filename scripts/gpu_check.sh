@@ -71,6 +71,7 @@ demo() {
     python -m fairseq_ats.cli evaluate "$folder/data" "$folder/run" --beam 5
 }
 
+# shellcheck disable=SC2016  # Markdown
 printf '# Check on a GPU\n\n`scripts/gpu_check.sh`, %s\n\n' "$(date -u +%F)" >"$partial"
 section "Versions" versions
 section "Tests that need a card" timeout 300 python -m pytest -q -p no:cacheprovider -m gpu tests/gpu
