@@ -15,6 +15,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, Trans
 from torch import nn
 
 from fairseq_ats.architectures.depth import make_norms_private_, partition_depth_, stacks
+from fairseq_ats.architectures.pair import put_extension_beside_
 from fairseq_ats.modules import (
     FastDropout,
     PartitionedLinear,
@@ -48,6 +49,8 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
     Args:
         initialise: False skips the factorisation of the weights, for a model whose parameters a checkpoint will fill.
 
+    A pair of networks keeps the stock attention, since each of the two always runs as a whole.
+
     Returns:
         The number of replaced linear layers.
 
@@ -56,6 +59,10 @@ def partition_model_(model: nn.Module, partition: Partition, initialise: bool = 
             levels are the same network.
     """
     refuse_unsupported(model)
+    if partition.extension_arch is not None:
+        put_extension_beside_(model, partition)
+        replace_dropout_(model)
+        return 0
     partition_depth_(model, partition)
     swaps = partition_linears_(model, partition, initialise)
     make_norms_private_(model, partition)
@@ -178,15 +185,18 @@ def partition_linears_(model: nn.Module, partition: Partition, initialise: bool 
 
 
 def replace_attention_and_dropout_(model: nn.Module) -> None:
-    """Replace attention and dropout; see :func:`partition_model_`.
-
-    The new attention calls its projections. The new dropout is cheap on a CPU.
+    """Replace attention by one that calls its projections, and dropout; see :func:`partition_model_`.
 
     Raises:
         ValueError: the model has a variant of attention that cannot be replaced.
     """
     for attention in attentions(model):
         PartitionedMultiheadAttention.convert_(attention)
+    replace_dropout_(model)
+
+
+def replace_dropout_(model: nn.Module) -> None:
+    """Replace dropout by one that is cheap on a CPU."""
     for dropout in [m for m in model.modules() if isinstance(m, FairseqDropout)]:
         FastDropout.convert_(dropout)
 

@@ -12,7 +12,7 @@ from fairseq_ats.convert.source_network import read_source
 from fairseq_ats.convert.verification import engine_of, read_sentences
 from fairseq_ats.data.text import READS_TOKENS, Text
 from fairseq_ats.files import written_whole
-from fairseq_ats.partition.partition import check_level_name
+from fairseq_ats.partition.partition import CORE, CORE_LEVEL, check_level_name
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,11 @@ def convert(
     inputs = [path for path in (checkpoint, data, sentencepiece_model, verify_on) if path is not None]
     check_output(output, inputs, output_format.is_folder, overwrite)
     source = read_source(checkpoint, level, data, sentencepiece_model)
+    if source.partition.extension_arch is not None and source.level > CORE_LEVEL:
+        raise ValueError(
+            f"--level is {level} and {checkpoint} holds a pair of networks, whose super-network is no Transformer; "
+            f"allowed: {CORE}; fairseq-generate and fairseq-ats translate run both"
+        )
     output_format.check(source)
     held_out = None if tune_on is None else HeldOut.read(source, tune_on)
     text = Text(source.sentencepiece_model, source.data.lowercase)

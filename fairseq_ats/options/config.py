@@ -115,6 +115,22 @@ class PartitionedConfig(FairseqDataclass):
             "example": "--core-decoder-layers 2 --private-norms final",
         },
     )
+    extension_arch: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "a second Transformer beside that of --arch, of the same dictionaries: the core is the network of "
+            "--arch, the super-network adds the logits of both; default: as in the checkpoint, or none",
+            "example": "--extension-arch transformer --alternate",
+        },
+    )
+    extension_args: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "options of --extension-arch, in JSON; in quotes in the YAML file of fairseq-hydra-train; those "
+            "that are not given are the arch's; default: as in the checkpoint, or none",
+            "example": """--extension-arch transformer --extension-args '{"encoder_layers": 1, "dropout": 0.3}'""",
+        },
+    )
     scheme: Optional[ChoiceEnum([name.value for name in SchemeName])] = field(  # type: ignore[valid-type]
         default=None,
         metadata={

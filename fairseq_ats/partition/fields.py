@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from enum import StrEnum
 from itertools import pairwise
@@ -93,8 +94,25 @@ def _typed(name: str, value: Any) -> Any:
         if name in DEPTHS:
             allowed = "a whole number from 1 up, or several with commas between them, as in 2,4"
         raise ValueError(f"{option_of(name)} is {value!r}; allowed: {allowed}") from None
+    if name == "extension_args":
+        return json.dumps(arguments_of(value), sort_keys=True)
     kind = {"core_layers": CoreLayers, "private_norms": PrivateNorms}.get(name)
     return value if kind is None else kind(value)
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """Return what ``--extension-args`` says.
+
+    Raises:
+        ValueError: it is not an object in JSON, or a value is not a number, a text, true or false.
+    """
+    try:
+        given = json.loads(text)
+    except ValueError:
+        given = None
+    if isinstance(given, dict) and all(isinstance(value, int | float | str) for value in given.values()):
+        return given
+    raise ValueError(f"--extension-args is {text}; allowed: options in JSON, as in '{{\"encoder_layers\": 2}}'")
 
 
 def as_text(value: Any) -> str:

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from fairseq_ats.partition.fields import (
     DEPTHS,
+    SHARES,
     CoreLayers,
     PrivateNorms,
     as_text,
@@ -33,6 +34,8 @@ from fairseq_ats.partition.fields import (
 from fairseq_ats.partition.shares import LINEARS, RANK, WHOLE, Share
 
 CORE_LEVEL = 1
+# The super-network of a pair of networks, which nothing is between.
+PAIR_LEVEL = 2
 
 # Names of the networks. The networks between the core and the super-network are called "level2", "level3", ...
 CORE = "core"
@@ -67,6 +70,8 @@ class Partition:
         core_layers: which layers these are; ``spread`` where there is a depth.
         core_ffn, core_qk, core_vo: the share of one kind of linear layer; it counts for more than ``module_name``.
         private_norms: which norms each network has for itself.
+        extension_arch, extension_args: the arch of a second network and its options in JSON. The core is then the whole
+            network of ``--arch``, and nothing of it is split.
 
     Raises:
         ValueError: a value is not allowed.
@@ -83,6 +88,8 @@ class Partition:
     core_qk: Share | None = None
     core_vo: Share | None = None
     private_norms: PrivateNorms = PrivateNorms.NONE
+    extension_arch: str | None = None
+    extension_args: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in typed(vars(self)).items():
@@ -109,6 +116,14 @@ class Partition:
         """
         found = value_problems(given)
         max_level, counts = given.get("max_level"), {len(values) for values in numbers_of(given).values()}
+        if (arch := given.get("extension_arch")) is not None:
+            split = [name for name in (*_OF_THE_PAPER[:2], *DEPTHS, *SHARES) if given.get(name) is not None]
+            found += [
+                f"--extension-arch is {arch} and {option_of(name)} is {as_text(given[name])}; the core is then the "
+                "whole network of --arch; leave one of them out"
+                for name in split
+            ]
+            counts = {PAIR_LEVEL - CORE_LEVEL}
         if max_level is None:
             return found
         if not counts:  # they come from the checkpoint
@@ -122,6 +137,11 @@ class Partition:
 
     def _problems_of_all(self) -> list[str]:
         """Return one message for each value that makes no sense with the others."""
+        if self.extension_arch is not None:
+            others = self._of_other_kinds.keys() - {"extension_arch", "extension_args", *DEPTHS, *SHARES}
+            return [f"--extension-arch is {self.extension_arch} and {option_of(n)} is given" for n in sorted(others)]
+        if self.extension_args is not None:
+            return [f"--extension-args is {self.extension_args}, which needs --extension-arch"]
         if not numbers_of(vars(self)):
             options = " and ".join(option_of(name) for name in self._of_other_kinds)
             return [f"{options} makes no network smaller than the super-network; add a ratio or a number of layers"]
@@ -175,6 +195,8 @@ class Partition:
     @property
     def super_level(self) -> int:
         """The level of the super-network, even if the model does not hold it."""
+        if self.extension_arch is not None:
+            return PAIR_LEVEL
         return len(next(iter(numbers_of(vars(self)).values()))) + 1
 
     @property

@@ -57,6 +57,8 @@ SECTIONS = {
             "core_qk",
             "core_vo",
             "private_norms",
+            "extension_arch",
+            "extension_args",
         ),
     ),
     "Schemes": (

@@ -38,14 +38,14 @@ class _TracedAttention(PartitionedMultiheadAttention):
 @contextmanager
 def traced_attention(model: TransformerModelBase) -> Iterator[None]:
     """Let the model's attention be one for tracing while the context lasts."""
-    changed = [attention for attention in attentions(model) if type(attention) is PartitionedMultiheadAttention]
+    changed = {one: type(one) for one in attentions(model)}
     for attention in changed:
         attention.__class__ = _TracedAttention
     try:
         yield
     finally:
-        for attention in changed:
-            attention.__class__ = PartitionedMultiheadAttention
+        for attention, own in changed.items():
+            attention.__class__ = own
 
 
 class EncoderGraph(nn.Module):

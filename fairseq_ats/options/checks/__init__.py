@@ -8,6 +8,8 @@ options: where it computes (:mod:`~fairseq_ats.options.checks.host`), what a run
 
 from __future__ import annotations
 
+from fairseq_ats.architectures.pair import extension_options
+from fairseq_ats.modules.fused_loss import CRITERION_NAME as FUSED_LOSS
 from fairseq_ats.options.checks.host import fused_loss_problems, host_problems, range_problems
 from fairseq_ats.options.checks.start import files_to_decode_problems, metric_problems, start_problems
 from fairseq_ats.options.config import PartitionedConfig
@@ -24,7 +26,25 @@ def partition_problems(cfg: PartitionedConfig) -> list[str]:
         problems = Partition.problems(Options(cfg).given_partition(trains=False))
     except ValueError as error:
         problems = [str(error), *Partition.problems({"max_level": cfg.max_level})]
+    else:
+        problems += _extension_problems(cfg)
     return problems + files_to_decode_problems(cfg)
+
+
+def _extension_problems(cfg: PartitionedConfig) -> list[str]:
+    if cfg.extension_arch is None:
+        return []
+    problems = []
+    if option_of(cfg, "criterion", "_name") == FUSED_LOSS:
+        problems.append(
+            f"--extension-arch is {cfg.extension_arch} and --criterion is {FUSED_LOSS}, which needs one output layer; "
+            "use label_smoothed_cross_entropy"
+        )
+    try:
+        extension_options(cfg.extension_arch, cfg.extension_args)
+    except ValueError as error:
+        problems.append(str(error))
+    return problems
 
 
 def _step_scale_problems(options: Options, alternate_lr_coef: float | None) -> list[str]:
