@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from fairseq_ats.checkpoints.keys import PARTITION_KEY
+from fairseq_ats.host import safetensors_file
 from fairseq_ats.partition.partition import Partition
 
 
@@ -36,18 +37,22 @@ def read_header(path: str) -> dict[str, Any]:
     Raises:
         ValueError: the file is not a whole fairseq checkpoint, or holds more than weights and options.
     """
+    state = safetensors_file.read(path) if safetensors_file.is_safetensors(path) else _unpickled(path)
+    if not isinstance(state, dict) or "model" not in state:
+        raise ValueError(f"{path} is not a fairseq checkpoint: it has no model")
+    _check_types(path, state)
+    return state
+
+
+def _unpickled(path: str) -> Any:
     try:
         # torch before 1.6, which wrote many published models, did not write archives; such files cannot be mapped.
-        state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except Exception as error:  # damaged bytes can make an unpickler raise any exception
         raise ValueError(
             f"{path} ({_size(path)}) cannot be read as a checkpoint; it is truncated, damaged, or holds more than "
             f"weights and options: {error}"
         ) from error
-    if not isinstance(state, dict) or "model" not in state:
-        raise ValueError(f"{path} is not a fairseq checkpoint: it has no model")
-    _check_types(path, state)
-    return state
 
 
 def read_checked(path: str) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def read_checked(path: str) -> dict[str, Any]:
 
 
 def check_sums(path: str) -> None:
-    """Compare every byte of a checkpoint with the checksums (CRC-32) that torch saved in the file.
+    """Compare every byte of a checkpoint with the checksums in the file: torch's (CRC-32), or ours of safetensors.
 
     The comparison takes about a second per gigabyte. ``torch.load`` makes no comparison, and would use a tensor with a
     flipped bit unchanged. Accept a file without checksums: torch before 1.6 wrote none, and later versions write none
@@ -70,6 +75,9 @@ def check_sums(path: str) -> None:
     Raises:
         ValueError: the file is damaged, or is not a file of torch.
     """
+    if safetensors_file.is_safetensors(path):
+        safetensors_file.check_sum(path)
+        return
     if not zipfile.is_zipfile(path) and not _is_older_than_archives(path):
         raise ValueError(f"{path} ({_size(path)}) cannot be read as a checkpoint; it is truncated or damaged")
     if not zipfile.is_zipfile(path):

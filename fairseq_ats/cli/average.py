@@ -17,13 +17,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from fairseq_ats import plugin  # noqa: F401  lets torch read checkpoints
 from fairseq_ats.checkpoints import choice
 from fairseq_ats.checkpoints.average import average_checkpoints
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.files import written_whole
+from fairseq_ats.host import safetensors_file
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-average") -> None:
@@ -31,17 +30,21 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-averag
     parser = _parser(prog)
     args = parser.parse_args(arguments)
     with parser.errors_in_a_sentence():
+        if args.output.endswith(safetensors_file.SUFFIX):
+            safetensors_file.check_package(args.output)
         paths = _chosen(args)
         # Open the output first: reading takes minutes, and whether it can be written is known at once.
         with written_whole(args.output) as temporary:
-            torch.save(average_checkpoints(paths), temporary)
+            safetensors_file.save(average_checkpoints(paths), temporary)
     print(f"{args.output}: average of {', '.join(os.path.basename(path) for path in paths)}")
 
 
 def _parser(prog: str) -> CommandParser:
     parser = CommandParser(prog, __doc__)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="RUN|CHECKPOINT", help="a run's folder, or checkpoints")
-    parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="checkpoint to write; safetensors if it ends in .safetensors"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--last-epochs", type=positive, metavar="N", help="with RUN: the last N files checkpointE.pt")
     which.add_argument(

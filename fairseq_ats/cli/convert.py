@@ -86,7 +86,13 @@ def _parser(prog: str) -> CommandParser:
     )
     allowed = [*FORMATS, "torch"]
     parser.add_argument("--to", type=_format, choices=allowed, required=True, metavar="FORMAT", help=", ".join(allowed))
-    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="file or folder to write")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="file or folder to write; core: safetensors if it ends in .safetensors",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder with the dictionaries (default: as in training)"

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from fairseq.checkpoint_utils import load_checkpoint_to_cpu
+from fairseq import checkpoint_utils
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import merge_with_parent
@@ -287,7 +287,7 @@ def model_of_checkpoint(path: str) -> tuple[Any, nn.Module]:
         return load_image_network(checkpoint)
     if checkpoint.partition is None:
         raise ValueError(f"{path} was not written by --task {TASK_NAME}; give its --arch and options instead")
-    cfg = load_checkpoint_to_cpu(path).get("cfg")
+    cfg = checkpoint_utils.load_checkpoint_to_cpu(path).get("cfg")
     # Make one dictionary for each size. If the model shares embeddings, both sides share one dictionary.
     sizes = [header["model"][f"{side}.embed_tokens.weight"].shape[0] for side in ("encoder", "decoder")]
     dictionaries = {size: numbered_dictionary(size) for size in sizes}

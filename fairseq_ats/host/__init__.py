@@ -9,6 +9,7 @@ saved) and :mod:`~fairseq_ats.host.log_file` (a log file that each epoch opens a
 from fairseq_ats.host.checkpoint_copies import copy_checkpoints_whole
 from fairseq_ats.host.launch import refuse_launches_without_workers
 from fairseq_ats.host.safe_globals import allow_fairseq_checkpoints
+from fairseq_ats.host.safetensors_loading import read_safetensors
 from fairseq_ats.host.warnings import silence_known_warnings
 
 
@@ -17,4 +18,5 @@ def apply() -> None:
     allow_fairseq_checkpoints()
     silence_known_warnings()
     copy_checkpoints_whole()
+    read_safetensors()
     refuse_launches_without_workers()

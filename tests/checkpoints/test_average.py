@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from fairseq_ats.checkpoints.reading import read_checked
 from fairseq_ats.cli import average
 from tests.checkpoints.test_reading import Code
 from tests.end_to_end.test_training import events, load
+from tests.support.checkpoints import differences
 from tests.support.command_line import PLUGIN, hypotheses, run, train
 
 PARTITION = {"module_name": "PartitionedLinear", "small_ratio": 0.25, "max_level": 2}
@@ -54,6 +56,19 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         average.main(list(map(str, arguments)))
     assert stopped.value.code == 2
     return capsys.readouterr().err
+
+
+def test_safetensors_in_and_out(tmp_path: Path) -> None:
+    one, other = checkpoint(tmp_path / "1.pt", 1), checkpoint(tmp_path / "3.pt", 3)
+    expected = averaged(one, other, tmp_path / "mean.pt")
+    safe = tmp_path / "mean.safetensors"
+    average.main([str(one), str(other), "--output", str(safe)])
+    assert not differences(read_checked(str(safe)), expected)
+    assert averaged(safe, other, tmp_path / "again.pt")["model"]["encoder.embed"].unique().tolist() == [2.5]
+    safe.write_bytes(safe.read_bytes()[:-1])
+    with pytest.raises(SystemExit):
+        average.main([str(safe), str(other), "--output", str(tmp_path / "none.pt")])
+    assert not (tmp_path / "none.pt").exists()
 
 
 def test_mean_in_float64(tmp_path: Path) -> None:

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 
+from fairseq_ats.checkpoints.reading import read_checked
+from fairseq_ats.cli.translate import main as translate
+from fairseq_ats.cost.cost import model_of_checkpoint
 from fairseq_ats.partition.partition import Partition
 from tests.conftest import OF_TRAINED
-from tests.support.checkpoints import read_partition
+from tests.support.checkpoints import differences, read_partition
 from tests.support.command_line import train
 from tests.support.conversions import convert, load, logits, save_checkpoint
 
@@ -111,3 +115,34 @@ def test_only_a_core_can_be_taken_out_alone(build: Callable[..., SimpleNamespace
     with pytest.raises(SystemExit, match="--dense has no meaning with --to core"):
         to_core(source, tmp_path / "core.pt", "--dense")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source.pt"]
+
+
+def test_safetensors_are_the_same_checkpoint(
+    two_trained_networks: Path, toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = two_trained_networks / "checkpoint_last.pt"
+    files = [
+        to_core(source, tmp_path / f"core{suffix}", "--keep-optimizer-state") for suffix in (".pt", ".safetensors")
+    ]
+    plain, safe = (read_checked(str(path)) for path in files)
+    assert plain["cfg"] == safe["cfg"]
+    assert not differences(plain, safe)
+    # What fairseq's commands and a training read: by fairseq's own function.
+    read = [checkpoint_utils.load_checkpoint_to_cpu(str(path), {"dropout": 0.3}) for path in files]
+    assert read[0]["cfg"] == read[1]["cfg"]
+    assert read[1]["cfg"].model.dropout == 0.3
+    assert not differences(*read)
+    translated = []
+    for path in files:
+        translate([str(path), "--input", str(toy_data / "test.en"), "--output", str(tmp_path / "out"), "--beam", "1"])
+        translated.append((tmp_path / "out").read_text())
+    assert translated[0] == translated[1] != "\n" * 40
+    counted = [sum(p.numel() for p in model_of_checkpoint(str(path))[1].parameters()) for path in files]
+    assert counted[0] == counted[1]
+
+    content = files[1].read_bytes()
+    files[1].write_bytes(content[:-3] + bytes([content[-3] ^ 8]) + content[-2:])
+    with pytest.raises(SystemExit):
+        translate([str(files[1]), "--input", str(toy_data / "test.en"), "--output", str(tmp_path / "damaged")])
+    assert "is damaged: its SHA-256 is another" in capsys.readouterr().err
+    assert not (tmp_path / "damaged").exists()

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.keys import PARTITION_KEY, PATIENCE_KEY, RUN_KEY, TASK_CLASSES, states_of
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
+from fairseq_ats.host import safetensors_file
 from fairseq_ats.inference.loading import load_network, load_to_decode
 from fairseq_ats.partition.names import split_metric
 from fairseq_ats.partition.partition import CORE, CORE_LEVEL
@@ -56,7 +55,7 @@ class CoreCheckpoint(OutputFormat):
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
         yield "optimizer state: " + ("kept for the core" if self.keep_optimizer_state else "left out")
-        torch.save(core_checkpoint(source, self.keep_optimizer_state), path)
+        safetensors_file.save(core_checkpoint(source, self.keep_optimizer_state), path)
 
     def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
         model, task = load_to_decode(Checkpoint.open(path), source.data)
