@@ -71,4 +71,4 @@ class _Linear(torch.autograd.Function):
 
 
 def _rows(weight: Tensor, numbers: Tensor | None) -> Tensor:
-    return weight if numbers is None else weight[numbers]
+    return weight if numbers is None else weight.index_select(0, numbers)
