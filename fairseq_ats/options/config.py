@@ -277,8 +277,8 @@ class PartitionedConfig(FairseqDataclass):
     perturbed_validation: Optional[int] = field(
         default=None,
         metadata={
-            "help": "with --scheme dropout or prune: validate the perturbed network too, at N points, the same in each "
-            "validation, and keep its best checkpoint; default: 1 with --scheme prune, otherwise 0",
+            "help": "with --scheme dropout, mast or prune: validate the perturbed network too, at N points, the same "
+            "in each validation, and keep its best checkpoint; default: 1 with --scheme prune, otherwise 0",
             "example": "--perturbed-validation 4",
         },
     )

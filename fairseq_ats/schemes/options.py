@@ -11,6 +11,7 @@ from fairseq_ats.schemes.arguments import parsed
 from fairseq_ats.schemes.dropout import Dropout
 from fairseq_ats.schemes.extragradient import Extragradient
 from fairseq_ats.schemes.layerwise import Layerwise
+from fairseq_ats.schemes.mast import Mast
 from fairseq_ats.schemes.meprop import MeProp
 from fairseq_ats.schemes.partial_sgd import Scheme, SchemeOfParts
 from fairseq_ats.schemes.pattern import parsed_patterns
@@ -23,6 +24,7 @@ SCHEMES_OF_PARTS: dict[SchemeName, type[SchemeOfParts]] = {
     SchemeName.LAYERWISE: Layerwise,
     SchemeName.MEPROP: MeProp,
     SchemeName.PRUNE: Prune,
+    SchemeName.MAST: Mast,
 }
 
 # Values of --criteria-of, besides arguments of dropout in JSON.

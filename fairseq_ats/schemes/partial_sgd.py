@@ -65,7 +65,7 @@ class Scheme(ABC):
     # The highest level that the model holds.
     max_level: int
     # How many times a gradient is taken in an update besides its points.
-    extra_passes = 0
+    extra_passes: float = 0
     # Whether it has points for --perturbed-validation, and how many are validated by default.
     perturbs_validation = False
     validated_points = 0

@@ -104,6 +104,7 @@ class MovedPoint(ValuePoint):
         shift: v; zero where it is not given.
         offset: d.
         scales_gradient: False leaves the gradient :math:`\nabla f(\tilde{x})`.
+        base: x, where it is not the parameters as they are.
     """
 
     level: int
@@ -111,13 +112,16 @@ class MovedPoint(ValuePoint):
     shift: OfParameters = field(default_factory=dict)
     offset: OfParameters = field(default_factory=dict)
     scales_gradient: bool = True
+    base: OfParameters = field(default_factory=dict)
 
     def value(self, p: nn.Parameter) -> Tensor | None:
-        value = p.data
+        value = self.base.get(p, p.data)
         if p in self.scales:
             shift = self.shift.get(p)
             value = value * self.scales[p] if shift is None else shift + self.scales[p] * (value - shift)
-        return value + self.offset[p] if p in self.offset else value if p in self.scales else None
+        if p in self.offset:
+            return value + self.offset[p]
+        return value if p in self.scales or p in self.base else None
 
     def gradient_scale(self, p: nn.Parameter) -> Tensor | None:
         return self.scales.get(p) if self.scales_gradient else None

@@ -41,6 +41,7 @@ class SchemeName(StrEnum):
     LAYERWISE = "layerwise"
     MEPROP = "meprop"
     PRUNE = "prune"
+    MAST = "mast"
 
     @property
     def trains_several(self) -> bool:

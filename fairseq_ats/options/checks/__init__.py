@@ -11,6 +11,7 @@ from __future__ import annotations
 from fairseq_ats.architectures.pair import extension_options
 from fairseq_ats.modules.fused_loss import CRITERION_NAME as FUSED_LOSS
 from fairseq_ats.options.checks.host import fused_loss_problems, host_problems, range_problems
+from fairseq_ats.options.checks.mast import mast_problems
 from fairseq_ats.options.checks.start import files_to_decode_problems, metric_problems, start_problems
 from fairseq_ats.options.config import PartitionedConfig
 from fairseq_ats.options.groups import option_of
@@ -85,6 +86,7 @@ def training_problems(cfg: PartitionedConfig) -> list[str]:
         *options.criteria.problems(options.max_level),
         *_step_scale_problems(options, option_of(cfg, "optimizer", "alternate_lr_coef")),
         *_perturbed_problems(options),
+        *mast_problems(cfg),
         *range_problems(cfg),
     ]
 
