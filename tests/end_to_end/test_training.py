@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 import torch
 from fairseq.models.transformer import TransformerModel
 
+from scripts.figures.board import main as draw_board
+from scripts.figures.board import read_events
 from tests.conftest import ROOT
+from tests.support import instrumented
 from tests.support.checkpoints import check_mask, load
 from tests.support.command_line import BLEU, PLUGIN, hypotheses, run, train, train_command
 
@@ -35,8 +39,10 @@ def run_dir(request: pytest.FixtureRequest, toy_data: Path, tmp_path_factory: py
     options += [*BLEU, "--log-format", "json", "--validate-interval-updates", "5", "--save-interval-updates", "5"]
     options += ["--tensorboard-logdir", str(directory / "tensorboard"), "--clip-norm", "0.5"]
     options += ["--criteria-interval", "3", "--criteria-by-layer-type"]
-    log = train(toy_data, directory, UPDATES, *options)
-    (directory / "log").write_text(log)
+    options += ["--wandb-project", "wrote"]
+    wandb = partial(instrumented.stand_in_for_wandb, directory / "wandb")
+    process = instrumented.start(train_command(toy_data, directory, UPDATES, *options), directory / "log", wandb)
+    assert instrumented.finish(process) == [0], (directory / "log").read_text()[-4000:]
     return directory
 
 
@@ -70,6 +76,58 @@ def test_tensorboard_has_both_networks(run_dir: Path) -> None:
     written = b"".join(p.read_bytes() for p in (run_dir / "tensorboard").rglob("events*"))
     for name in (b"core_loss", b"core_gnorm", b"super_gnorm", b"core_bleu", b"c_align", b"q_t_encoder_fc1"):
         assert name in written
+
+
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
+def test_dashboards_have_the_log_of_every_network(run_dir: Path) -> None:
+    """Each number of the log, at its update and under its name, in TensorBoard's event files and on its way to W&B."""
+    log = (run_dir / "log").read_text()
+    board = read_events(run_dir / "tensorboard")
+    sent = [json.loads(line) for line in (run_dir / "wandb").read_text().splitlines()]
+    assert sent[0] == ["init", "wrote"]
+    logged_there = [entry for entry in sent if entry[0] != "init"]
+    wandb = {(name, step): value for step, values in logged_there for name, value in values.items()}
+    wanted = {
+        "train_inner": {"loss", "core_loss", "gnorm", "core_gnorm", "super_gnorm", "c_align", "q_t_encoder_fc1"},
+        "valid": {"loss", "core_loss", "nll_loss", "core_nll_loss", "ppl", "core_ppl", "bleu", "core_bleu"},
+    }
+    for kind, names in wanted.items():
+        logged = events(log, kind)
+        prefix = "valid_" if kind == "valid" else ""
+        for name in names:
+            having = [entry for entry in logged if prefix + name in entry]  # the first update trains no core
+            expected = {int(entry[f"{prefix}num_updates"]): float(entry[prefix + name]) for entry in having}
+            assert len(expected) == len(logged) - (name.startswith("core_") and not prefix)
+            assert dict(board[kind][name]) == pytest.approx(expected, rel=1e-3, abs=1e-3), name
+            found = {step: value for (tag, step), value in wandb.items() if tag == f"{kind}/{name}"}
+            assert found == pytest.approx(expected, rel=1e-3, abs=1e-3), name
+    assert not {"gnorm", "core_gnorm"} & board["valid"].keys()
+
+
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
+def test_tensorboards_own_reader_agrees(run_dir: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for kind, metrics in read_events(run_dir / "tensorboard").items():
+        accumulated = reader.EventAccumulator(str(run_dir / "tensorboard" / kind))
+        accumulated.Reload()
+        assert metrics.keys() == set(accumulated.Tags()["scalars"])
+        for name, points in metrics.items():
+            assert points == [(event.step, event.value) for event in accumulated.Scalars(name)]
+
+
+@pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)
+def test_a_board_is_drawn(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_board([str(run_dir / "tensorboard"), "--output", str(tmp_path / "board.png")])
+    assert (tmp_path / "board.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        draw_board([str(tmp_path), "--output", str(tmp_path / "none.png")])
+    assert "has no event files" in capsys.readouterr().err
+    (event,) = (run_dir / "tensorboard/valid").glob("events*")
+    copy = tmp_path / "valid" / event.name
+    copy.parent.mkdir()
+    copy.write_bytes(event.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_events(tmp_path)
 
 
 @pytest.mark.parametrize("run_dir", ["PartitionedLinear"], indirect=True)

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import torch
 from fairseq import file_io
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.logging import progress_bar
 from fairseq.models import distributed_fairseq_model
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
@@ -70,6 +71,7 @@ def _run(command: list[str], log: Path, changes: Sequence[Change]) -> None:
     for change in changes:
         change()
     training.cli_main()
+    progress_bar._close_writers()  # at exit in a command; a child of multiprocessing leaves that out
 
 
 def kill_now() -> None:
@@ -123,6 +125,20 @@ def set_common(**values: bool) -> None:
         main(cfg)
 
     training.main = with_values
+
+
+def stand_in_for_wandb(path: Path) -> None:
+    """Write down, line by line, what fairseq sends to Weights & Biases."""
+
+    def write(*content: Any) -> None:
+        with path.open("a") as file:
+            file.write(json.dumps(content) + "\n")
+
+    progress_bar.wandb = SimpleNamespace(
+        init=lambda **options: write("init", options["project"]),
+        log=lambda values, step: write(step, values),
+        config=SimpleNamespace(update=lambda config: None),
+    )
 
 
 def use_pytorch_ddp_on_cpu() -> None:
