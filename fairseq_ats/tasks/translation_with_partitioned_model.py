@@ -29,6 +29,7 @@ from fairseq_ats.data.checks import (
 from fairseq_ats.data.core_targets import CoreTargets, check_core_data, with_core_targets
 from fairseq_ats.options.checks.translation import translation_problems
 from fairseq_ats.options.config import PartitionedConfig
+from fairseq_ats.training.chrf import WithChrf
 from fairseq_ats.training.partitioned_task import PartitionedTask
 from fairseq_ats.training.warm_start import start_from_stock_
 
@@ -51,7 +52,7 @@ class PartitionedTranslationConfig(PartitionedConfig, TranslationConfig):
 
 
 @register_task(TASK_NAME, dataclass=PartitionedTranslationConfig)
-class TranslationWithPartitionedModelTask(PartitionedTask, TranslationTask):
+class TranslationWithPartitionedModelTask(PartitionedTask, WithChrf):
     """``--task translation_with_partitioned_model``: ATS (Algorithm 2 of the paper) on any stock Transformer.
 
     For other schemes see :mod:`fairseq_ats.schemes.schedule`. The name of this class is a key in checkpoints.

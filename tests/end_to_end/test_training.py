@@ -89,7 +89,8 @@ def test_dashboards_have_the_log_of_every_network(run_dir: Path) -> None:
     wandb = {(name, step): value for step, values in logged_there for name, value in values.items()}
     wanted = {
         "train_inner": {"loss", "core_loss", "gnorm", "core_gnorm", "super_gnorm", "c_align", "q_t_encoder_fc1"},
-        "valid": {"loss", "core_loss", "nll_loss", "core_nll_loss", "ppl", "core_ppl", "bleu", "core_bleu"},
+        "valid": {"loss", "core_loss", "nll_loss", "core_nll_loss", "ppl", "core_ppl", "bleu", "core_bleu"}
+        | {"chrf", "core_chrf"},
     }
     for kind, names in wanted.items():
         logged = events(log, kind)
