@@ -136,7 +136,7 @@ install_cpu_torch() {
 # Set PYTHON and TORCH, make .venv, and say in one line which and why. PyPI's torch for Linux has CUDA's libraries: it is
 # taken where it is asked for, where there is a card, and, with a word, where no Python here can have the CPU build.
 choose() {
-  local candidates=(python3.12 python3.11 python3.13 python3.14 python3) usable='' not='' why
+  local candidates=(python3.12 python3.11 python3.13 python3.14 python3) usable='' not='' why begin
   [[ ${ANY_BUILD:-0} != 1 ]] || candidates=(python3.11 python3.12 python3.13 python3.14 python3)
   [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
   for PYTHON in "${candidates[@]}"; do
@@ -151,10 +151,15 @@ choose() {
       elif [[ $TORCH == cuda ]]; then
         echo "setup_env: takes $PYTHON and torch with CUDA, about 5 GB${not:+ ($not)}"
         return
-      elif install_cpu_torch; then
+      fi
+      begin=$SECONDS
+      printf "setup_env: torch's CPU build for %s (30 s) ..." "$PYTHON"
+      if install_cpu_torch; then
+        printf ' %d s\n' "$((SECONDS - begin))"
         echo "setup_env: takes $PYTHON and torch's CPU build${not:+ ($not)}"
         return
       fi
+      echo " not to be had"
       why="torch's CPU build is not to be had for it"
     fi
     not+="${not:+; }not $PYTHON: $why"
