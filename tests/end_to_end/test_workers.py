@@ -73,11 +73,15 @@ def test_two_workers_are_one_with_twice_the_batches(
 
 @pytest.mark.parametrize(
     ("scheme", "arguments"),
-    [("dropout", '{"keep_prob": 0.5}'), ("extragradient", '{"step": 0.1}')],
-    ids=["dropout", "extragradient"],
+    [
+        ("dropout", '{"keep_prob": 0.5}'),
+        ("extragradient", '{"step": 0.1}'),
+        ("mast", '{"sketch": "permutation", "batches": 2, "shift": "start"}'),
+    ],
+    ids=["dropout", "extragradient", "mast"],
 )
 def test_partial_updates_of_two_workers(toy_data: Path, tmp_path: Path, scheme: str, arguments: str) -> None:
-    """Both draw the same neurons; both gradients of a step are reduced, and clipped."""
+    """Both draw the same neurons, or each its own; both gradients of a step are reduced, and clipped."""
     options = [*ONE_EPOCH[1:], "--scheme", scheme, "--scheme-args", arguments, "--clip-norm", "0.5"]
     options += ["--partitioned-linear-module-name", "PartitionedLinear"]
     workers = train(toy_data, tmp_path, "--ddp-backend", "legacy_ddp", base=options)
