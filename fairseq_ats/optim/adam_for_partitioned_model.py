@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fairseq_ats.optim.coefficient import CoefficientConfig, CoefficientInGroup, KeepsCoefficient, common_problems
 from fairseq_ats.optim.fused_adam import FusedAdam
+from fairseq_ats.optim.unreduced import ClipsAllGradients
 
 OPTIMIZER_NAME = "adam_for_partitioned_model"
 
@@ -71,7 +72,7 @@ def adam_problems(cfg: AdamForPartitionedModelConfig) -> list[str]:
 
 
 @register_optimizer(OPTIMIZER_NAME, dataclass=AdamForPartitionedModelConfig)
-class FairseqAdamForPartitionedModel(KeepsCoefficient, FairseqAdam):
+class FairseqAdamForPartitionedModel(KeepsCoefficient, ClipsAllGradients, FairseqAdam):
     """``--optimizer adam_for_partitioned_model``.
 
     Raises:

@@ -11,6 +11,7 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 
 from fairseq_ats.optim.coefficient import CoefficientConfig, CoefficientInGroup, KeepsCoefficient, common_problems
+from fairseq_ats.optim.unreduced import ClipsAllGradients
 
 SGD_NAME = "sgd_for_partitioned_model"
 
@@ -52,7 +53,7 @@ def sgd_problems(cfg: SGDForPartitionedModelConfig) -> list[str]:
 
 
 @register_optimizer(SGD_NAME, dataclass=SGDForPartitionedModelConfig)
-class FairseqSGDForPartitionedModel(KeepsCoefficient, FairseqOptimizer):
+class FairseqSGDForPartitionedModel(KeepsCoefficient, ClipsAllGradients, FairseqOptimizer):
     """``--optimizer sgd_for_partitioned_model``.
 
     Raises:

@@ -14,6 +14,7 @@ from fairseq_ats.partition.fields import CoreLayers, PrivateNorms
 from fairseq_ats.partition.partition import DEFAULT_MODULE_NAME, DEFAULT_SMALL_RATIO
 from fairseq_ats.partition.shares import MODULE_NAMES
 from fairseq_ats.schemes.arguments import described
+from fairseq_ats.schemes.ist import SHARED_PARAMETERS
 from fairseq_ats.schemes.options import SCHEMES_OF_PARTS
 from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.theory.monitor import DROPOUTS
@@ -149,6 +150,31 @@ class PartitionedConfig(FairseqDataclass):
             "example": """--scheme dropout --scheme-args '{"keep_prob": 0.5}'""",
         },
     )
+    parts: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme ist: into how many parts the neurons are divided; the number of workers times "
+            "--update-freq; default: as in the checkpoint of a resumed run",
+            "example": "--scheme ist --parts 2 --update-freq 2",
+        },
+    )
+    local_updates: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "with --scheme ist: after so many updates the parts are drawn again, and workers exchange theirs; "
+            "default: as in the checkpoint of a resumed run, or 20",
+            "example": "--scheme ist --parts 2 --update-freq 2 --local-updates 50",
+        },
+    )
+    shared_parameters: Optional[ChoiceEnum(list(SHARED_PARAMETERS))] = field(  # type: ignore[valid-type]
+        default=None,
+        metadata={
+            "help": "with --scheme ist: how parameters move that no neuron owns: by the mean gradient of all parts "
+            "(synchronous), as a copy of each worker whose mean is taken when parts are exchanged (local), or not at "
+            "all (fixed); default: as in the checkpoint of a resumed run, or synchronous",
+            "example": "--scheme ist --parts 2 --update-freq 2 --shared-parameters fixed",
+        },
+    )
     freeze: Optional[str] = field(
         default=None,
         metadata={
@@ -277,8 +303,8 @@ class PartitionedConfig(FairseqDataclass):
     perturbed_validation: Optional[int] = field(
         default=None,
         metadata={
-            "help": "with --scheme dropout, mast or prune: validate the perturbed network too, at N points, the same "
-            "in each validation, and keep its best checkpoint; default: 1 with --scheme prune, otherwise 0",
+            "help": "with --scheme dropout, ist, mast or prune: validate the perturbed network too, at N points, the "
+            "same in each validation, and keep its best checkpoint; default: 1 with --scheme prune, otherwise 0",
             "example": "--perturbed-validation 4",
         },
     )

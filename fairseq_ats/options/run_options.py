@@ -35,6 +35,9 @@ _OF_A_SCHEME = (
     "distillation_from",
     "core_dropout",
     "scheme_args",
+    "parts",
+    "local_updates",
+    "shared_parameters",
     "step_scale",
     "freeze",
 )

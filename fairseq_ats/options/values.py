@@ -175,6 +175,11 @@ class Options:
     @cached_property
     def scheme(self) -> SchemeOptions:
         given = self._cfg
+        own = {
+            "--parts": given.parts,
+            "--local-updates": given.local_updates,
+            "--shared-parameters": _plain(given.shared_parameters),
+        }
         return SchemeOptions(
             scheme=None if given.scheme is None else SchemeName(str(given.scheme)),
             alternate=given.alternate,
@@ -182,6 +187,7 @@ class Options:
             super_only_updates=given.super_only_updates or 0,
             core_only_from=given.core_only_from,
             arguments=given.scheme_args,
+            own_options={option: value for option, value in own.items() if value is not None},
             step_scale=given.step_scale,
             freeze=given.freeze,
         )

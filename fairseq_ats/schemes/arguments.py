@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, field, fields
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 _KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
 
 
 def argument(
-    meaning: str, allowed: str = "", test: Callable[[Any], bool] = lambda value: True, default: Any = MISSING
+    meaning: str,
+    allowed: str = "",
+    test: Callable[[Any], bool] = lambda value: True,
+    default: Any = MISSING,
+    option: str = "",
 ) -> Any:
     """Declare a field that is an argument.
 
@@ -20,20 +25,24 @@ def argument(
         allowed: its range, for the help and for messages; empty: every value of its type.
         test: whether a value of the right type is in the range.
         default: without one the argument must be given.
+        option: of its own, in which it is given instead of JSON.
     """
-    return field(default=default, metadata={"meaning": meaning, "allowed": allowed, "test": test})
+    return field(default=default, metadata={"meaning": meaning, "allowed": allowed, "test": test, "option": option})
 
 
-def choice(meaning: str, *choices: str, default: Any = MISSING) -> Any:
+def choice(meaning: str, *choices: str, default: Any = MISSING, option: str = "") -> Any:
     """Declare a field that is one of several words."""
-    return argument(meaning, ", ".join(choices), choices.__contains__, default)
+    return argument(meaning, ", ".join(choices), choices.__contains__, default, option)
 
 
-def parsed(kind: type, text: str | None, option: str = "--scheme-args") -> tuple[dict[str, Any], list[str]]:
+def parsed(
+    kind: type, text: str | None, option: str = "--scheme-args", own: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments of a dataclass from JSON, by name, and one message for each problem.
 
     Args:
         text: None stands for no arguments.
+        own: the values of the options of their own that were given, by option.
     """
     try:
         given = json.loads(text or "{}")
@@ -43,13 +52,18 @@ def parsed(kind: type, text: str | None, option: str = "--scheme-args") -> tuple
         return {}, [f"{option} is {text}; allowed: an object in JSON, as in '{{\"keep_prob\": 0.5}}'"]
     declared = {one.name: one for one in fields(kind)}
     types = get_type_hints(kind)
-    unknown = [name for name in given if name not in declared]
-    problems = [f"{option} has {name}; allowed: {', '.join(declared)}" for name in unknown]
+    in_json = [name for name, one in declared.items() if not one.metadata["option"]]
+    problems = [f"{option} has {name}; allowed: {', '.join(in_json)}" for name in given if name not in in_json]
     for name, one in declared.items():
+        its_own = one.metadata["option"]
+        if its_own in own:
+            given[name] = own[its_own]
         if name not in given and one.default is MISSING:
-            problems.append(f"{option} has no {name}; it must be {_range(one, types[name])}")
+            missing = f"{its_own} is not given" if its_own else f"{option} has no {name}"
+            problems.append(f"{missing}; it must be {_range(one, types[name])}")
         elif name in given and not _is_allowed(given[name], one, types[name]):
-            problems.append(f"{option} has {name} {given[name]!r}; allowed: {_range(one, types[name])}")
+            value = f"{its_own} is {given[name]}" if its_own else f"{option} has {name} {given[name]!r}"
+            problems.append(f"{value}; allowed: {_range(one, types[name])}")
     return given, problems
 
 
@@ -60,7 +74,8 @@ def described(kinds: Mapping[Any, type]) -> str:
 
 def _described(one: Field) -> str:
     default = "required" if one.default is MISSING else f"default {json.dumps(one.default)}"
-    return f"{one.name} ({', '.join(filter(None, (one.metadata['meaning'], one.metadata['allowed'], default)))})"
+    name = one.metadata["option"] or one.name
+    return f"{name} ({', '.join(filter(None, (one.metadata['meaning'], one.metadata['allowed'], default)))})"
 
 
 def _is_allowed(value: Any, one: Field, kind: type) -> bool:

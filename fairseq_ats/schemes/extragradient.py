@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from fairseq_ats.schemes.arguments import argument, choice
@@ -40,7 +41,7 @@ class Extragradient(SchemeOfParts):
         take_gradients(ahead)
         return replace(update, points=(ahead,))
 
-    def after_step(self, update: Update) -> None:
+    def after_step(self, update: Update, optimizer: torch.optim.Optimizer) -> None:
         if self.gradient == "past":
             self._past = {p: gradient.clone() for p, gradient in self._gradients().items()}
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.schemes.arguments import parsed
 from fairseq_ats.schemes.dropout import Dropout
 from fairseq_ats.schemes.extragradient import Extragradient
+from fairseq_ats.schemes.ist import Ist
 from fairseq_ats.schemes.layerwise import Layerwise
 from fairseq_ats.schemes.mast import Mast
 from fairseq_ats.schemes.meprop import MeProp
@@ -21,6 +25,7 @@ from fairseq_ats.schemes.schedule import SCHEMES_OF_SEVERAL_NETWORKS, Schedule, 
 SCHEMES_OF_PARTS: dict[SchemeName, type[SchemeOfParts]] = {
     SchemeName.DROPOUT: Dropout,
     SchemeName.EXTRAGRADIENT: Extragradient,
+    SchemeName.IST: Ist,
     SchemeName.LAYERWISE: Layerwise,
     SchemeName.MEPROP: MeProp,
     SchemeName.PRUNE: Prune,
@@ -45,6 +50,7 @@ class SchemeOptions:
         super_only_updates: as in :class:`~fairseq_ats.schemes.schedule.Schedule`.
         core_only_from: likewise.
         arguments: ``--scheme-args``, in JSON.
+        own_options: the values of the scheme's other options that were given, by option.
         step_scale: ``--step-scale``, a number or "alpha".
         freeze: ``--freeze``, a pattern; empty as None.
     """
@@ -55,6 +61,7 @@ class SchemeOptions:
     super_only_updates: int = 0
     core_only_from: int | None = None
     arguments: str | None = None
+    own_options: Mapping[str, Any] = field(default_factory=dict)
     step_scale: str | None = None
     freeze: str | None = None
 
@@ -97,7 +104,11 @@ class SchemeOptions:
             ValueError: as :meth:`schedule`, or an argument is not allowed.
         """
         kind = SCHEMES_OF_PARTS.get(self.name)
-        return self.schedule(max_level) if kind is None else scheme_of_parts(kind, max_level, self.arguments)
+        return (
+            self.schedule(max_level)
+            if kind is None
+            else scheme_of_parts(kind, max_level, self.arguments, self.own_options)
+        )
 
     def schedule(self, max_level: int) -> Schedule:
         """Return the scheme for a model that holds the levels up to ``max_level``.
@@ -175,10 +186,12 @@ class SchemeOptions:
         problems = []
         kind = SCHEMES_OF_PARTS.get(self.name)
         if kind is not None:
-            arguments, found = parsed(kind, self.arguments)
+            arguments, found = parsed(kind, self.arguments, own=self.own_options)
             problems += found or kind.problems(arguments)
         elif self.arguments is not None:
             problems += self._needs(f"--scheme-args is {self.arguments}", tuple(SCHEMES_OF_PARTS))
+        for option, value in self.own_options.items():
+            problems += self._needs(f"{option} is {value}", (SchemeName.IST,))
         try:
             allowed = 0 < (1.0 if self.fixed_step_scale is None else self.fixed_step_scale) < math.inf
         except ValueError:
@@ -197,13 +210,15 @@ class SchemeOptions:
         return [f"{option}, which needs --scheme {' or '.join(schemes)}; --scheme is {self.name}"]
 
 
-def scheme_of_parts(kind: type[SchemeOfParts], max_level: int, arguments: str | None) -> SchemeOfParts:
-    """Return the scheme of these arguments in JSON.
+def scheme_of_parts(
+    kind: type[SchemeOfParts], max_level: int, arguments: str | None, own: Mapping[str, Any] = MappingProxyType({})
+) -> SchemeOfParts:
+    """Return the scheme of these arguments in JSON, and of the options of its own.
 
     Raises:
         ValueError: an argument is not allowed.
     """
-    given, problems = parsed(kind, arguments)
+    given, problems = parsed(kind, arguments, own=own)
     problems = problems or kind.problems(given)
     if problems:
         raise ValueError("; ".join(problems))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from fairseq_ats.architectures.parts import ModelParts
 from fairseq_ats.host.workers import ALONE, Workers
 from fairseq_ats.optim.mask import EVERYTHING, ElementMask, LevelMask, Mask
@@ -100,8 +102,11 @@ class Scheme(ABC):
         """
         return update
 
-    def after_step(self, update: Update) -> None:  # noqa: B027
-        """Take note of the gradients of a step that was made."""
+    def after_step(self, update: Update, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027
+        """Take note of a step that was made, and of its gradients."""
+
+    def make_whole(self) -> None:  # noqa: B027
+        """Give every worker the whole model, before anyone looks at it; all workers call this together."""
 
     @property
     def takes_turns(self) -> bool:
@@ -165,9 +170,10 @@ class SchemeOfParts(Scheme):
             ValueError: the scheme needs neurons, and the model has none.
         """
         if self.needs_neurons and not parts.hidden:
+            other = "unit weight, or " if hasattr(self, "unit") else ""
             raise ValueError(
-                "the scheme's unit is neuron, and the layers of this model do not tell neurons apart; allowed: unit "
-                "weight, or --partitioned-linear-module-name PartitionedLinear"
+                "the scheme's unit is neuron, and the layers of this model do not tell neurons apart; allowed: "
+                f"{other}--partitioned-linear-module-name PartitionedLinear"
             )
         self.parts, self.draws, self.workers = parts, draws, workers
 

@@ -38,6 +38,7 @@ class SchemeName(StrEnum):
     # Of the highest network alone, by its parts; each is a module of this room.
     DROPOUT = "dropout"
     EXTRAGRADIENT = "extragradient"
+    IST = "ist"
     LAYERWISE = "layerwise"
     MEPROP = "meprop"
     PRUNE = "prune"

@@ -413,7 +413,7 @@ class PartitionedTask(BatchesOfTheirOwn):
             # .optimizer is the torch optimizer under each of fairseq's wrappers (fp16, memory-efficient fp16, amp).
             with optimizer.optimizer.masked(update.mask, lr_scale):
                 step_unscaled(optimizer)
-        self.scheme.after_step(update)
+        self.scheme.after_step(update, optimizer.optimizer)
 
     def _take_gradients(self, model: Any, optimizer: Any, point: Point) -> None:
         """Replace the gradients by those of the update's mini-batch at another point, scaled and clipped alike."""
@@ -453,6 +453,11 @@ class PartitionedTask(BatchesOfTheirOwn):
         return tuple(replace(one, point=NetworkPoint(one.level)) if one.level else one for one in compared)
 
     # Validation and logging.
+
+    def begin_valid_epoch(self, epoch: int, model: Any) -> None:
+        """Give every worker the whole model."""
+        super().begin_valid_epoch(epoch, model)
+        self.scheme.make_whole()
 
     def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> StepResult:
         """Validate every network that the model holds; return loss and sample size of the highest."""

@@ -20,6 +20,8 @@ from tests.conftest import OUR_OPTIMIZER, OUR_TASK
 
 Build = Callable[..., SimpleNamespace]
 
+IST = ["--scheme", "ist", "--parts", "2"]
+TWO_WORKERS = ["--distributed-world-size", "2", "--ddp-backend", "legacy_ddp"]
 DROPOUT = ["--scheme", "dropout", "--scheme-args", '{"keep_prob": 0.5}']
 
 
@@ -86,6 +88,20 @@ DROPOUT = ["--scheme", "dropout", "--scheme-args", '{"keep_prob": 0.5}']
         ([*DROPOUT, "--checkpoint-activations"], "--scheme dropout does not work with --checkpoint-activations"),
         ([*DROPOUT, "--distillation-weight", "0.5"], "which needs --scheme alternate or slimmable"),
         ([*DROPOUT, "--super-only-updates", "3"], "which needs --scheme alternate or slimmable"),
+        (["--parts", "2"], "--parts is 2, which needs --scheme ist; --scheme is standard"),
+        (["--scheme", "ist"], "--parts is not given; it must be 2 or more"),
+        ([*IST, "--scheme-args", '{"parts": 2}'], "--scheme-args has parts; allowed: scale"),
+        (
+            [*IST, "--local-updates", "0"],
+            r"--local-updates is 0; .*--parts is 2, and an update has 1 .* \(1\) times the number of workers \(1\)",
+        ),
+        ([*IST, "--update-freq", "2,1"], "--update-freq is 2,1; allowed with --scheme ist: one number"),
+        ([*IST, "--update-freq", "2"], "apart; allowed: --partitioned-linear-module-name PartitionedLinear"),
+        ([*IST, "--update-freq", "2", "--shared-parameters", "local"], "--shared-parameters is local.*--update-freq 1"),
+        (
+            [*IST, *TWO_WORKERS, "--criteria-interval", "30", "--no-save-optimizer-state", "--store-ema"],
+            r"--no-save-optimizer-state keeps.*--store-ema reads.*multiples of --local-updates \(20\)",
+        ),
         (["--freeze", "embed", "--fp16"], "--fp16 does not work with --freeze"),
         (["--step-scale", "-1"], "--step-scale is -1; allowed: a number above 0, or alpha"),
         (["--step-scale", "nan"], "--step-scale is nan; allowed: a number above 0, or alpha"),

@@ -93,6 +93,18 @@ def run_out_of_memory(update: int) -> None:
     TranslationTask.train_step = failing
 
 
+def fail(update: int) -> None:
+    """In the forward pass of ``update``, by an error that makes fairseq save crash.pt (fairseq/trainer.py:869)."""
+    step = TranslationTask.train_step
+
+    def failing(task: Any, sample: Any, model: Any, criterion: Any, optimizer: Any, number: int, *rest: Any) -> Any:
+        if number == update:
+            raise ValueError("as if it failed")
+        return step(task, sample, model, criterion, optimizer, number, *rest)
+
+    TranslationTask.train_step = failing
+
+
 def overflow(update: int) -> None:
     """An infinite gradient in ``update``, once."""
     step, countdown = TranslationTask.train_step, iter([True])
@@ -175,6 +187,25 @@ def record_updates(path: Path) -> None:
         return result
 
     Trainer.train_step = recording
+
+
+def record_collectives(path: Path) -> None:
+    """The name and the size of each collective of the first worker, in numbers."""
+    records: list[tuple[str, int]] = []
+
+    def record(name: str) -> None:
+        collective = getattr(torch.distributed, name)
+
+        def recording(first: Any, *rest: Any, **options: Any) -> Any:
+            if torch.distributed.get_rank() == 0:
+                records.append((name, (rest[0] if isinstance(first, list) else first).numel()))
+                path.write_text(json.dumps(records))
+            return collective(first, *rest, **options)
+
+        setattr(torch.distributed, name, recording)
+
+    record("all_reduce")
+    record("all_gather")
 
 
 def record_models(path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from fairseq_ats.architectures.pair import extension_options
 from fairseq_ats.modules.fused_loss import CRITERION_NAME as FUSED_LOSS
 from fairseq_ats.options.checks.host import fused_loss_problems, host_problems, range_problems
+from fairseq_ats.options.checks.ist import ist_problems
 from fairseq_ats.options.checks.mast import mast_problems
 from fairseq_ats.options.checks.start import files_to_decode_problems, metric_problems, start_problems
 from fairseq_ats.options.config import PartitionedConfig
@@ -87,6 +88,7 @@ def training_problems(cfg: PartitionedConfig) -> list[str]:
         *_step_scale_problems(options, option_of(cfg, "optimizer", "alternate_lr_coef")),
         *_perturbed_problems(options),
         *mast_problems(cfg),
+        *ist_problems(cfg, options),
         *range_problems(cfg),
     ]
 

@@ -1,0 +1,51 @@
+"""Parameters whose gradients stay as each worker has them, and the norm of the gradients of all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from fairseq.optim import FairseqOptimizer
+from torch import Tensor, nn
+
+from fairseq_ats.host.workers import Workers
+
+# fairseq's mark of a mixture's experts. legacy_ddp does not reduce their gradients
+# (fairseq/distributed/legacy_distributed_data_parallel.py:140), and fairseq/utils.py:355 leaves them out of the norm.
+_MARK = "expert"
+
+
+def leave_unreduced(parameters: Iterable[nn.Parameter], weight: float) -> None:
+    """Leave the gradients of these parameters as this worker has them.
+
+    Args:
+        weight: what the square of each worker's norm counts in that of all gradients: 1 where each worker has gradients
+            of another part of the parameter; 1 / workers where each has an estimate of the same gradient.
+    """
+    for p in parameters:
+        setattr(p, _MARK, weight)
+
+
+def is_reduced(parameter: nn.Parameter) -> bool:
+    """Return whether fairseq adds up the gradients of all workers."""
+    return not hasattr(parameter, _MARK)
+
+
+class ClipsAllGradients(FairseqOptimizer):
+    """Mixin of one of fairseq's optimizers: the norm is that of the gradients of all workers."""
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: object = None) -> Tensor:
+        """Clip as fairseq does, and return the norm, which is the same on every worker.
+
+        fairseq's own function clips nothing where no gradient is reduced (fairseq/utils.py:361).
+        """
+        unreduced = [p for p in self.params if p.grad is not None and not is_reduced(p)]
+        if not unreduced:
+            return super().clip_grad_norm(max_norm, aggregate_norm_fn)
+        squares = torch.stack([getattr(p, _MARK) * p.grad.norm().double() ** 2 for p in unreduced]).sum()
+        Workers.of_this_process().add_up_(squares)
+        norm = (squares + super().clip_grad_norm(0).double() ** 2).sqrt().float()
+        if max_norm > 0:
+            gradients = [p.grad for p in self.params if p.grad is not None]
+            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1))
+        return norm
