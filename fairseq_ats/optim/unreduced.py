@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from fairseq.distributed import LegacyDistributedDataParallel
 from fairseq.optim import FairseqOptimizer
 from torch import Tensor, nn
 
@@ -29,6 +30,18 @@ def leave_unreduced(parameters: Iterable[nn.Parameter], weight: float) -> None:
 def is_reduced(parameter: nn.Parameter) -> bool:
     """Return whether fairseq adds up the gradients of all workers."""
     return not hasattr(parameter, _MARK)
+
+
+def fit_buffer_(model: nn.Module) -> None:
+    """Make legacy_ddp send no more than the gradients that it reduces.
+
+    Its buffer has room for all parameters, and it sends all of it, filled or not
+    (fairseq/distributed/legacy_distributed_data_parallel.py:46 and :113).
+    """
+    for module in model.modules():
+        if isinstance(module, LegacyDistributedDataParallel) and module.buffer is None:
+            reduced = [p.numel() for p in module.parameters() if p.requires_grad and is_reduced(p)]
+            module.buffer_size = min(module.buffer_size, sum(reduced))
 
 
 class ClipsAllGradients(FairseqOptimizer):

@@ -30,6 +30,7 @@ from fairseq_ats.modules.core_dropout import use_core_dropout_
 from fairseq_ats.modules.fused_loss import CRITERION_NAME, check_one_matrix
 from fairseq_ats.modules.levels import partitioned_modules, set_level, use_level
 from fairseq_ats.optim.mask import EVERYTHING, NOTHING, require_gradients
+from fairseq_ats.optim.unreduced import fit_buffer_, is_reduced
 from fairseq_ats.options.checks import partition_problems, training_problems
 from fairseq_ats.options.checks.host import LEGACY_DDP
 from fairseq_ats.options.config import PartitionedConfig, SuperStart
@@ -385,6 +386,8 @@ class PartitionedTask(BatchesOfTheirOwn):
         # Not when the model is built: the optimizer then holds every parameter, in the model's order.
         require_gradients(self.criteria.frozen, NOTHING)
         require_gradients(self._trained, update.mask)
+        if not all(map(is_reduced, self._trained)):
+            fit_buffer_(model)
         losses, merged = 0.0, {}
         with self.criteria.remembering(model, in_autocast(criterion, autocast), sample, update.number, ignore_grad):
             teacher = self.distillation.teacher(model, sample, update) if self.distillation else None

@@ -14,7 +14,7 @@ from fairseq.distributed import legacy_distributed_data_parallel as legacy_ddp
 from torch import Tensor, nn
 
 from fairseq_ats.host import workers as host_workers
-from fairseq_ats.optim.unreduced import is_reduced, leave_unreduced
+from fairseq_ats.optim.unreduced import fit_buffer_, is_reduced, leave_unreduced
 from fairseq_ats.schemes.draws import Draws
 from tests.support.plain_gradients import by_name, gradients_at, softmax_in_float64
 from tests.support.scheme_updates import check_updates
@@ -248,13 +248,16 @@ def test_fairseq_leaves_an_experts_gradient_alone(monkeypatch: pytest.MonkeyPatc
     line = inspect.getsource(legacy_ddp).split("\n")[139]
     assert line.strip() == 'if hasattr(param, "expert"):'
     monkeypatch.setattr(legacy_ddp.utils, "get_world_size", lambda group: 2)
-    monkeypatch.setattr(legacy_ddp.utils, "all_reduce", lambda tensor, group: tensor.mul_(10))
+    sizes: list[int] = []
+    monkeypatch.setattr(legacy_ddp.utils, "all_reduce", lambda t, group: sizes.append(t.numel()) or t.mul_(10))
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     leave_unreduced([model[0].weight], 1.0)
     wrapped = legacy_ddp.LegacyDistributedDataParallel(model, process_group=object())
     model(torch.ones(1, 2)).sum().backward()
     before = [p.grad.clone() for p in model.parameters()]
+    fit_buffer_(wrapped)
     wrapped.all_reduce_grads()
+    assert sum(sizes) == 3 + 3 + 1, "and no room for what is not reduced"
     for p, gradient in zip(model.parameters(), before, strict=True):
         factor = 1 if p is model[0].weight else 10 / 2
         assert torch.equal(p.grad, factor * gradient)
