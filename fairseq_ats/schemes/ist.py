@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from fairseq.logging import metrics
@@ -155,6 +156,13 @@ class Ist(SchemeOfParts):
             assert self._optimizer is not None
             self._exchange(self._optimizer, self._round[1])
             self._is_divided = False
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return how much was sent before this save, and is not logged yet."""
+        return {"sent": self._exchange.sent} if self._exchange.sent else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._exchange.sent = state.get("sent", 0.0)
 
     def comparisons(self, update: Update) -> tuple[Comparison, ...]:
         """Return the first part, and what its neurons own with what is shared."""
