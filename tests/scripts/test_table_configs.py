@@ -28,6 +28,7 @@ OF_TRAINING: dict[str, dict[str, Any]] = {
     "ats": ATS,
     "slimmable": {"scheme": "slimmable"},
     "pruned": {"scheme": "prune"},
+    "subnets": {"scheme": "ist"},
     "slimmable_distilled": {"scheme": "slimmable", "distillation_weight": 1.0},
     "ats_distilled": ATS | {"distillation_weight": 0.5},
     "ats_twice": ATS | {"max_update": 2400, "total_num_update": 2400},
@@ -113,6 +114,12 @@ def test_a_row_changes_what_its_name_says(row: Path) -> None:
     elif of_neurons := re.fullmatch(r"ffn_([\d.]+)_(alone|ats)", row.stem):
         share, name = of_neurons.groups()
         own |= {"core_ffn": f"width:{share}", "core_qk": "whole"}
+    elif of_subnets := re.fullmatch(r"ist_(\d)(?:_h(\d+))?(_exact)?", row.stem):
+        parts, length, exact = of_subnets.groups()
+        name = "subnets"
+        own |= {"parts": int(parts), "update_freq": int(parts), "max_tokens": 2500 // int(parts)}
+        own |= {"local_updates": int(length)} if length else {}
+        own |= {"scheme_args": '{"scale": "exact"}'} if exact else {}
     elif of_pruning := re.fullmatch(r"prune_([\d.]+)(?:_(hard|afterwards))?", row.stem):
         share, how = of_pruning.groups()
         name = "pruned"
@@ -136,7 +143,7 @@ RESOLVED = {
     "wmt17": "9f4c1827bc3f19fa",
     "wmt17_strong": "efe48e49862df64e",
     "multi30k": "6f4720abc772a62f",
-    "multi30k_kinds": "71025f78ef5d1c79",
+    "multi30k_kinds": "f7822793fd889f57",
     "multi30k_converged": "129ffc0bcae7927f",
     "multi30k_strong": "894543dcdfe23cdc",
 }
@@ -325,6 +332,9 @@ def test_tables_have_rows_and_comparisons(table: Any) -> None:
         own = read_config(table.recipe.config(row.name))
         if row.name.startswith("prune_"):
             assert (row.networks, row.against) == (("super", "perturbed"), of_pruning)
+            continue
+        if row.name.startswith("ist_"):
+            assert (row.networks, row.against) == (("super",), {"super": "standard"})
             continue
         networks = {"standard": {"super"}, "alone": {"core"}}.get(row.name.rsplit("_", 1)[-1], {"core", "super"})
         assert set(row.networks) == networks | ({"level2"} if "," in str(own.get("small_ratio")) else set())
