@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fairseq_ats.schemes.draws import Draws
 from fairseq_ats.schemes.sketches import Sketches
 
-DRAWS = 4000
+DRAWS = 1500
 
 
 def second_moment(kind: str, n: int) -> torch.Tensor:
@@ -26,7 +26,7 @@ def second_moment(kind: str, n: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["bernoulli", "rand-k", "permutation"])
 def test_moments(kind: str) -> None:
-    """E[S] = I and E[s sᵀ], each ± 5 standard deviations of a mean of 4,000; 5 coordinates."""
+    """E[S] = I and E[s sᵀ], each ± 5 standard deviations of a mean of 1,500; 5 coordinates."""
     sketches, n = Sketches(kind, 0.4, 3), 5
     drawn = []
     for number in range(DRAWS):

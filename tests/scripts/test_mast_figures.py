@@ -28,7 +28,7 @@ def test_the_picture_of_quadratics(
 ) -> None:
     """Of few steps: with variance reduction the error falls further than without."""
     monkeypatch.setattr(sys, "argv", ["mast_quadratics", str(tmp_path / "picture"), "--steps", "300"])
-    monkeypatch.setattr(mast_quadratics, "SAMPLES", 100)
+    monkeypatch.setattr(mast_quadratics, "SAMPLES", 20)
     mast_quadratics.main()
     records = [json.loads(line) for line in (tmp_path / "picture.jsonl").read_text().splitlines()]
     last = {record["run"]: record["error"] for record in records if "update" in record}
