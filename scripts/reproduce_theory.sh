@@ -26,6 +26,7 @@ runs() {
   of dropout dropout '{"keep_prob": 0.5}'
   of dropout_inverted dropout '{"keep_prob": 0.5, "scale": "inverted"}'
   of dropout_weights dropout '{"keep_prob": 0.5, "unit": "weight"}'
+  run ist "ist, 2 parts" --scheme ist --parts 2 --update-freq 2
   of mast mast '{"keep_prob": 0.5}'
   local kind ratio step order
   for ratio in 0.02 0.1 0.5; do
