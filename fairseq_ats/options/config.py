@@ -84,7 +84,7 @@ class PartitionedConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "which layers the smaller networks run: the first, every other one (spread), or the last; "
-            "default: as in the checkpoint, or spread",
+            "default: as in the checkpoint, or last",
             "example": "--core-decoder-layers 3 --core-layers first",
         },
     )

@@ -388,7 +388,7 @@ def test_a_checkpoint_decides() -> None:
         ({"core_decoder_layers": "1,3"}, "--core-decoder-layers is 1,3 and it was trained with 1,2; leave the option"),
         ({"core_ffn": "width:0.1,0.2"}, "--core-ffn is width:0.1,0.2 and it was trained with rank:0.1,0.2"),
         ({"core_qk": "whole"}, "--core-qk is whole and it was trained without it"),
-        ({"core_layers": "last"}, "--core-layers is last and it was trained with spread; leave the option"),
+        ({"core_layers": "first"}, "--core-layers is first and it was trained with last; leave the option"),
     ):
         with pytest.raises(ValueError, match=message):
             reconciled(given, saved, "it")
@@ -398,7 +398,7 @@ def test_a_checkpoint_decides() -> None:
 def test_an_older_description_means_the_first_layers() -> None:
     given = {"module_name": "PartitionedLinear", "small_ratio": 0.25, "max_level": 2, "core_decoder_layers": 3}
     assert Partition.from_dict(given).layers_at("decoder", 6) == [(0, 1, 2)]
-    assert Partition.from_dict(Partition(**given).to_dict()).layers_at("decoder", 6) == [(0, 2, 4)]
+    assert Partition.from_dict(Partition(**given).to_dict()).layers_at("decoder", 6) == [(3, 4, 5)]
 
 
 OPTIONS = "--core-decoder-layers 1,2 --core-ffn rank:0.125,0.25 --core-vo width:0.25,0.25 --private-norms all".split()

@@ -24,12 +24,13 @@ KINDS: dict[str, dict[str, str]] = {
     "rank": RANK,
     "depth": {"core_encoder_layers": "2", "core_decoder_layers": "1", "core_layers": "first"},
     "depth, post-norm": {"core_decoder_layers": "2"},
-    "depth and width": {"core_decoder_layers": "1", "core_layers": "last", **WIDTH},
+    "depth and width": {"core_decoder_layers": "1", **WIDTH},
     "rank in qk, width in ffn and vo": {"core_ffn": "width:0.25", "core_qk": "rank:0.125", "core_vo": "width:0.5"},
     "depth, all norms private": {"core_encoder_layers": "1", "private_norms": "all", **WIDTH},
     "depth, final norms private": {"core_decoder_layers": "2", "private_norms": "final"},
     "three networks": {
         "core_decoder_layers": "1,2",
+        "core_layers": "spread",
         "core_ffn": "rank:0.125,0.25",
         "core_vo": "width:0.25,0.25",
         "private_norms": "final",
@@ -37,12 +38,12 @@ KINDS: dict[str, dict[str, str]] = {
 }
 POST_NORM = {"depth, post-norm"}
 # The indices of the layers that each network runs, where they are not all.
-ENCODER = {"depth": [[0, 1]], "depth, all norms private": [[0]]}
+ENCODER = {"depth": [[0, 1]], "depth, all norms private": [[2]]}
 DECODER = {
     "depth": [[0]],
-    "depth, post-norm": [[0, 2]],
+    "depth, post-norm": [[1, 2]],
     "depth and width": [[2]],
-    "depth, final norms private": [[0, 2]],
+    "depth, final norms private": [[1, 2]],
     "three networks": [[0], [0, 2]],
 }
 
