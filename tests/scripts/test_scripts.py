@@ -491,9 +491,9 @@ def test_lemma_3_on_logistic_regression(tmp_path: Path) -> None:
     assert [row[4] for row in cells_of(table)[1:]] == ["0", "", "0", ""]
     records = [json.loads(line) for line in (tmp_path / "lemma_3.jsonl").read_text().splitlines()]
     assert len(records) == 4 * 60
-    for one, other in pairwise(records[:60]):
-        assert other["loss"] == pytest.approx(one["loss"] - one["descent"], abs=1e-12)
-        assert one["descent"] >= one["promised"] - 1e-12
+    for one, other in pairwise(records[:60]):  # which have six digits
+        assert other["loss"] == pytest.approx(one["loss"] - one["descent"], abs=2e-6)
+        assert one["descent"] >= one["promised"] - 1e-6
     assert any(record["descent"] < 0 for record in records[60:120])
 
 
