@@ -326,12 +326,6 @@ def test_the_core_alone(parsed: Any, kind: str, sentences: Path, tmp_path: Path)
     assert in_core == torch.load(output, weights_only=True)["model"].keys() & parameters.keys()
 
 
-def test_onnx(parsed: Any, sentences: Path, tmp_path: Path) -> None:
-    """Of a core with two encoder layers and one decoder layer, and narrow values."""
-    built = build(parsed, "depth", core_layers="last", core_vo="width:0.25", **SHORT)
-    converted(built, tmp_path, 1, "onnx", sentences)
-
-
 def test_warm_start(parsed: Any, batch: dict[str, Any], sentences: Path, tmp_path: Path) -> None:
     """From a stock model: the super-network computes the same in any order, and the best values come first."""
     built = build(parsed, "depth and width", **SHORT)
