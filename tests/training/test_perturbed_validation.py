@@ -90,7 +90,10 @@ def test_only_a_network_of_the_last_size_is_kept(build: Build, batch: Any) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--perturbed-validation", "2"], "--perturbed-validation is 2, which needs --scheme dropout or ist or prune or mast"),
+        (
+            ["--perturbed-validation", "2"],
+            "--perturbed-validation is 2, which needs --scheme dropout or ist or prune or mast",
+        ),
         ([*PRUNE, "--perturbed-validation", "-1"], "--perturbed-validation is -1; allowed: 0 or more"),
         ([*DROPOUT, "--best-checkpoint-metric", "perturbed_loss"], "this run has no network perturbed"),
     ],
