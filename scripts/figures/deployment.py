@@ -65,7 +65,7 @@ def read_rows(page: str) -> list[Deployed]:
 
 def draw(rows: list[Deployed], path: Path) -> None:
     """Draw the figure: a colour for each form, a marker for each run."""
-    figure = new_figure(9, 5)
+    figure = new_figure(12, 5)
     axes = figure.subplots()
     forms, runs = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("form", "run"))
     for row in rows:
@@ -87,7 +87,7 @@ def draw(rows: list[Deployed], path: Path) -> None:
     axes.set(xlabel="speed: CPU time of stock fairseq on the super-network / own CPU time", ylabel="BLEU", xscale="log")
     axes.set_xticks(ticks := [1, 2, 3, 4, 5, 7, 10, 14], [f"{tick}×" for tick in ticks])
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))  # beside the points
     figure.set_dpi(150)
     write_png(figure, path)
 
