@@ -18,6 +18,7 @@ from fairseq_ats.schemes.draws import Draws
 from fairseq_ats.schemes.extragradient import Extragradient
 from fairseq_ats.schemes.points import Point
 from tests.support.plain_gradients import gradients_at, softmax_in_float64
+from tests.support.resumed import check_resumed
 from tests.support.scheme_updates import check_updates
 
 Build = Callable[..., SimpleNamespace]
@@ -107,22 +108,7 @@ def test_a_quadratic() -> None:
 def test_the_past_gradient_is_resumed(build: Build, batch: Any, tmp_path: Path) -> None:
     options = [*PAST, "--small-ratio", "0.25", "--dropout", "0.1"]
 
-    def trainer(*more: str) -> Trainer:
-        built = build(*options, *more)
-        return Trainer(built.cfg, built.task, built.model, built.criterion)
-
-    whole, stopped = trainer(), trainer()
-    for run, updates in ((whole, 4), (stopped, 2)):
-        for _ in range(updates):
-            run.train_step([batch])
-    stopped.consolidate_optimizer()
-    stopped.save_checkpoint(str(tmp_path / "2.pt"), {"train_iterator": {"epoch": 1}})
-    resumed = trainer("--restore-file", str(tmp_path / "2.pt"))
-    resumed.load_checkpoint(str(tmp_path / "2.pt"))
-    for _ in range(2):
-        resumed.train_step([batch])
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    check_resumed(build, options, batch, tmp_path / "2.pt", stop=2, end=4)
 
 
 def test_a_checkpoint_without_the_past_gradient(build: Build, batch: Any, tmp_path: Path) -> None:

@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
 from fairseq_ats.architectures.parts import ModelParts
 from fairseq_ats.modules import PartitionedLinear
 from fairseq_ats.options.checks.mast import mast_problems
 from fairseq_ats.options.run_options import settle_
+from fairseq_ats.options.values import Options
 from fairseq_ats.schemes.arguments import parsed
 from fairseq_ats.schemes.draws import Draws
 from fairseq_ats.schemes.mast import Mast
 from fairseq_ats.schemes.points import Point, UnitsPoint
 from tests.support.plain_gradients import by_name, gradients_at, softmax_in_float64
+from tests.support.resumed import check_resumed
 from tests.support.scheme_updates import check_updates
 
 Build = Callable[..., SimpleNamespace]
@@ -170,23 +171,8 @@ def test_a_run_is_resumed_without_a_file(build: Build, batch: Any, tmp_path: Pat
     arguments = '{"shift": "start", "variance_reduction": "page", "sketches": 2, "refresh": 0.3}'
     options = [*SMALL_WIDTH, "--scheme", "mast", "--scheme-args", arguments]
 
-    def trainer(*more: str) -> Trainer:
-        built = build(*options, *more)
-        return Trainer(built.cfg, built.task, built.model, built.criterion)
-
-    whole, stopped = trainer(), trainer()
-    for run, updates in ((whole, 4), (stopped, 2)):
-        for _ in range(updates):
-            run.train_step([batch])
-    stopped.consolidate_optimizer()
-    path = str(tmp_path / "2.pt")
-    stopped.save_checkpoint(path, {"train_iterator": {"epoch": 1, "iterations_in_epoch": 1}})
-    resumed = trainer("--restore-file", path)
-    resumed.load_checkpoint(path)
-    for _ in range(2):
-        resumed.train_step([batch])
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    path = tmp_path / "2.pt"
+    check_resumed(build, options, batch, path, stop=2, end=4)
 
     state = torch.load(path, weights_only=True)
     kept = state["task_state"]["scheme"]["state"]
@@ -194,7 +180,7 @@ def test_a_run_is_resumed_without_a_file(build: Build, batch: Any, tmp_path: Pat
         del kept[name]
     torch.save(state, path)
     with pytest.raises(ValueError, match="not trained with these arguments of --scheme mast: no shift in it"):
-        trainer("--restore-file", path)
+        build(*options, "--restore-file", str(path))
 
 
 def test_at_the_start_every_sketch_is_the_pretrained_model(build: Build, batch: Any) -> None:
@@ -245,11 +231,11 @@ def test_options_that_would_bias_it(parse: Callable[..., Any]) -> None:
     cfg = parse("--scheme", "mast", "--clip-norm", "0.5")
     cfg.task.scheme_args = '{"variance_reduction": "page"}'
     settle_(cfg.task)
-    assert mast_problems(cfg.task) == [
+    assert mast_problems(cfg.task, Options(cfg.task)) == [
         "--clip-norm is 0.5 and --scheme-args has variance_reduction page, which adds gradients that would be clipped "
         "one by one; allowed: 0"
     ]
     cfg.task.scheme_args = '{"sketch": "permutation", "batches": 3}'
-    assert mast_problems(cfg.task) == [
+    assert mast_problems(cfg.task, Options(cfg.task)) == [
         "--scheme-args has batches 3; allowed: 1, --update-freq times the number of workers"
     ]

@@ -16,6 +16,7 @@ from fairseq_ats.architectures.importance import order_by_importance_
 from fairseq_ats.schemes.options import SchemeOptions
 from fairseq_ats.schemes.schedule import SchemeName
 from tests.support.plain_gradients import gradients_at, softmax_in_float64
+from tests.support.resumed import check_resumed
 from tests.support.scheme_updates import check_updates
 
 Build = Callable[..., SimpleNamespace]
@@ -118,21 +119,7 @@ def test_a_resumed_run_prunes_the_same(build: Build, batch: Any, tmp_path: Path)
     """Between two choices: what is pruned comes from the checkpoint, since the weights have moved."""
     options = [*SMALL_WIDTH, *prune(sparsity=0.5, end=2, every=3)]
 
-    def trainer(*more: str) -> Trainer:
-        built = build(*options, *more)
-        return Trainer(built.cfg, built.task, built.model, built.criterion)
-
-    whole, stopped = trainer(), trainer()
-    for run, count in ((whole, 6), (stopped, 5)):
-        for _ in range(count):
-            run.train_step([batch])
-    stopped.consolidate_optimizer()
-    stopped.save_checkpoint(str(tmp_path / "5.pt"), {"train_iterator": {"epoch": 1}})
-    resumed = trainer("--restore-file", str(tmp_path / "5.pt"))
-    resumed.load_checkpoint(str(tmp_path / "5.pt"))
-    resumed.train_step([batch])
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    resumed = check_resumed(build, options, batch, tmp_path / "5.pt", stop=5, end=6)
     kept = resumed.task.scheme.state_dict()
     assert {int(chosen.sum()) for chosen in kept.values()} == {32, 24}, "half of 64 and of 48"
 
