@@ -183,8 +183,9 @@ class Partition:
             None: every level runs all of them.
         """
         depths: tuple[int, ...] | None = getattr(self, f"core_{side}_layers")
-        if depths is None or self.core_layers is None:
+        if depths is None:
             return None
+        assert self.core_layers is not None  # from __post_init__ on
         return [self.core_layers.chosen(total, depth) for depth in depths]
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from fairseq_ats.optim.mask import ElementMask
 from fairseq_ats.schemes.arguments import argument, choice
 from fairseq_ats.schemes.draws import Draws
 from fairseq_ats.schemes.partial_sgd import SchemeOfParts, Update
-from fairseq_ats.schemes.points import MovedPoint, Point, UnitsPoint
+from fairseq_ats.schemes.points import MovedPoint, OfParameters, Point, UnitsPoint
 
 
 @dataclass(eq=False)
@@ -71,14 +72,28 @@ def neuron_point(
         kept: which neurons of each group, (neurons,), bool.
         factor: what the terms of these neurons are multiplied by.
     """
+    return scaled_neuron_point(level, [(group, chosen, 1.0, factor) for group, chosen in kept])
+
+
+def scaled_neuron_point(
+    level: int, kept: Sequence[tuple[NeuronGroup, Tensor, float, float]], shift: OfParameters = MappingProxyType({})
+) -> tuple[Point, dict[nn.Parameter, Tensor]]:
+    """Return the point at which what some neurons own is scaled, and what the others own is zero; and its scales s.
+
+    It runs these neurons alone where that is the same.
+
+    Args:
+        kept: which neurons of each group, (neurons,), bool, and the factors of what enters them and of what leaves.
+        shift: v of :class:`~fairseq_ats.schemes.points.MovedPoint`.
+    """
     scales: dict[nn.Parameter, Tensor] = {}
     units = {}
-    for group, chosen in kept:
+    for group, chosen, entering, leaving in kept:
         for owned in group.owned:
-            scale = owned.spread(chosen).to(owned.parameter.dtype) * (factor if owned.leaves else 1.0)
+            scale = owned.spread(chosen).to(owned.parameter.dtype) * (leaving if owned.leaves else entering)
             scales[owned.parameter] = scales[owned.parameter] * scale if owned.parameter in scales else scale
         for layer, leaves in group.layers:
-            units[layer] = (chosen.nonzero().flatten(), factor if leaves else 1.0)
-    point = MovedPoint(level, scales)
-    has_shorter_way = all(group.layers for group, _ in kept)
+            units[layer] = (chosen.nonzero().flatten(), leaving if leaves else entering)
+    point = MovedPoint(level, scales, shift)
+    has_shorter_way = not shift and all(group.layers and chosen.any() for group, chosen, *_ in kept)
     return UnitsPoint(point, units) if has_shorter_way else point, scales

@@ -37,13 +37,13 @@ class Extragradient(SchemeOfParts):
     def before_step(self, update: Update, take_gradients: Callable[[Point], None]) -> Update:
         if self.gradient == "past":
             return update
-        ahead = self._ahead(self._gradients())
+        ahead = self._ahead(self.gradients)
         take_gradients(ahead)
         return replace(update, points=(ahead,))
 
     def after_step(self, update: Update, optimizer: torch.optim.Optimizer) -> None:
         if self.gradient == "past":
-            self._past = {p: gradient.clone() for p, gradient in self._gradients().items()}
+            self._past = {p: gradient.clone() for p, gradient in self.gradients.items()}
 
     def state_dict(self) -> Mapping[str, Any]:
         return {name: self._past[p] for name, p in self.parts.parameters.items() if p in self._past}
@@ -55,6 +55,3 @@ class Extragradient(SchemeOfParts):
 
     def _ahead(self, gradients: Mapping[nn.Parameter, Tensor]) -> MovedPoint:
         return MovedPoint(self.max_level, offset={p: g * -self.step for p, g in gradients.items()})
-
-    def _gradients(self) -> dict[nn.Parameter, Tensor]:
-        return {p: p.grad for p in self.parts.parameters.values() if p.grad is not None}

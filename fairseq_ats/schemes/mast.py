@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fairseq_ats.schemes.arguments import argument, choice
 from fairseq_ats.schemes.draws import Draws
+from fairseq_ats.schemes.dropout import scaled_neuron_point
 from fairseq_ats.schemes.partial_sgd import SchemeOfParts, Update
-from fairseq_ats.schemes.points import MovedPoint, OfParameters, Point, UnitsPoint
+from fairseq_ats.schemes.points import MovedPoint, OfParameters, Point
 from fairseq_ats.schemes.sketches import KINDS, Sketches
 
 
@@ -96,14 +97,14 @@ class Mast(SchemeOfParts):
         """Replace the gradients by the estimate whose variance over sketches is smaller."""
         if not self.adds_gradients:
             return update
-        number, own, past = update.number, self._gradients(), self._kept["anchor"]
+        number, own, past = update.number, self.gradients, self._kept["anchor"]
         drawn = float(torch.rand((), generator=self.draws.generator(number, "refresh")))
         is_page, refreshes = self.variance_reduction == "page", not past or drawn < self.refresh
         if refreshes:
             mean = estimate = self._mean(own, self._chosen(number), take_gradients)
         if past and not (is_page and refreshes):
             take_gradients(replace(self._fixed(self._chosen(number)), base=past))
-            there, added = self._gradients(), self._kept["estimate"]
+            there, added = self.gradients, self._kept["estimate"]
             estimate = {p: g - there[p] + added[p] for p, g in own.items()}
         if is_page or refreshes:
             self._kept["anchor"] = _copies(self.parts.parameters.values())
@@ -146,33 +147,24 @@ class Mast(SchemeOfParts):
         total = {p: g.clone() for p, g in own.items()}
         for index in set(range(self.sketches)) - {chosen}:
             take_gradients(self._fixed(index))
-            for p, g in self._gradients().items():
+            for p, g in self.gradients.items():
                 total[p] += g
         return {p: g / self.sketches for p, g in total.items()}
 
-    def _point(self, draws: Draws, number: int, batch: int = 0) -> MovedPoint | UnitsPoint:
+    def _point(self, draws: Draws, number: int, batch: int = 0) -> Point:
         """Draw S for a micro-batch, and return x̃; by the neurons that are kept alone where that is the same."""
         sketches = Sketches(self.sketch, self.keep_prob, self.batches)
-        scales: dict[nn.Parameter, Tensor] = {}
         if self.unit == "weight":
+            scales: dict[nn.Parameter, Tensor] = {}
             for name, p in self.parts.weights.items():
                 kept, factor = sketches.drawn(draws, p.numel(), number, batch, name)
                 scales[p] = kept.view(p.shape).to(p) * factor
             return MovedPoint(self.max_level, scales, self._kept["shift"])
-        units: dict[nn.Module, tuple[Tensor, float]] = {}
-        groups = [*self.parts.hidden, *self.parts.keys]
-        for group in groups:
+        kept_of = []
+        for group in [*self.parts.hidden, *self.parts.keys]:
             kept, factor = sketches.drawn(draws, group.size, number, batch, group.name)
-            for owned in group.owned:
-                scale = owned.spread(kept).to(owned.parameter.dtype) * factor
-                scales[owned.parameter] = scales.get(owned.parameter, 1) * scale
-            units |= {layer: (kept.nonzero().flatten(), factor) for layer, _ in group.layers if kept.any()}
-        point = MovedPoint(self.max_level, scales, self._kept["shift"])
-        has_shorter_way = self.shift == "zero" and len(units) == sum(len(group.layers) or 1 for group in groups)
-        return UnitsPoint(point, units) if has_shorter_way else point
-
-    def _gradients(self) -> dict[nn.Parameter, Tensor]:
-        return {p: p.grad for p in self.parts.parameters.values() if p.grad is not None}
+            kept_of.append((group, kept, factor, factor))
+        return scaled_neuron_point(self.max_level, kept_of, self._kept["shift"])[0]
 
 
 def _copies(parameters: Iterable[nn.Parameter]) -> OfParameters:

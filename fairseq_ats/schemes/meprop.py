@@ -45,7 +45,7 @@ class MeProp(SchemeOfParts):
     def before_step(self, update: Update, take_gradients: Callable[[Point], None]) -> Update:
         if self.kind != "exact":
             return update
-        gradients = {p: p.grad for p in self.parts.parameters.values() if p.grad is not None}
+        gradients = self.gradients
         count = _share(self.ratio, sum(gradient.numel() for gradient in gradients.values()))
         return replace(update, mask=ElementMask(largest(gradients, count)))
 

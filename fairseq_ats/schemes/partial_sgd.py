@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from fairseq_ats.architectures.parts import ModelParts
 from fairseq_ats.host.workers import ALONE, Workers
@@ -176,6 +177,11 @@ class SchemeOfParts(Scheme):
                 f"{other}--partitioned-linear-module-name PartitionedLinear"
             )
         self.parts, self.draws, self.workers = parts, draws, workers
+
+    @property
+    def gradients(self) -> dict[nn.Parameter, Tensor]:
+        """The gradients that are there now, as they are."""
+        return {p: p.grad for p in self.parts.parameters.values() if p.grad is not None}
 
     @classmethod
     def problems(cls, arguments: Mapping[str, Any]) -> list[str]:

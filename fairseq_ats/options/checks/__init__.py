@@ -87,7 +87,7 @@ def training_problems(cfg: PartitionedConfig) -> list[str]:
         *options.criteria.problems(options.max_level),
         *_step_scale_problems(options, option_of(cfg, "optimizer", "alternate_lr_coef")),
         *_perturbed_problems(options),
-        *mast_problems(cfg),
+        *mast_problems(cfg, options),
         *ist_problems(cfg, options),
         *range_problems(cfg),
     ]

@@ -12,9 +12,8 @@ from fairseq_ats.schemes.mast import Mast
 from fairseq_ats.schemes.schedule import SchemeName
 
 
-def mast_problems(cfg: PartitionedConfig) -> list[str]:
+def mast_problems(cfg: PartitionedConfig, options: Options) -> list[str]:
     """Return one message for each option with which the estimates of MAST would be biased."""
-    options = Options(cfg)
     if options.scheme.name != SchemeName.MAST or options.scheme.problems(None):
         return []
     scheme, host = cast(Mast, options.scheme.scheme_of(CORE_LEVEL)), options.host
