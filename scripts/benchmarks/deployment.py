@@ -70,6 +70,7 @@ for _level in ("super", "core"):
         f"CTranslate2 float32, {_level}": CTranslate2Model(),
         f"CTranslate2 int8, {_level}": CTranslate2Model(quantization="int8"),
         f"CTranslate2 int8 shortlist, {_level}": CTranslate2Model(quantization="int8", shortlist="train"),
+        f"ONNX float32, {_level}": OnnxModel(),
         f"ONNX int8, {_level}": OnnxModel(quantization="int8"),
     }
 
