@@ -6,6 +6,7 @@
 #
 #   --output DIR     where the runs and figure4.png, figure4.jsonl, table.md go (runs/figure4/demo or runs/figure4/multi30k)
 #   --threads N      CPU threads (default: all cores)
+#   --device DEVICE  cpu or cuda (default: as the configuration says)
 #   --dry-run        print the two fairseq-train commands and stop
 #   -- OPTIONS...    fairseq options for both trainings, as in: -- --max-epoch 6 --seed 2
 set -euo pipefail

@@ -13,6 +13,7 @@
 #   --data DIR       the data (default: runs/multi30k/data, runs/cifar10/data)
 #   --output DIR     where the runs, the pictures, the numbers and the tables go (default: runs/figures23/DATA)
 #   --threads N      CPU threads (default: all cores)
+#   --device DEVICE  cpu or cuda (default: as the configuration says)
 #   --dry-run        print the fairseq-train commands and stop
 #   -- OPTIONS...    fairseq options for all trainings, as in: -- --max-epoch 6 --seed 2
 set -euo pipefail

@@ -8,6 +8,7 @@
 #   --data DIR       the data (default: runs/multi30k/data)
 #   --output DIR     where the runs and theory.jsonl, table.md go (default: runs/theory/DATA)
 #   --threads N      CPU threads (default: all cores)
+#   --device DEVICE  cpu or cuda (default: as the configuration says)
 #   --dry-run        print the fairseq-train commands and stop
 #   -- OPTIONS...    fairseq options for all trainings, as in: -- --seed 2
 set -euo pipefail

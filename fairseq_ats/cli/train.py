@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.cli.config_file import options_of, read_config
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats train"
     parser = _parser(prog)
     args, extra = parser.parse_known_args(arguments)
     with parser.errors_in_a_sentence():
-        options = options_of(read_config(args.config), args.config)
+        config = read_config(args.config)
+        if args.device is not None:
+            config = _on(args.device, config)
+        options = options_of(config, args.config)
         command = ["fairseq-train", str(args.data), "--user-dir", str(PLUGIN), *options]
         command += ["--save-dir", str(args.save_dir), "--log-file", str(args.save_dir / "train.log"), *extra]
         environment = {"OMP_NUM_THREADS": str(args.threads)}
@@ -41,6 +45,22 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats train"
         os.execve(tool, command, os.environ | environment)
 
 
+def _on(device: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a training on this device.
+
+    Raises:
+        ValueError: torch finds no GPU; fairseq would train on the CPU without a word (fairseq/trainer.py:60).
+    """
+    others = {key: value for key, value in config.items() if key != "cpu"}
+    if device == "cpu":
+        return others | {"cpu": True}
+    import torch  # not for the other commands, whose start it would slow down
+
+    if not torch.cuda.is_available():
+        raise ValueError("argument --device: cuda is not allowed, because torch finds no GPU; allowed: cpu")
+    return others
+
+
 def _parser(prog: str) -> CommandParser:
     parser = CommandParser(prog, __doc__, allow_abbrev=False)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="configuration file")
@@ -51,5 +71,6 @@ def _parser(prog: str) -> CommandParser:
     parser.add_argument(
         "--threads", type=positive, default=os.cpu_count(), metavar="N", help="CPU threads (default: all cores)"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="train there, whatever the file says of --cpu")
     parser.add_argument("--dry-run", action="store_true", help="print the command and stop")
     return parser

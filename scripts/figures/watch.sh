@@ -16,7 +16,7 @@ corpora=
 corpus=
 data=
 output=
-threads=()
+on=() # --threads, --device
 extra=()
 dry=false
 known=()  # names of all runs
@@ -47,12 +47,12 @@ watch() {
 read_options() {
   while (($#)); do
     case $1 in
-      --data | --output | --threads)
+      --data | --output | --threads | --device)
         (($# > 1)) || die "$1 needs a value"
         case $1 in
           --data) data=$2 ;;
           --output) output=$2 ;;
-          --threads) threads=("$1" "$2") ;;
+          --threads | --device) on+=("$1" "$2") ;;
         esac
         shift
         ;;
@@ -62,7 +62,7 @@ read_options() {
         extra=("$@")
         break
         ;;
-      -*) die "unknown option $1; allowed: --data --output --threads --dry-run --" ;;
+      -*) die "unknown option $1; allowed: --data --output --threads --device --dry-run --" ;;
       *) if [[ " $corpora " == *" $1 "* ]]; then corpus=$1; else chosen+=("$1"); fi ;;
     esac
     shift
@@ -102,7 +102,7 @@ run() {
   known+=("$name")
   if $listing || { ((${#chosen[@]})) && [[ " ${chosen[*]} " != *" $name "* ]]; }; then return 0; fi
   drawn+=("$label=$folder/train.log")
-  local command=(fairseq-ats train "configs/$figure/$corpus.yaml" "$data" --save-dir "$folder" "${threads[@]}" "$@")
+  local command=(fairseq-ats train "configs/$figure/$corpus.yaml" "$data" --save-dir "$folder" "${on[@]}" "$@")
   command+=("${extra[@]}")
   if $dry; then
     "${command[@]}" --dry-run

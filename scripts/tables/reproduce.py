@@ -85,6 +85,7 @@ def parser_of(description: str | None, tables: Iterable[str]) -> argparse.Argume
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/tables", help="default: runs/tables")
     parser.add_argument("--results", type=Path, default=ROOT / "results/tables", help="default: results/tables")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="CPU threads (default: all cores)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="train and decode there (default: as the rows say)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
     what.add_argument("--finished-only", action="store_true", help="train nothing: score what is finished, and draw")
@@ -245,7 +246,10 @@ class Reproduction:
 
     def _command(self, run: Run) -> list[str]:
         needs = self._needs(run)
-        return run.command(needs.training_data, self.args.threads, [*needs.options, *self.args.fairseq_options])
+        device = ["--device", self.args.device] if self.args.device is not None else []
+        return run.command(
+            needs.training_data, self.args.threads, [*device, *needs.options, *self.args.fairseq_options]
+        )
 
     def _needs(self, run: Run) -> Needs:
         """Return what a run needs of the runs of other rows, each with its own way of choosing checkpoints."""
@@ -294,6 +298,8 @@ class Reproduction:
         print(f"{NAME}: {run}: BLEU {bleu}", flush=True)
 
     def _device(self, run: Run) -> str:
+        if self.args.device is not None:
+            return str(self.args.device)
         on_cpu = "cpu" in read_config(run.recipe.config(run.row)) or "--cpu" in self.args.fairseq_options
         return "cuda" if torch.cuda.is_available() and not on_cpu else "cpu"
 

@@ -196,6 +196,19 @@ def test_train_passes_options_on(tmp_path: Path) -> None:
     assert "OMP_NUM_THREADS=" in command
 
 
+@pytest.mark.parametrize("file", ["cpu: true\n", ""])
+def test_train_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    """--device overrides the file; without a GPU the command says so, where fairseq would take the CPU."""
+    (tmp_path / "c.yaml").write_text(f"arch: transformer\n{file}")
+    arguments = (tmp_path / "c.yaml", "data", "--save-dir", tmp_path / "run", "--dry-run", "--device")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "--cpu" in said_by(train_command, *arguments, "cpu").split()
+    message = "argument --device: cuda is not allowed, because torch finds no GPU; allowed: cpu"
+    assert message in said_by(train_command, *arguments, "cuda", fails=True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert "--cpu" not in said_by(train_command, *arguments, "cuda").split()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -504,7 +517,7 @@ def figure4(*options: object) -> subprocess.CompletedProcess[str]:
 
 def test_figure_4_refuses(tmp_path: Path) -> None:
     for options, message in (
-        (["--quick"], "unknown option --quick; allowed: --data --output --threads --dry-run --"),
+        (["--quick"], "unknown option --quick; allowed: --data --output --threads --device --dry-run --"),
         (["--output"], "--output needs a value"),
         (["--data", tmp_path], f"--data is {tmp_path}, which is not a folder of binarised data"),
     ):

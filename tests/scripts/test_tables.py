@@ -483,7 +483,7 @@ def test_dry_run_prints_the_commands(
     monkeypatch.setattr(command, "planned_cost", lambda *of: (10, 2 * 10**15))
     table = read_tables()[name]
     options = ["--seeds", "4,5", "--threads", "3", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path)]
-    assert command.main([name, *options, "--dry-run", "--", "--fp16", "--update-freq", "2"]) == 0
+    assert command.main([name, *options, "--dry-run", "--device", "cuda", "--", "--fp16", "--update-freq", "2"]) == 0
     output = capsys.readouterr().out.splitlines()
     recipe = table.recipe.name
     data = {
@@ -505,7 +505,7 @@ def test_dry_run_prints_the_commands(
             line = ["fairseq-ats", "train", f"configs/{recipe}/{row.name}.yaml"]
             line += [of_source(row, "data", seed, "translated") or folder]
             line += ["--save-dir", f"{tmp_path}/runs/{recipe}/{row.name}/seed{seed}", "--threads", "3"]
-            line += ["--seed", str(seed)]
+            line += ["--seed", str(seed), "--device", "cuda"]
             for key, file in (("init_from", "stock.pt"), ("core_data", "translated")):
                 given = of_source(row, key, seed, file)
                 line += [f"--{key.replace('_', '-')}", given] if given else []
