@@ -160,7 +160,7 @@ RESOLVED = {
     "wmt17_strong": "efe48e49862df64e",
     "multi30k": "6f4720abc772a62f",
     "multi30k_kinds": "f1f622b80304cd25",
-    "multi30k_converged": "8ddc8b0e4eb000f3",
+    "multi30k_converged": "85b742970bb62097",
     "multi30k_strong": "894543dcdfe23cdc",
 }
 
@@ -258,6 +258,8 @@ def converged_changes(name: str) -> dict[str, Any]:
     own = dict(CONVERGED_KINDS.get(kind, {}))
     if warm := re.search(r"warm_(\d+)$", treatment):
         own |= {"lr": 0.0016, "warmup_updates": 30, "max_update": LONGER[warm[1]]}
+    elif treatment == "1to3_warm":
+        own |= ATS | {"alternate_pattern": "1:3", "lr": 0.0016, "warmup_updates": 30}
     elif treatment == "alone_warm":
         own |= {"max_level": 1, "lr": 0.0016, "warmup_updates": 30}
     elif treatment == "alone_short":
@@ -301,6 +303,9 @@ def test_rows_for_equal_flops_cost_the_same(kind: str) -> None:
     assert ats.flops(updates(f"{kind}_ats_twice")) == pytest.approx(both, rel=0.005)
     for row in ("alone_warm", "alone_short"):
         assert updates(f"{kind}_{row}") * core == pytest.approx(ats.flops(updates(f"{kind}_warm_25")), rel=0.005)
+    if kind == "small_width_0.25":
+        of_pattern = cost(f"{kind}_1to3_warm").flops(updates(f"{kind}_1to3_warm"))
+        assert of_pattern == pytest.approx(ats.flops(updates(f"{kind}_warm_25")), rel=0.005)
 
 
 CONVERGED_TABLES = {name: table for name, table in TABLES.items() if table.recipe.name == "multi30k_converged"}
