@@ -56,11 +56,15 @@ def _lines(joint: Sequence[tuple[str, str]]) -> list[Line]:
 
 
 # The recipe whose records README shows, and the lines of each recipe that it can show.
-RECIPE = "multi30k"
-TWICE = ("ATS, twice the updates", "ats_twice")
+RECIPE = "multi30k_converged"
+WARM = ("ATS from the standard one", "warm_25")
 LINES = {
-    "multi30k": _lines([TWICE]),
-    "multi30k_converged": _lines([TWICE, ("ATS from the standard one, 25 % of its updates", "warm_25")]),
+    "multi30k": _lines([("ATS, twice the updates", "ats_twice")]),
+    "multi30k_converged": [
+        *_lines([WARM]),
+        Line("2 of 4 decoder layers", "core alone", "decoder_2_alone", "decoder_2_alone"),
+        Line("", WARM[0], "decoder_2_warm_25", "decoder_2_alone"),
+    ],
 }
 
 

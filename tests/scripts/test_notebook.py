@@ -1,11 +1,15 @@
-"""``docs/demo.ipynb``: its cells are shell, its commands the README's. Running it takes minutes; see docs/usage.md."""
+"""``docs/demo.ipynb``: its cells are shell, its commands the README's, and they run from top to bottom."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import ROOT
 from tests.test_documents import commands
@@ -22,20 +26,28 @@ def test_it_is_a_clean_notebook() -> None:
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in NOTEBOOK["cells"])
 
 
+def run_cells(folder: Path, environment: dict[str, str]) -> str:
+    """Run the cells one after another, as a kernel does; return what they print."""
+    output = ""
+    for cell in CELLS:
+        script = cell.removeprefix("%%bash\n")
+        done = subprocess.run(
+            ["bash"], input=script, cwd=folder / "docs", env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        output += done.stdout
+    return output
+
+
 def executed(folder: Path, **variables: str) -> list[str]:
-    """Run the cells one after another, as a kernel does, with stand-ins for all that takes long; return the calls."""
+    """Run the cells with stand-ins for all that takes long; return the calls."""
     log, programs = folder / "log", folder / "bin"
     programs.mkdir()
     for name in ("fairseq-ats", "python", "apt-get"):
         (programs / name).write_text(PROGRAM)
         (programs / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(log)} | variables
-    for cell in CELLS:
-        script = cell.removeprefix("%%bash\n")
-        done = subprocess.run(
-            ["bash"], input=script, cwd=folder / "docs", env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+    run_cells(folder, environment)
     return log.read_text().splitlines()
 
 
@@ -70,3 +82,24 @@ def test_its_commands_are_those_of_the_readme(tmp_path: Path) -> None:
             assert call.removesuffix(" --overwrite") in of_readme
         elif not call.startswith(("python", "fairseq-ats translate")):
             assert f"scripts/{call.split()[0]}" in of_readme
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="its cells use the environment in the root, .venv")
+def test_it_runs_for_real(tmp_path: Path) -> None:
+    """In a copy of the checkout with its environment; few updates, and few sentences to decode, are the difference."""
+    folder = tmp_path / "checkout"
+    leave_out = shutil.ignore_patterns(".*", "runs", "results", "tests", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, folder, ignore=leave_out)
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    (folder / "scripts/setup_env.sh").write_text("#!/bin/sh\n")
+    corpus = folder / "scripts/demo/corpus.py"
+    sizes = re.compile(r'"(valid|test)": \d+')
+    assert len(sizes.findall(corpus.read_text())) == 2
+    corpus.write_text(sizes.sub(r'"\1": 8', corpus.read_text()))
+    said = run_cells(folder, os.environ | {"PYTHONPATH": str(folder), "DEMO_OPTIONS": "--max-update 4"})
+    table = [line.split("|")[1].strip() for line in said.splitlines() if line.startswith("|")]
+    assert table == ["network", "---", "super", "core"]
+    model = folder / "runs/demo/super-hf/model.safetensors"
+    assert model.is_file()
+    assert re.fullmatch(r"\['.*'\]", said.splitlines()[-1]), "what transformers translated"
