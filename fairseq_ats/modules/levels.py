@@ -31,7 +31,10 @@ def set_level(model: nn.Module, level: int) -> None:
     Raises:
         ValueError: the model has no partitioned layer, or does not hold that level.
     """
-    modules = partitioned_modules(model)
+    _set_level(partitioned_modules(model), level)
+
+
+def _set_level(modules: Sequence[PartitionedModule], level: int) -> None:
     for module in modules:
         module.check_level(level)
     for module in modules:
@@ -47,12 +50,13 @@ def use_level(model: nn.Module, level: int) -> Iterator[None]:
     Raises:
         ValueError: see :func:`set_level`.
     """
-    previous = [(module, module.level) for module in partitioned_modules(model)]
-    set_level(model, level)
+    modules = partitioned_modules(model)
+    previous = [module.level for module in modules]
+    _set_level(modules, level)
     try:
         yield
     finally:
-        for module, old_level in previous:
+        for module, old_level in zip(modules, previous, strict=True):
             module.level = old_level
 
 

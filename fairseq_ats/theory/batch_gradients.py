@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +45,7 @@ class UpdateBatch:
                 precision.
             ignore: fairseq's ``ignore_grad``. If True, the sample is a dummy, because this worker has no batch left.
         """
-        if begins_update(model):  # micro-batches from before that do not belong to this update
+        if begins_update(model.parameters()):  # micro-batches from before that do not belong to this update
             self.forget()
         batch = _MicroBatch(criterion, sample, utils.get_rng_state())
         try:
@@ -93,12 +93,15 @@ class UpdateBatch:
         return float(total) or 1.0  # as fairseq does (fairseq/trainer.py:945)
 
 
-def begins_update(model: nn.Module) -> bool:
+def begins_update(parameters: Iterable[nn.Parameter]) -> bool:
     """Return whether the micro-batch that comes next is the first of its update.
 
     fairseq clears the gradients before that, and after an overflow (fairseq/trainer.py:802 and :1024).
+
+    Args:
+        parameters: all that can have gradients.
     """
-    return all(p.grad is None for p in model.parameters())
+    return all(p.grad is None for p in parameters)
 
 
 def _sum_over_workers(tensors: list[Tensor]) -> None:

@@ -374,9 +374,9 @@ class PartitionedTask(BatchesOfTheirOwn):
             self._update = self.scheme.update(number)
         return self._update
 
-    def _batch_number(self, model: Any) -> int:
+    def _batch_number(self) -> int:
         """Return the number of the micro-batch that comes next, within its update and over all workers."""
-        self._micro_batch = 0 if begins_update(model) else self._micro_batch + 1
+        self._micro_batch = 0 if begins_update(self._trained) else self._micro_batch + 1
         return self._micro_batch * self._workers.count + self._workers.rank
 
     def _run_points(
@@ -391,7 +391,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         losses, merged = 0.0, {}
         with self.criteria.remembering(model, in_autocast(criterion, autocast), sample, update.number, ignore_grad):
             teacher = self.distillation.teacher(model, sample, update) if self.distillation else None
-            for point in self.scheme.points_of(update, self._batch_number(model)):
+            for point in self.scheme.points_of(update, self._batch_number()):
                 own_criterion = teacher.criterion_for(point.level, criterion) if teacher else criterion
                 with point.of(model):
                     own_sample = self.sample_of(point.level, sample)
