@@ -1,4 +1,4 @@
-"""Name the machine, for records of what was measured on it."""
+"""Name the machine, for records of what was measured on it, and refuse a device that it lacks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import platform
 from pathlib import Path
 
 import torch
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a GPU that is not there; fairseq would train on the CPU without a word (fairseq/trainer.py:60).
+
+    Raises:
+        ValueError: ``device`` is "cuda", and torch finds no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("argument --device: cuda is not allowed, because torch finds no GPU; allowed: cpu")
 
 
 def hardware(device: str, threads: int) -> str:

@@ -49,16 +49,13 @@ def _on(device: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a training on this device.
 
     Raises:
-        ValueError: torch finds no GPU; fairseq would train on the CPU without a word (fairseq/trainer.py:60).
+        ValueError: it is not there.
     """
-    others = {key: value for key, value in config.items() if key != "cpu"}
-    if device == "cpu":
-        return others | {"cpu": True}
-    import torch  # not for the other commands, whose start it would slow down
+    from fairseq_ats.cli.hardware import check_device  # imports torch, which a command without --device does not need
 
-    if not torch.cuda.is_available():
-        raise ValueError("argument --device: cuda is not allowed, because torch finds no GPU; allowed: cpu")
-    return others
+    check_device(device)
+    others = {key: value for key, value in config.items() if key != "cpu"}
+    return others | {"cpu": True} if device == "cpu" else others
 
 
 def _parser(prog: str) -> CommandParser:

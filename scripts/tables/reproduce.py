@@ -35,7 +35,7 @@ from fairseq.data.data_utils import infer_language_pair
 from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cli.config_file import read_config
 from fairseq_ats.cli.environment import restart_in_cpu_environment, silence_libraries
-from fairseq_ats.cli.hardware import hardware
+from fairseq_ats.cli.hardware import check_device, hardware
 from fairseq_ats.files import written_whole
 from scripts.tables import flops_picture, markdown
 from scripts.tables.comparison import compare
@@ -200,6 +200,7 @@ class Reproduction:
         """Train and score what is missing, and compare what is recorded; return a sentence for each run that failed."""
         missing = self.missing()
         if missing:
+            check_device(self.args.device)
             self._check_data()
         elif not self.args.finished_only:
             print(f"{NAME}: all is recorded in {shown(self.records.folder)}; --results DIR --runs DIR makes new runs")

@@ -533,12 +533,14 @@ def test_dry_run_prints_the_commands(
             ["1a", "--data", "nowhere"],
             "--data is nowhere, which is not a folder; `scripts/prepare_iwslt14.sh` makes it",
         ),
+        (["1a", "--device", "cuda"], "argument --device: cuda is not allowed, because torch finds no GPU"),
     ],
 )
 def test_the_command_refuses(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit) as ended:
         command.main([*arguments[:1], "--results", str(tmp_path), *arguments[1:]])
     assert message in (capsys.readouterr().err + str(ended.value))
