@@ -26,7 +26,9 @@ def join(blocks: Sequence[Tensor], dim: int, groups: int = 1) -> Tensor:
         return blocks[0]
     if groups == 1:
         return torch.cat(list(blocks), dim)
-    return torch.cat([block.unflatten(dim, (groups, -1)) for block in blocks], dim + 1).flatten(dim, dim + 1)
+    # reshape and not unflatten, which takes as long as the rest together on small tensors.
+    grouped = [b.reshape(*b.shape[:dim], groups, b.shape[dim] // groups, *b.shape[dim + 1 :]) for b in blocks]
+    return torch.cat(grouped, dim + 1).flatten(dim, dim + 1)
 
 
 def divide(full: Tensor, sizes: Sequence[int], dim: int, groups: int = 1) -> list[Tensor]:

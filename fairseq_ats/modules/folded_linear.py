@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,18 +31,19 @@ def linear_with_folded_weight(
         keep: what the backward pass keeps of the gradient (rows, out): either as much, or some of its columns and their
             numbers, so that the products are smaller. The gradient of the bias then has all columns. None: everything.
     """
-    device, dtype = x.device.type, x.dtype
-    if torch.is_autocast_enabled(device) and dtype != torch.float64:  # autocast leaves float64 alone
-        dtype = torch.get_autocast_dtype(device)
-
-    def weight_for_product() -> Tensor:
-        with torch.autocast(device, enabled=False):
-            return fold().to(dtype)
-
-    bias = None if bias is None else bias.to(dtype)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device) if x.dtype != torch.float64 else x.dtype  # autocast leaves it alone
+        fold = partial(_fold_for_product, fold, device, dtype)
+        x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
     # Flatten to 2-D: a custom Function must not return a view, because callers may modify the result in place.
-    rows = _Linear.apply(x.reshape(-1, x.shape[-1]).to(dtype), weight_for_product(), bias, weight_for_product, keep)
+    rows = _Linear.apply(x.reshape(-1, x.shape[-1]), fold(), bias, fold, keep)
     return rows.view(*x.shape[:-1], rows.shape[-1])
+
+
+def _fold_for_product(fold: Callable[[], Tensor], device: str, dtype: torch.dtype) -> Tensor:
+    with torch.autocast(device, enabled=False):
+        return fold().to(dtype)
 
 
 class _Linear(torch.autograd.Function):

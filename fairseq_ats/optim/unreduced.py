@@ -50,15 +50,35 @@ class ClipsAllGradients(FairseqOptimizer):
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: object = None) -> Tensor:
         """Clip as fairseq does, and return the norm, which is the same on every worker.
 
-        fairseq's own function clips nothing where no gradient is reduced (fairseq/utils.py:361).
+        fairseq's own function clips nothing where no gradient is reduced (fairseq/utils.py:361). Without apex it also
+        starts a kernel for each parameter (fairseq/utils.py:382), which on a card is a fifth of an update's kernels.
         """
-        unreduced = [p for p in self.params if p.grad is not None and not is_reduced(p)]
+        held = [p for p in self.params if p.grad is not None]
+        unreduced = [p for p in held if not is_reduced(p)]
+        if not unreduced and aggregate_norm_fn is None and held and all(map(_is_float32_on_card, held)):
+            return clip_at_once(held, max_norm)
         if not unreduced:
             return super().clip_grad_norm(max_norm, aggregate_norm_fn)
         squares = torch.stack([getattr(p, _MARK) * p.grad.norm().double() ** 2 for p in unreduced]).sum()
         Workers.of_this_process().add_up_(squares)
         norm = (squares + super().clip_grad_norm(0).double() ** 2).sqrt().float()
         if max_norm > 0:
-            gradients = [p.grad for p in self.params if p.grad is not None]
-            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1))
+            nn.utils.clip_grads_with_norm_(held, max_norm, norm)
         return norm
+
+
+def clip_at_once(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Clip the gradients of these parameters as fairseq does, by a few kernels for all; return their norm.
+
+    Args:
+        max_norm: 0 clips nothing.
+    """
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    if max_norm > 0:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
+
+
+def _is_float32_on_card(p: nn.Parameter) -> bool:
+    # On a CPU fairseq's function is as fast, and the sum is in another order: results would change in the last bit.
+    return p.grad is not None and p.grad.dtype == torch.float32 and p.grad.device.type == "cuda"

@@ -17,6 +17,7 @@ from fairseq_ats.modules.levels import freeze_outside, use_level
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModel
 from fairseq_ats.optim.mask import ElementMask, LevelMask, MaskedStep
 from fairseq_ats.optim.sgd_for_partitioned_model import SGDForPartitionedModel
+from fairseq_ats.optim.unreduced import clip_at_once
 from fairseq_ats.partition.tags import holds, levels_of, tag_levels
 from tests.optim.test_adam import build_optimizer, config, snapshot
 
@@ -277,3 +278,19 @@ def test_a_core_loads_without_the_norm_of_the_super_network() -> None:
     core.load_state_dict({name.removeprefix("here."): value for name, value in state.items()})
     with pytest.raises(ValueError, match=r"the checkpoint has no here\.extension\.weight"):
         OwnNorm(5).upgrade_state_dict_named(state, "here")
+
+
+@pytest.mark.parametrize("max_norm", [0, 0.5, 100])
+def test_clipping_at_once_against_float64(max_norm: float) -> None:
+    """The norm and the clipped gradients, to 1e-6; a parameter without a gradient stays without."""
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in [(3, 4), (5,), (2, 2, 2), (7,)]]
+    for p in parameters[:3]:
+        p.grad = torch.randn_like(p)
+    before = [p.grad.double() for p in parameters[:3]]
+    norm = sum(float((g**2).sum()) for g in before) ** 0.5
+    assert float(clip_at_once(parameters, max_norm)) == pytest.approx(norm, rel=1e-6)
+    scale = min(1.0, max_norm / (norm + 1e-6)) if max_norm else 1.0
+    assert (scale < 1) == (max_norm == 0.5)
+    for p, gradient in zip(parameters, before, strict=False):
+        torch.testing.assert_close(p.grad.double(), scale * gradient, rtol=1e-6, atol=0)
+    assert parameters[3].grad is None
