@@ -21,6 +21,7 @@ from fairseq_ats import plugin  # noqa: F401  registers the task
 from fairseq_ats.architectures.resnet import RESNETS
 from fairseq_ats.checkpoints.keys import IMAGE_TASK_NAME, STOCK_TASK_NAME, TASK_NAME
 from fairseq_ats.cli.arguments import CommandParser, positive
+from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.cost.budget import Core, cores_within
 from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, scheme_flops, scheme_of_parts_flops
 from fairseq_ats.cost.images import CIFAR10, image_table
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_
     parser = _parser(prog)
     # fairseq parses the rest: a value there must not be taken for a file here.
     args, rest = parser.parse_known_args(arguments)
+    silence_libraries()
     torch.set_num_threads(1)  # two on a busy machine wait for each other
     checkpoint = rest[0] if len(rest) == 1 and not rest[0].startswith("-") else None
     if checkpoint is None and not {"--arch", "-a"} & set(rest):

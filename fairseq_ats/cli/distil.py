@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fairseq_ats.cli.arguments import CommandParser, positive
+from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.files import sha256_of
 
 
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats distil
     from fairseq_ats.data.folder import DataFolder
     from fairseq_ats.inference.distil import distil
     from fairseq_ats.inference.translator import Translator
+
+    silence_libraries()
 
     def progress(sentences: Iterator[Any], count: int) -> Iterator[Any]:
         seldom = 1 if sys.stderr.isatty() else 30  # a log file gets a line for each

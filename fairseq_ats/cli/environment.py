@@ -31,5 +31,5 @@ def silence_libraries(level: int = logging.WARNING) -> None:
     fairseq makes the root logger print everything (fairseq/tasks/text_to_speech.py:23), also of unrelated libraries.
     matplotlib logs while it is imported: import it afterwards.
     """
-    for name in ("fairseq", "fairseq_ats", "hydra", "matplotlib", "PIL", "sacrebleu"):
+    for name in ("", "fairseq", "fairseq_ats", "hydra", "matplotlib", "PIL", "sacrebleu"):
         logging.getLogger(name).setLevel(level)

@@ -255,6 +255,7 @@ def test_command() -> None:
     options = ("--small-ratio", "0.25", "--alternate", "--alternate-pattern", "2:1")
     sizes = ("--vocabulary", "50", "--tokens", "200", "--length", "5")
     printed = run(["-m", "fairseq_ats.cost", *ARCH, *options, *sizes])
+    assert printed.startswith("transformer: ")  # and not with the log of a library
     assert "small_ratio=0.25" in printed
     assert "| ATS (alternate) |" in printed
     assert "| ATS (alternate 2:1) |" in printed
