@@ -48,6 +48,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     ),
 }
 AVERAGED = 9  # number of records in the moving average
+LINEAR = 50  # a panel whose values differ by a larger factor, and are positive, has a logarithmic axis
 
 
 def main() -> None:
@@ -118,12 +119,16 @@ def draw(runs: dict[str, list[Record]], path: Path, panels: Sequence[Panel]) -> 
     figure = new_figure(12, 3.6)
     axes = figure.subplots(1, len(panels))
     for axis, (title, label, value) in zip(axes, panels, strict=True):
+        drawn: list[float] = []
         for number, (name, records) in enumerate(runs.items()):
             points = [(record["num_updates"], value(record)) for record in records]
             points = [(x, y) for x, y in points if math.isfinite(y)]
             x, y = [x for x, _ in points], [y for _, y in points]
             axis.plot(x, y, color=f"C{number}", linewidth=0.6, alpha=0.4)
             axis.plot(x, moving_average(y), color=f"C{number}", label=name)
+            drawn += y
+        if drawn and 0 < LINEAR * min(drawn) < max(drawn):  # one measurement would flatten all others
+            axis.set_yscale("log")
         axis.set(title=title, xlabel="update")
         axis.set_ylabel(label, fontsize=8)
         axis.grid(alpha=0.3)
