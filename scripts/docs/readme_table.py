@@ -62,6 +62,7 @@ LINES = {
     "multi30k": _lines([("ATS, twice the updates", "ats_twice")]),
     "multi30k_converged": [
         *_lines([WARM]),
+        Line("", "the same, core on translations", "small_width_0.25_translations_warm_25", "small_width_0.25_alone"),
         Line("2 of 4 decoder layers", "core alone", "decoder_2_alone", "decoder_2_alone"),
         Line("", WARM[0], "decoder_2_warm_25", "decoder_2_alone"),
     ],
