@@ -16,6 +16,7 @@ from fairseq.models.transformer import TransformerModel
 
 from scripts.figures.board import main as draw_board
 from scripts.figures.board import read_events
+from tests import STAND_INS
 from tests.conftest import ROOT
 from tests.support import instrumented
 from tests.support.checkpoints import check_mask, load
@@ -423,7 +424,7 @@ def test_installed_package(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "site")},
+        env={"PYTHONPATH": f"{tmp_path / 'site'}:{STAND_INS}"},
         capture_output=True,
         text=True,
         check=True,
