@@ -22,7 +22,8 @@ from fairseq.dataclass import utils
 from fairseq.dataclass.constants import ChoiceEnum
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf, _utils, base, grammar_parser
 
 parse_rule, compose = OverridesParser.parse_rule, utils.compose
 _choices = cache(ChoiceEnum)
@@ -80,20 +81,37 @@ def _composed(groups: tuple[str, ...]) -> DictConfig:
     return _values.value(groups, lambda: compose("config", overrides=list(groups), strict=False))
 
 
+@cache
+def _plain(groups: tuple[str, ...]) -> dict[str, Any]:
+    return OmegaConf.to_container(_composed(groups), enum_to_str=True)
+
+
+def _is_there(option: Override, plain: dict[str, Any]) -> bool:
+    """Whether an option has the value that the composed groups have anyway, as most do."""
+    *groups, name = option.key_or_group.split(".")
+    for group in groups:
+        plain = plain.get(group) if isinstance(plain, dict) else None
+    if not isinstance(plain, dict) or name not in plain or option.type is not OverrideType.CHANGE:
+        return False
+    value = option.value()
+    return isinstance(value, str | int | float | None) and type(plain[name]) is type(value) and plain[name] == value
+
+
 def _compose(config_name: str, overrides: list[str], strict: bool) -> DictConfig:
     """Compose the groups once ("task=...", "model=..."), and apply the options to a copy as hydra does."""
     groups = tuple(text for text in overrides if "." not in text.partition("=")[0])
-    cfg = copy.deepcopy(_composed(groups))
+    cfg, plain = copy.deepcopy(_composed(groups)), _plain(groups)
     values = [_parsed(text, "override") for text in overrides if text not in groups]
     OmegaConf.set_struct(cfg, True)  # hydra/_internal/config_loader_impl.py:270
-    ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+    ConfigLoaderImpl._apply_overrides_to_config([value for value in values if not _is_there(value, plain)], cfg)
     OmegaConf.set_struct(cfg, strict)
     return cfg
 
 
 def remember_compositions() -> None:
-    """Compose each choice of groups once in this process, and parse each option once."""
+    """Compose each choice of groups once in this process, and parse each option and interpolation once."""
     utils.compose = _compose
+    base.parse = _utils.parse = cache(grammar_parser.parse)
 
 
 def share_compositions(folder: Path) -> None:
