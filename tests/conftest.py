@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -50,6 +51,12 @@ OF_TRAINED = """--encoder-layers 1 --decoder-layers 1 --encoder-ffn-embed-dim 25
 TRAINING = """--criterion label_smoothed_cross_entropy --label-smoothing 0.1 --lr 0.003 --lr-scheduler inverse_sqrt
     --warmup-updates 10 --warmup-init-lr 1e-3 --max-tokens 400 --cpu --no-progress-bar --log-interval 1
     --seed 7 --data-buffer-size 0 --num-workers 0""".split()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported is there to stay: the garbage collection, a tenth of all time, need not look at it again."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +109,9 @@ def make_toy_data(folder: Path) -> None:
         targets = [[word.upper() for word in reversed(source)] for source in sources]
         for language, sentences in (("en", sources), ("de", targets)):
             (raw / f"{split}.{language}").write_text("".join(" ".join(s) + "\n" for s in sentences))
-    binarise(raw, folder / "bin", Binarisation("en", "de", vocabulary=180), say=lambda text: None)
+    with pytest.MonkeyPatch.context() as patch:
+        fork_preprocess(patch)
+        binarise(raw, folder / "bin", Binarisation("en", "de", vocabulary=180), say=lambda text: None, workers=1)
 
 
 @pytest.fixture(scope="session")
@@ -192,6 +201,10 @@ def onnx_core(two_trained_networks: Path, toy_data: Path, tmp_path_factory: pyte
 @pytest.fixture
 def quick_preprocess(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, ``fairseq-ats binarise`` forks ``fairseq-preprocess`` where fairseq is imported already."""
+    fork_preprocess(monkeypatch)
+
+
+def fork_preprocess(patch: pytest.MonkeyPatch) -> None:
     from tests.support.command_line import start  # which imports this module
 
     def forked(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -199,7 +212,7 @@ def quick_preprocess(monkeypatch: pytest.MonkeyPatch) -> None:
         output = process.wait()
         return subprocess.CompletedProcess(command, process.returncode, "", output)
 
-    monkeypatch.setattr(binarise_module, "subprocess", SimpleNamespace(run=forked))
+    patch.setattr(binarise_module, "subprocess", SimpleNamespace(run=forked))
 
 
 @pytest.fixture(params=["PartitionedRankLinear", "PartitionedLinear"])
@@ -207,13 +220,18 @@ def module_name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def batch(build: Callable[..., SimpleNamespace]) -> dict[str, Any]:
-    """One mini-batch of the toy corpus, with padding in source and target."""
-    task = build().task
+@pytest.fixture(scope="session")
+def first_batch(parse: Callable[..., Any]) -> bytes:
+    task = tasks.setup_task(parse().task)
     task.load_dataset("valid")
     dataset = task.dataset("valid")
-    return dataset.collater([dataset[i] for i in range(8)])
+    return pickle.dumps(dataset.collater([dataset[i] for i in range(8)]))
+
+
+@pytest.fixture
+def batch(first_batch: bytes) -> dict[str, Any]:
+    """One mini-batch of the toy corpus, with padding in source and target."""
+    return pickle.loads(first_batch)
 
 
 def with_our_attention(stock: torch.nn.Module) -> torch.nn.Module:

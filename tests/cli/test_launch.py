@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import STAND_INS
 from tests.conftest import ROOT
 from tests.support.checkpoints import check_mask
 from tests.support.command_line import FAIRSEQ_ATS, train_command
@@ -18,8 +20,9 @@ LAUNCH = [*FAIRSEQ_ATS, "launch"]
 
 
 def launch(*arguments: object) -> subprocess.Popen[str]:
-    command = [*LAUNCH, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command, environment = [*LAUNCH, *map(str, arguments)], os.environ | {"PYTHONPATH": f"{ROOT}:{STAND_INS}"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
 def worker(folder: Path, program: str) -> list[str]:

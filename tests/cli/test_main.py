@@ -35,12 +35,6 @@ def test_help_imports_no_torch(arguments: str) -> None:
     assert said.endswith("[]\n")
 
 
-def test_any_other_process_has_the_plugin() -> None:
-    program = "import fairseq_ats, fairseq.tasks as t; print('translation_with_partitioned_model' in t.TASK_REGISTRY)"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "True\n", done.stderr
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

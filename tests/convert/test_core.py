@@ -28,7 +28,7 @@ def to_core(checkpoint: Path, output: Path, *options: str) -> Path:
 def test_the_core_is_bit_for_bit_the_same(
     build: Callable[..., SimpleNamespace], toy_data: Path, tmp_path: Path, batch: dict[str, Any], module_name: str
 ) -> None:
-    options = ["--partitioned-linear-module-name", module_name, "--small-ratio", "0.25"]
+    options = ["--partitioned-linear-module-name", module_name, "--small-ratio", "0.25", "--max-target-positions", "12"]
     source = save_checkpoint(build(*options), tmp_path / "source.pt")
     few = tmp_path / "few.en"
     few.write_text("".join((toy_data / "test.en").read_text().splitlines(keepends=True)[:3]))

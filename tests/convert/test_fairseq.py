@@ -17,6 +17,7 @@ from fairseq.modules import MultiheadAttention
 from fairseq_ats.convert import folding
 from fairseq_ats.convert.formats import fairseq as stock_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
+from tests import STAND_INS
 from tests.checkpoints.test_reading import Code
 from tests.conftest import ROOT, TINY_ARCH
 from tests.support.command_line import hypotheses, run
@@ -121,7 +122,7 @@ def generate_without_plugin(folder: Path, data: Path, checkpoint: Path, *options
     tool = Path(sys.executable).parent / "fairseq-generate"
     command = [sys.executable, "-S", "-W", "ignore", "-c", WITHOUT_PLUGIN, str(tool), str(data), "--path"]
     command += [str(checkpoint), "--cpu", "--required-batch-size-multiple", "1", *options]
-    variables = {"PYTHONPATH": sysconfig.get_path("purelib"), "OMP_NUM_THREADS": "1"}
+    variables = {"PYTHONPATH": f"{STAND_INS}:{sysconfig.get_path('purelib')}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return hypotheses(done.stdout)

@@ -20,7 +20,7 @@ SMALL_WIDTH = "--partitioned-linear-module-name PartitionedLinear --small-ratio 
 
 def pruned(build: Build, path: Path, unit: str = "neuron") -> SimpleNamespace:
     arguments = f'{{"sparsity": 0.5, "end": 1, "every": 1, "unit": "{unit}"}}'
-    built = build(*SMALL_WIDTH, "--scheme", "prune", "--scheme-args", arguments)
+    built = build(*SMALL_WIDTH, "--max-target-positions", "12", "--scheme", "prune", "--scheme-args", arguments)
     built.task.scheme.update(1)
     save_checkpoint(built, path)
     return built

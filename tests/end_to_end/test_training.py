@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -410,25 +408,3 @@ def test_missing_data_is_said_as_such(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     output = train(tmp_path / "empty", tmp_path / "run", 2, fails=True)
     assert f"{tmp_path / 'empty'} is not a folder of binarised data" in output
-
-
-def test_installed_package(tmp_path: Path) -> None:
-    """``pip install .`` gives an importable package that registers itself, and its commands."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    source = tmp_path / "source"
-    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "results", "*.pt")
-    shutil.copytree(ROOT, source, ignore=ignored)
-    subprocess.run([*pip, "--target", str(tmp_path / "site"), str(source)], check=True, capture_output=True)
-    program = "import fairseq_ats, fairseq.tasks as t; print(fairseq_ats.__file__, sorted(t.TASK_REGISTRY))"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert str(tmp_path / "site") in done.stdout
-    assert "translation_with_partitioned_model" in done.stdout
-    commands = {path.name for path in (tmp_path / "site" / "bin").iterdir()}
-    assert {"fairseq-ats", "fairseq-ats-average", "fairseq-ats-convert", "fairseq-ats-translate"} <= commands

@@ -35,9 +35,9 @@ def test_it_is_a_network_of_the_run(build: Build, toy_data: Path, batch: dict[st
     assert not torch.allclose(logits(whole, batch), logits(pruned, batch), rtol=0, atol=1e-2)
     stock = convert(tmp_path / "checkpoint_best.pt", "perturbed", tmp_path / "stock.pt")
     lines = ["ba be bi", "do du", "fa fe fi fo fu"]
-    translated = Translator(tmp_path / "checkpoint_best.pt", "perturbed", data=toy_data, beam=2)(lines)
-    assert translated == Translator(stock, data=toy_data, beam=2)(lines)
-    assert translated != Translator(tmp_path / "checkpoint_best.pt", data=toy_data, beam=2)(lines)
+    translated = Translator(tmp_path / "checkpoint_best.pt", "perturbed", data=toy_data, beam=2, max_len_b=12)(lines)
+    assert translated == Translator(stock, data=toy_data, beam=2, max_len_b=12)(lines)
+    assert translated != Translator(tmp_path / "checkpoint_best.pt", data=toy_data, beam=2, max_len_b=12)(lines)
     save_checkpoint(built, tmp_path / "checkpoint_best_perturbed.pt")
     names = [network.checkpoint.path.name for network in networks_of(tmp_path)]
     assert names == ["checkpoint_best.pt", "checkpoint_best.pt", "checkpoint_best_perturbed.pt"]

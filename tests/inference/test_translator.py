@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.inference.engine import Engine, Hypothesis, Search
 from fairseq_ats.partition.partition import Partition
 from fairseq_ats.translate import Translator
+from tests import STAND_INS
 from tests.checkpoints.test_reading import Code
 from tests.conftest import ROOT
 from tests.support.command_line import PLUGIN, run
@@ -254,6 +256,7 @@ def test_a_reader_that_goes_away(checkpoint: Path, core: Translator, lines: list
     process = subprocess.Popen(
         [*tool, "--buffer-size", "1"],
         cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{STAND_INS}"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import STAND_INS
 from tests.conftest import ROOT
 from tests.test_documents import commands
 
@@ -86,7 +87,7 @@ def test_its_commands_are_those_of_the_readme(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="its cells use the environment in the root, .venv")
 def test_it_runs_for_real(tmp_path: Path) -> None:
-    """In a copy of the checkout with its environment; few updates, and few sentences to decode, are the difference."""
+    """In a copy of the checkout with its environment; few sentences and few updates are the difference."""
     folder = tmp_path / "checkout"
     leave_out = shutil.ignore_patterns(".*", "runs", "results", "tests", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT, folder, ignore=leave_out)
@@ -94,10 +95,11 @@ def test_it_runs_for_real(tmp_path: Path) -> None:
     (folder / ".venv").symlink_to(ROOT / ".venv")
     (folder / "scripts/setup_env.sh").write_text("#!/bin/sh\n")
     corpus = folder / "scripts/demo/corpus.py"
-    sizes = re.compile(r'"(valid|test)": \d+')
-    assert len(sizes.findall(corpus.read_text())) == 2
-    corpus.write_text(sizes.sub(r'"\1": 8', corpus.read_text()))
-    said = run_cells(folder, os.environ | {"PYTHONPATH": str(folder), "DEMO_OPTIONS": "--max-update 4"})
+    sizes = re.compile(r'"test": \d+, "valid": \d+, "train": \d+')
+    assert len(sizes.findall(corpus.read_text())) == 1
+    corpus.write_text(sizes.sub('"test": 8, "valid": 8, "train": 3000', corpus.read_text()))
+    variables = {"PYTHONPATH": f"{folder}:{STAND_INS}", "DEMO_OPTIONS": "--max-update 4"}
+    said = run_cells(folder, os.environ | variables)
     table = [line.split("|")[1].strip() for line in said.splitlines() if line.startswith("|")]
     assert table == ["network", "---", "super", "core"]
     model = folder / "runs/demo/super-hf/model.safetensors"

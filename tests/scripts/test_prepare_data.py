@@ -29,6 +29,7 @@ from fairseq_ats.files import made_once
 from scripts.data import prepare as prepare_data
 from scripts.data.archives import Archive, ArchiveFolder
 from scripts.data.data_sets import IWSLT14, WMT17, DataSet
+from tests import STAND_INS
 from tests.conftest import ROOT
 
 TEST_PARTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
@@ -224,15 +225,15 @@ def test_the_iwslt14_command(tmp_path: Path) -> None:
         "60",
     ]
     # No file of more than 64 KiB, which the test set is: the system's limit stands in for a full disk.
-    full = subprocess.run(
-        ["bash", "-c", 'ulimit -f 64; exec "$@"', "bash", *command], cwd=tmp_path, capture_output=True, text=True
-    )
+    here = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(STAND_INS)}}
+    limited = ["bash", "-c", 'ulimit -f 64; exec "$@"', "bash", *command]
+    full = subprocess.run(limited, **here, capture_output=True, text=True)
     assert full.returncode == 1
     assert "prepare_iwslt14: " + os.strerror(errno.EFBIG) in re.sub(r"\[Errno \d+\] ", "", full.stderr)
     assert "Traceback" not in full.stderr
     assert files_in(tmp_path / "work") == []
 
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, **here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "sentence pairs: train 289, valid 13, test 6,750" in done.stdout
     data = tmp_path / "work" / "data"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from fairseq_ats.data.binarise import _Build
 from fairseq_ats.data.lines import raw_references
 from fairseq_ats.options.values import Options
 from fairseq_ats.translate import Translator
+from tests import STAND_INS
 from tests.conftest import OUR_TASK, ROOT, TINY_ARCH
 from tests.support.command_line import start, train
 from tests.support.forking import fork_server
@@ -511,8 +513,12 @@ def test_lemma_3_on_logistic_regression(tmp_path: Path) -> None:
 
 
 def figure4(*options: object) -> subprocess.CompletedProcess[str]:
-    command = [ROOT / "scripts/reproduce_figure4.sh", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return reproduce("figure4", *options)
+
+
+def reproduce(name: str, *options: object) -> subprocess.CompletedProcess[str]:
+    command, environment = [f"scripts/reproduce_{name}.sh", *map(str, options)], {"PYTHONPATH": str(STAND_INS)}
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
 
 
 def test_figure_4_refuses(tmp_path: Path) -> None:
@@ -547,8 +553,7 @@ def test_theory_from_training_to_table(toy_data: Path, tmp_path: Path) -> None:
     small += ["--validate-interval-updates", 2, "--eval-bleu-args", '{"beam": 1, "max_len_b": 3}']
     small += ["--scheme-args", '{"sparsity": 0.5, "end": 1, "every": 1, "feedback": false}']
     options = ["--data", toy_data, "--output", tmp_path / "out", "--threads", 1, "--", *small]
-    command = [ROOT / "scripts/reproduce_theory.sh", "multi30k", "prune_neurons_hard", *options]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    done = reproduce("theory", "multi30k", "prune_neurons_hard", *options)
     assert done.returncode == 0, done.stderr[-4000:]
     header, row = cells_of((tmp_path / "out/table.md").read_text())
     assert header[-5:] == ["loss", "core loss", "perturbed loss", "bleu", "perturbed bleu"]

@@ -15,6 +15,7 @@ from zipfile import ZipFile
 import pytest
 
 from fairseq_ats import __version__
+from tests import STAND_INS
 from tests.conftest import ROOT
 
 
@@ -58,7 +59,10 @@ def test_a_clean_environment_runs_the_wheel(wheel: Path, tmp_path: Path) -> None
     assert run([python, "-c", found], tmp_path).strip() == str(site / "fairseq_ats/__init__.py")
     distribution = PathDistribution(next(site.glob("fairseq_ats-*.dist-info")))
     scripts = {entry.name for entry in distribution.entry_points}
-    assert {"fairseq-ats", "fairseq-ats-convert", "fairseq-ats-translate"} <= scripts
+    assert {"fairseq-ats", "fairseq-ats-average", "fairseq-ats-convert", "fairseq-ats-translate"} <= scripts
     assert {"deploy", "huggingface", "runtime"} <= set(distribution.metadata.get_all("Provides-Extra") or [])
     said = run([tmp_path / "venv/bin/fairseq-ats", "translate", "--help"], tmp_path)
     assert "usage: fairseq-ats translate" in said
+    program = "import fairseq_ats, fairseq.tasks; print(*fairseq.tasks.TASK_REGISTRY)"
+    registered = run([python, "-W", "ignore", "-c", program], tmp_path, PYTHONPATH=str(STAND_INS)).split()
+    assert "translation_with_partitioned_model" in registered, "of a process that is not the command"

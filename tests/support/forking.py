@@ -17,6 +17,8 @@ from functools import cache
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+from tests import STAND_INS
+
 # Not from tests/conftest.py, which imports the plugin.
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("train", "generate", "interactive", "validate", "hydra_train")
@@ -43,6 +45,8 @@ def become(command: list[str], stdin: str, output: str, environment: dict[str, s
     os.dup2(1, 2)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode, 1, "utf-8") for n, mode in ((0, "r"), (1, "w"), (2, "w")))
     as_in_a_new_process()
+    # For the processes that the command starts.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(STAND_INS)]))
     os.environ.update(environment)
     sys.warnoptions.clear()  # pytest's
     sys.dont_write_bytecode = False  # the first process that compiles the plugin does so for all

@@ -72,6 +72,7 @@ def build(parsed: Any, kind: str, **options: Any) -> SimpleNamespace:
         for group in (cfg.task, cfg.model):
             if name in group:
                 setattr(group, name, value)
+    cfg.model.max_target_positions = cfg.task.max_target_positions  # which is not among a model's options
     torch.manual_seed(1)
     task = tasks.setup_task(cfg.task)
     model = task.build_model(cfg.model)

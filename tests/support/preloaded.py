@@ -1,5 +1,9 @@
 """What the fork server imports last, so that each process that is forked from it has it done."""
 
-from tests.support.quick_hydra import remember_parsed_options
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-remember_parsed_options()
+from tests.support.quick_hydra import share_compositions
+
+folder = TemporaryDirectory(prefix="compositions-")  # removed when the fork server ends
+share_compositions(Path(folder.name))

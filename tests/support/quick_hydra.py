@@ -7,47 +7,120 @@ hydra takes half a second for one command line of fairseq, longer than many trai
 from __future__ import annotations
 
 import copy
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from fairseq import options
 from fairseq.dataclass import utils
+from fairseq.dataclass.constants import ChoiceEnum
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf, _utils, base, grammar_parser
 
 parse_rule, compose = OverridesParser.parse_rule, utils.compose
+_choices = cache(ChoiceEnum)
+
+
+class _Pickler(pickle.Pickler):
+    """fairseq makes the types of its choices as it goes, so that pickle finds none of them by name."""
+
+    def persistent_id(self, value: Any) -> tuple[str, ...] | None:
+        is_type_of_choices = isinstance(value, type) and issubclass(value, Enum) and value.__qualname__ == "Choices"
+        return tuple(value.__members__) if is_type_of_choices else None
+
+
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, names: tuple[str, ...]) -> type:
+        return _choices(names)
+
+
+class Shared:
+    """Values that processes share through the files of a folder, each of which is whole or not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def value(self, key: object, make: Callable[[], Any]) -> Any:
+        """The value of a key; the first process that needs it makes it."""
+        path = self._folder / hashlib.sha256(repr(key).encode()).hexdigest()
+        if path.exists():
+            with path.open("rb") as file:
+                return _Unpickler(file).load()
+        value = make()
+        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+            _Pickler(file).dump(value)
+        os.replace(file.name, path)
+        return value
+
+
+class Alone:
+    """The same, of a process that shares nothing."""
+
+    def value(self, key: object, make: Callable[[], Any]) -> Any:
+        return make()
+
+
+_values: Shared | Alone = Alone()
 
 
 @cache
 def _parsed(text: str, rule: str) -> Any:
-    return parse_rule(OverridesParser(create_functions()), text, rule)
+    return _values.value(text, lambda: parse_rule(OverridesParser(create_functions()), text, rule))
 
 
 @cache
 def _composed(groups: tuple[str, ...]) -> DictConfig:
-    return compose("config", overrides=list(groups), strict=False)
+    return _values.value(groups, lambda: compose("config", overrides=list(groups), strict=False))
+
+
+@cache
+def _plain(groups: tuple[str, ...]) -> dict[str, Any]:
+    return OmegaConf.to_container(_composed(groups), enum_to_str=True)
+
+
+def _is_there(option: Override, plain: dict[str, Any]) -> bool:
+    """Whether an option has the value that the composed groups have anyway, as most do."""
+    *groups, name = option.key_or_group.split(".")
+    for group in groups:
+        plain = plain.get(group) if isinstance(plain, dict) else None
+    if not isinstance(plain, dict) or name not in plain or option.type is not OverrideType.CHANGE:
+        return False
+    value = option.value()
+    return isinstance(value, str | int | float | None) and type(plain[name]) is type(value) and plain[name] == value
 
 
 def _compose(config_name: str, overrides: list[str], strict: bool) -> DictConfig:
     """Compose the groups once ("task=...", "model=..."), and apply the options to a copy as hydra does."""
     groups = tuple(text for text in overrides if "." not in text.partition("=")[0])
-    cfg = copy.deepcopy(_composed(groups))
+    cfg, plain = copy.deepcopy(_composed(groups)), _plain(groups)
     values = [_parsed(text, "override") for text in overrides if text not in groups]
     OmegaConf.set_struct(cfg, True)  # hydra/_internal/config_loader_impl.py:270
-    ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+    ConfigLoaderImpl._apply_overrides_to_config([value for value in values if not _is_there(value, plain)], cfg)
     OmegaConf.set_struct(cfg, strict)
     return cfg
 
 
 def remember_compositions() -> None:
-    """Compose each choice of groups once in this process, and parse each option once."""
+    """Compose each choice of groups once in this process, and parse each option and interpolation once."""
     utils.compose = _compose
+    base.parse = _utils.parse = cache(grammar_parser.parse)
 
 
-def remember_parsed_options() -> None:
-    """Parse each option once in this process and in those that are forked from it; parse fairseq's defaults now."""
-    # A copy, because parse_overrides writes to it (hydra/core/override_parser/overrides_parser.py:102).
-    OverridesParser.parse_rule = lambda parser, text, rule: copy.copy(_parsed(text, rule))
+def share_compositions(folder: Path) -> None:
+    """The same for this process and all that are forked from it; parse the options of fairseq's defaults now.
+
+    The folder must be empty: what is in it is taken for the configuration of these versions of fairseq and the plugin.
+    """
+    global _values
+    remember_compositions()
     namespace = options.parse_args_and_arch(options.get_training_parser(), ["data", "--arch", "transformer"])
     utils.convert_namespace_to_omegaconf(namespace)
+    _values = Shared(folder)

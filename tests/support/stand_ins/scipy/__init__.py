@@ -1,0 +1,1 @@
+"""Stands for SciPy, as ``sklearn`` beside it for scikit-learn."""
