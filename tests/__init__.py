@@ -1,7 +1,11 @@
 """Tests of the plugin. Importing them imports fairseq, without scikit-learn and SciPy, which the tests seldom need."""
 
+import os
 import sys
 from pathlib import Path
+
+# The first process of pytest-xdist runs no test: its workers would wait for its imports.
+HANDS_OUT_TESTS = "PYTEST_XDIST_WORKER" not in os.environ and any(word.startswith("-n") for word in sys.argv[1:])
 
 # On PYTHONPATH it spares a process three seconds.
 STAND_INS = Path(__file__).with_name("support") / "stand_ins"
@@ -21,4 +25,5 @@ def _import_fairseq() -> None:
             del sys.modules[name]
 
 
-_import_fairseq()
+if not HANDS_OUT_TESTS:
+    _import_fairseq()

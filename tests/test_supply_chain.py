@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 # Of fairseq-fixed 0.12.3.1, compared with upstream fairseq (commit bedb259b): beside files that are left out, only
 # defaults in dataclass/configs.py, models/transformer/transformer_config.py and models/wav2vec/wav2vec2.py differ.

@@ -16,7 +16,7 @@ from fairseq_ats.inference.evaluation import networks_of
 from fairseq_ats.options.checks import partition_problems
 from fairseq_ats.training.best_checkpoints import BestOfNetwork
 from tests.checkpoints.test_average import averaged, checkpoint, refusal
-from tests.conftest import OUR_TASK
+from tests.fixtures import OUR_TASK
 from tests.support.conversions import save_checkpoint
 
 Build = Callable[..., SimpleNamespace]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import STAND_INS
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 from tests.support.checkpoints import check_mask
 from tests.support.command_line import FAIRSEQ_ATS, train_command
 

@@ -13,7 +13,7 @@ import pytest
 from fairseq_ats import __version__
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.cli.main import COMMANDS, main
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 # As the console script does; at the end it prints which of the slow packages were imported.
 AS_INSTALLED = """

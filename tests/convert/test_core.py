@@ -15,7 +15,7 @@ from fairseq_ats.checkpoints.reading import read_checked
 from fairseq_ats.cli.translate import main as translate
 from fairseq_ats.cost.cost import model_of_checkpoint
 from fairseq_ats.partition.partition import Partition
-from tests.conftest import OF_TRAINED
+from tests.fixtures import OF_TRAINED
 from tests.support.checkpoints import differences, read_partition
 from tests.support.command_line import train
 from tests.support.conversions import convert, load, logits, save_checkpoint

@@ -22,7 +22,7 @@ from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.partition.partition import Partition
 from fairseq_ats.translate import Translator
-from tests.conftest import ROOT, TINY_ARCH
+from tests.fixtures import ROOT, TINY_ARCH
 from tests.support.conversions import CORE, SUPER, VARIANTS, convert, load, python_interface, save_checkpoint
 
 SENTENCES = 20

@@ -19,7 +19,7 @@ from fairseq_ats.convert.formats import fairseq as stock_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
 from tests import STAND_INS
 from tests.checkpoints.test_reading import Code
-from tests.conftest import ROOT, TINY_ARCH
+from tests.fixtures import ROOT, TINY_ARCH
 from tests.support.command_line import hypotheses, run
 from tests.support.conversions import CORE, SUPER, VARIANTS, convert, load, logits, python_interface, save_checkpoint
 

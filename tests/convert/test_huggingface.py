@@ -16,7 +16,7 @@ from fairseq.data import Dictionary
 
 from fairseq_ats.convert.formats import huggingface
 from fairseq_ats.inference.translator import Translator
-from tests.conftest import TINY_ARCH
+from tests.fixtures import TINY_ARCH
 from tests.support.conversions import CORE, SUPER, VARIANTS, convert, load, python_interface, save_checkpoint
 
 transformers = pytest.importorskip("transformers")

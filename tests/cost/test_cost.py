@@ -29,7 +29,7 @@ from fairseq_ats.schemes.dropout import neuron_point
 from fairseq_ats.schemes.options import SchemeOptions
 from fairseq_ats.schemes.partial_sgd import Update
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 from tests.support.command_line import run
 from tests.support.conversions import save_checkpoint
 from tests.support.markdown import cells_of

@@ -43,9 +43,9 @@ from fairseq_ats.tasks.translation_with_partitioned_model import PartitionedTran
 from fairseq_ats.training.best_checkpoints import best_of_other_networks
 from fairseq_ats.translate import Translator
 from tests.checkpoints.test_average import averaged, checkpoint, refusal
-from tests.conftest import OUR_TASK
 from tests.end_to_end.test_training import assert_same_state, events
 from tests.end_to_end.test_training import load as read
+from tests.fixtures import OUR_TASK
 from tests.modules.test_layers import core_rows, linear
 from tests.optim.test_adam import build_optimizer, config, snapshot, update
 from tests.support.checkpoints import read_partition

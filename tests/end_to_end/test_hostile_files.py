@@ -30,7 +30,7 @@ from fairseq_ats.data.checks import check_split, dictionary_sum
 from fairseq_ats.inference.deployed_folder import DESCRIPTION_FILE, SUMS_FILE, DeployedFolder
 from fairseq_ats.inference.deployed_folder import check_sums as check_folder
 from tests.checkpoints.test_reading import Code
-from tests.conftest import OUR_OPTIMIZER, OUR_TASK, ROOT, TINY_ARCH, TRAINING
+from tests.fixtures import OUR_OPTIMIZER, OUR_TASK, ROOT, TINY_ARCH, TRAINING
 from tests.inference.test_deployed_folder import DESCRIPTION
 from tests.support.command_line import train
 from tests.support.conversions import save_checkpoint

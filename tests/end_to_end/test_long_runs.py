@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 from tests.support import instrumented
 from tests.support.command_line import FAIRSEQ_ATS, train_command
 

@@ -14,7 +14,7 @@ from fairseq.models.transformer import TransformerModel
 
 from scripts.figures.board import main as draw_board
 from scripts.figures.board import read_events
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 from tests.support import instrumented
 from tests.support.checkpoints import check_mask, load
 from tests.support.command_line import BLEU, PLUGIN, hypotheses, run, train, train_command

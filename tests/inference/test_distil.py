@@ -25,7 +25,7 @@ def test_targets_are_the_networks_translations(
 ) -> None:
     checkpoint = two_trained_networks / "checkpoint_last.pt"
     output = tmp_path / "distilled"
-    command = [str(toy_data), str(checkpoint), str(output), "--level", "core", "--beam", "2"]
+    command = [str(toy_data), str(checkpoint), str(output), "--level", "core", "--beam", "2", "--batch-size", "300"]
     main(command)
     dictionary = Dictionary.load(str(toy_data / "dict.de.txt"))
     sources, targets = (make_dataset(str(output / f"{PAIR}.{language}"), "mmap") for language in ("en", "de"))

@@ -33,7 +33,7 @@ from fairseq_ats.partition.partition import Partition
 from fairseq_ats.translate import Translator
 from tests import STAND_INS
 from tests.checkpoints.test_reading import Code
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 from tests.support.command_line import PLUGIN, run
 from tests.support.conversions import convert, save_checkpoint
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fairseq_ats.modules.fused_loss import CHUNK, correct_predictions, fused_loss
-from tests.conftest import TRAINING
+from tests.fixtures import TRAINING
 
 Build = Callable[..., SimpleNamespace]
 

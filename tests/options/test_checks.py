@@ -16,7 +16,7 @@ from fairseq.dataclass.constants import DDP_BACKEND_CHOICES
 from fairseq_ats.options.checks import host as option_checks
 from fairseq_ats.options.checks import training_problems
 from fairseq_ats.options.run_options import settle_
-from tests.conftest import OUR_OPTIMIZER, OUR_TASK
+from tests.fixtures import OUR_OPTIMIZER, OUR_TASK
 
 Build = Callable[..., SimpleNamespace]
 

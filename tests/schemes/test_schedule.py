@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.schemes.pattern import as_text, parsed_patterns
 from fairseq_ats.schemes.schedule import Schedule
-from tests.conftest import with_our_attention
+from tests.fixtures import with_our_attention
 from tests.support.plain_networks import NOISE, adam_by_hand, dense_gradients, set_dense_weights
 
 Build = Callable[..., SimpleNamespace]

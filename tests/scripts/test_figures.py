@@ -18,7 +18,7 @@ from fairseq_ats.cost.images import CIFAR10
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
 from fairseq_ats.schemes.options import SchemeOptions
 from fairseq_ats.schemes.schedule import SchemeName
-from tests.conftest import ROOT, TINY_ARCH
+from tests.fixtures import ROOT, TINY_ARCH
 
 # Says its arguments, and leaves what a training leaves, unless it is interrupted.
 FAIRSEQ_ATS = """#!/bin/bash

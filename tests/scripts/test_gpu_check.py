@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 PYTHON = """#!/bin/sh
 case "$*" in *is_available*) exit $NO_CARD;; *"$FAILS"*) echo "it breaks"; exit 3;; esac

@@ -8,7 +8,7 @@ import pytest
 
 from fairseq_ats.cli.config_file import read_config
 from scripts.tables.images import ROWS, TABLES, ImageTable, page
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 PAPER = ROOT.parent / "shared" / "paper" / "003_aab948f00bfb154c.txt"
 

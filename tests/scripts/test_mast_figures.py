@@ -19,7 +19,7 @@ from fairseq_ats.schemes.options import SchemeOptions
 from fairseq_ats.schemes.schedule import SchemeName
 from scripts.figures import mast_quadratics
 from scripts.figures.sparsified_loss import KEPT, losses
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 from tests.support.conversions import save_checkpoint
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import STAND_INS
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 from tests.test_documents import commands
 
 NOTEBOOK = json.loads((ROOT / "docs/demo.ipynb").read_text())

@@ -30,7 +30,7 @@ from scripts.data import prepare as prepare_data
 from scripts.data.archives import Archive, ArchiveFolder
 from scripts.data.data_sets import IWSLT14, WMT17, DataSet
 from tests import STAND_INS
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 TEST_PARTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
 

@@ -10,7 +10,7 @@ import pytest
 from scripts.docs import readme_table
 from scripts.tables.description import read_tables
 from scripts.tables.records import Records
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 from tests.scripts.test_tables import record
 from tests.support.markdown import cells_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 # Stands for Python and, as .venv/bin/python, for pip. It fails where its name and arguments match a pattern of $FAILS.
 PYTHON = """#!/bin/sh

@@ -16,7 +16,7 @@ from fairseq_ats.cli.yaml_file import read_yaml
 from fairseq_ats.cost.training import TrainingCost, cost_of_options
 from scripts.tables.description import COLUMNS, read_tables
 from scripts.tables.plan import FILL
-from tests.conftest import OUR_TASK, ROOT
+from tests.fixtures import OUR_TASK, ROOT
 
 TABLES = read_tables()
 RECIPES = {table.recipe.name: table.recipe for table in TABLES.values()}

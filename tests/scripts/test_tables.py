@@ -35,7 +35,7 @@ from scripts.tables.plan import planned_cost
 from scripts.tables.records import Records, digest
 from scripts.tables.runs import FINISHED, INTERRUPTED, Run
 from scripts.tables.scoring import Decoding, References, read_references, score_networks
-from tests.conftest import ROOT, TINY_ARCH
+from tests.fixtures import ROOT, TINY_ARCH
 from tests.support.command_line import start
 from tests.support.markdown import cells_of
 

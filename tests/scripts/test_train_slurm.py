@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 # A training of three updates that keeps its number in RUN, as a checkpoint, and waits after the first.
 TRAINING = """#!/bin/sh

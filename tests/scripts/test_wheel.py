@@ -16,7 +16,7 @@ import pytest
 
 from fairseq_ats import __version__
 from tests import STAND_INS
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 
 def run(command: list[str | Path], folder: Path, **environment: str) -> str:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.conftest import OUR_OPTIMIZER, OUR_TASK, TINY_ARCH, TRAINING
+from tests.fixtures import OUR_OPTIMIZER, OUR_TASK, TINY_ARCH, TRAINING
 from tests.support.forking import become, fork_server
 
 # ``fairseq-ats``, also where it is not installed.

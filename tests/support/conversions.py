@@ -15,7 +15,7 @@ from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
 
 from fairseq_ats.cli.convert import main
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 CORE, SUPER = 1, 2
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests import STAND_INS
 
-# Not from tests/conftest.py, which imports the plugin.
+# Not from tests/fixtures.py, which imports the plugin.
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("train", "generate", "interactive", "validate", "hydra_train")
 # Imported by torch.optim and for BLEU, when a command has begun.

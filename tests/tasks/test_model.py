@@ -18,7 +18,7 @@ from fairseq_ats.architectures.transformer import partition_model_
 from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.modules.levels import set_level, use_level
 from fairseq_ats.partition.partition import Partition
-from tests.conftest import with_our_attention
+from tests.fixtures import with_our_attention
 from tests.support.conversions import load, save_checkpoint
 
 Build = Callable[..., SimpleNamespace]

@@ -12,7 +12,7 @@ import torch
 from fairseq import metrics, optim
 from fairseq.criterions import FairseqCriterion
 
-from tests.conftest import TINY_ARCH
+from tests.fixtures import TINY_ARCH
 from tests.support.plain_networks import NOISE
 
 Build = Callable[..., SimpleNamespace]

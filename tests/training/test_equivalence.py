@@ -14,7 +14,7 @@ from fairseq import optim
 from fairseq_ats.architectures.transformer import partition_linears_, partition_model_
 from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.partition.partition import Partition
-from tests.conftest import with_our_attention
+from tests.fixtures import with_our_attention
 from tests.support.plain_networks import NOISE, adam_by_hand, dense_gradients
 
 Build = Callable[..., SimpleNamespace]

@@ -18,8 +18,8 @@ from fairseq_ats.architectures.importance import order_by_importance_
 from fairseq_ats.modules.base import PartitionedModule
 from fairseq_ats.modules.levels import use_level
 from tests.checkpoints.test_reading import Code
-from tests.conftest import TINY_ARCH, TRAINING, with_our_attention
 from tests.end_to_end.test_training import events, load
+from tests.fixtures import TINY_ARCH, TRAINING, with_our_attention
 from tests.support import instrumented
 from tests.support.command_line import run, train, train_command
 
