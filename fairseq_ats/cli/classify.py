@@ -16,6 +16,7 @@ import numpy as np
 
 from fairseq_ats import plugin  # noqa: F401  lets torch read checkpoints
 from fairseq_ats.cli.arguments import CommandParser
+from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.data.image_sources import read_image
 from fairseq_ats.inference.classifier import Classifier
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats classi
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="images: png or jpg")
     parser.add_argument("--level", metavar="LEVEL", help="of a checkpoint: core, super, ... (default: the highest)")
     args = parser.parse_args(arguments)
+    silence_libraries()
     with parser.errors_in_a_sentence():
         classifier = Classifier.open(args.model, args.level)
         for start in range(0, len(args.files), BATCH):
