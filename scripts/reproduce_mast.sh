@@ -23,7 +23,7 @@ runs() {
   local keep stock=$output/stock.pt first=$output/standard/checkpoint_best.pt
   run standard standard
   for keep in 0.8 0.5; do
-    run "mast_$keep" "MAST, q = $keep" --scheme mast --scheme-args "{\"keep_prob\": $keep}"
+    run "mast_$keep" "MAST, q $keep" --scheme mast --scheme-args "{\"keep_prob\": $keep}"
   done
   draw from_nothing from_nothing.md sparsified_loss
   # shellcheck disable=SC2154
@@ -31,7 +31,7 @@ runs() {
     fairseq-ats convert "$first" --level super --to fairseq --output "$stock" --overwrite
   fi
   for keep in 1.0 0.8 0.5; do
-    run "start_$keep" "from the pretrained, q = $keep" --init-from "$stock" --scheme mast \
+    run "start_$keep" "from the pretrained, q $keep" --init-from "$stock" --scheme mast \
       --scheme-args "{\"keep_prob\": $keep, \"shift\": \"start\"}"
   done
   draw from_pretrained from_pretrained.md sparsified_loss

@@ -65,6 +65,7 @@ def test_trainings_of_mast() -> None:
     done = subprocess.run(["bash", "-c", prelude + runs + "runs"], capture_output=True, text=True, check=True)
     calls = [shlex.split(line) for line in done.stdout.splitlines()]
     assert [call[0] for call in calls] == ["standard", "mast_0.8", "mast_0.5", "start_1.0", "start_0.8", "start_0.5"]
+    assert not [label for _, label, *_ in calls if "=" in label], "the figure reads LABEL=LOG"
     for call in calls[1:]:
         given = dict(pairwise(call))
         assert not SchemeOptions(SchemeName(given["--scheme"]), arguments=given["--scheme-args"]).problems(2)
