@@ -2,10 +2,19 @@
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
-# The first process of pytest-xdist runs no test: its workers would wait for its imports.
-HANDS_OUT_TESTS = "PYTEST_XDIST_WORKER" not in os.environ and any(word.startswith("-n") for word in sys.argv[1:])
+
+def _hands_out_tests(words: list[str]) -> bool:
+    """Whether this is the first process of pytest-xdist, which runs no test: its workers would wait for its imports."""
+    if "PYTEST_XDIST_WORKER" in os.environ or "--pdb" in words:
+        return False
+    workers = [(word[2:] or following).lstrip("=") for word, following in pairwise([*words, ""]) if word[:2] == "-n"]
+    return bool(workers) and workers[-1] != "0"
+
+
+HANDS_OUT_TESTS = _hands_out_tests(sys.argv[1:])
 
 # On PYTHONPATH it spares a process three seconds.
 STAND_INS = Path(__file__).with_name("support") / "stand_ins"
