@@ -28,8 +28,7 @@ def restart_in_cpu_environment(threads: int) -> None:
 def silence_libraries(level: int = logging.WARNING) -> None:
     """Log nothing below ``level``.
 
-    fairseq makes the root logger print everything (fairseq/tasks/text_to_speech.py:23), also of unrelated libraries.
-    matplotlib logs while it is imported: import it afterwards.
+    fairseq makes the root logger print everything (fairseq/tasks/text_to_speech.py:23), also of unrelated libraries:
+    import it before. matplotlib logs while it is imported: import it afterwards.
     """
-    for name in ("", "fairseq", "fairseq_ats", "hydra", "matplotlib", "PIL", "sacrebleu"):
-        logging.getLogger(name).setLevel(level)
+    logging.getLogger().setLevel(level)

@@ -55,9 +55,9 @@ class ClipsAllGradients(FairseqOptimizer):
         """
         held = [p for p in self.params if p.grad is not None]
         unreduced = [p for p in held if not is_reduced(p)]
-        if not unreduced and aggregate_norm_fn is None and held and all(map(_is_float32_on_card, held)):
-            return clip_at_once(held, max_norm)
         if not unreduced:
+            if held and aggregate_norm_fn is None and all(_is_float32_on_card(p.grad) for p in held):
+                return clip_at_once(held, max_norm)
             return super().clip_grad_norm(max_norm, aggregate_norm_fn)
         squares = torch.stack([getattr(p, _MARK) * p.grad.norm().double() ** 2 for p in unreduced]).sum()
         Workers.of_this_process().add_up_(squares)
@@ -79,6 +79,6 @@ def clip_at_once(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
     return norm
 
 
-def _is_float32_on_card(p: nn.Parameter) -> bool:
+def _is_float32_on_card(gradient: Tensor) -> bool:
     # On a CPU fairseq's function is as fast, and the sum is in another order: results would change in the last bit.
-    return p.grad is not None and p.grad.dtype == torch.float32 and p.grad.device.type == "cuda"
+    return gradient.dtype == torch.float32 and gradient.device.type == "cuda"

@@ -130,12 +130,12 @@ def check_same_logits(folder: Path, source: Path, level: int, batch: dict[str, A
 def test_the_layers_of_a_low_rank_core_stay_thin(
     build: Callable[..., SimpleNamespace], toy_data: Path, tmp_path: Path, batch: dict[str, Any]
 ) -> None:
-    """Of unequal heads and norms, which CTranslate2 refuses, half of the values, and one of two decoder layers.
+    """Of unequal heads and norms, which CTranslate2 refuses, half of the values, and two of three decoder layers.
 
     The rank is 8, a quarter of the 32 dimensions; the hidden layers have 64 and 48 neurons. The encoder has one layer.
     """
     options = ["--partitioned-linear-module-name", "PartitionedRankLinear", "--small-ratio", "0.25", *UNEQUAL]
-    built = build(*options, "--core-vo", "width:0.5", "--decoder-layers", "2", "--core-decoder-layers", "1")
+    built = build(*options, "--core-vo", "width:0.5", "--decoder-layers", "3", "--core-decoder-layers", "2")
     source = save_checkpoint(built, tmp_path / "source.pt")
     folder = to_onnx(source, "core", tmp_path / "folder")
     check_same_logits(folder, source, CORE, batch, toy_data)
@@ -145,11 +145,11 @@ def test_the_layers_of_a_low_rank_core_stay_thin(
         shapes = [(8, 32), (8, 64), (8, 48), (16, 32), (32, 32), (32, 64), (32, 48)]
         return {shape: number for shape in shapes if (number := found.count(shape))}
 
-    # Thin: U and V of query, key, first and second hidden layer, and of the keys of the source.
+    # Thin: U and V of query, key, first and second hidden layer, and of the keys of the source for 2 decoder layers.
     # Dense: value and output, and the values of the source.
-    assert matrices("encoder.onnx") == {(8, 32): 8, (8, 64): 2, (16, 32): 3}
+    assert matrices("encoder.onnx") == {(8, 32): 10, (8, 64): 2, (16, 32): 4}
     # Thin: of query, key, both hidden layers, and the queries to the source. Dense: value and two outputs.
-    assert matrices("decoder_step.onnx") == {(8, 32): 8, (8, 48): 2, (16, 32): 3}
+    assert matrices("decoder_step.onnx") == {(8, 32): 16, (8, 48): 4, (16, 32): 6}
 
 
 def test_the_super_network_is_folded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import signal
 from collections.abc import Callable
@@ -148,6 +149,7 @@ def test_converted_networks_classify_as_their_source(
         classify.main([str(tmp_path / to), *files], "classify")
         found[to] = classified(capfd.readouterr().out)
     classify.main([str(checkpoint), *files, "--level", network], "classify")
+    assert not logging.getLogger("PIL").isEnabledFor(logging.DEBUG)
     source = classified(capfd.readouterr().out)
     assert len(source) == 5
     for answers in found.values():

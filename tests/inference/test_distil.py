@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ def test_targets_are_the_networks_translations(
     output = tmp_path / "distilled"
     command = [str(toy_data), str(checkpoint), str(output), "--level", "core", "--beam", "2", "--batch-size", "300"]
     main(command)
+    assert not logging.getLogger("filelock").isEnabledFor(logging.DEBUG)
     dictionary = Dictionary.load(str(toy_data / "dict.de.txt"))
     sources, targets = (make_dataset(str(output / f"{PAIR}.{language}"), "mmap") for language in ("en", "de"))
     assert len(sources) == len(targets) == 600

@@ -18,6 +18,7 @@ from fairseq_ats.cost.images import CIFAR10
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
 from fairseq_ats.schemes.options import SchemeOptions
 from fairseq_ats.schemes.schedule import SchemeName
+from scripts.figures import criteria
 from tests.fixtures import ROOT, TINY_ARCH
 
 # Says its arguments, and leaves what a training leaves, unless it is interrupted.
@@ -168,3 +169,14 @@ def test_refused(reproduce: Reproduce, arguments: list[str], message: str) -> No
     assert done.status == 1
     assert done.error.startswith(f"reproduce_{arguments[0]}: {message}")
     assert not done.calls
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(40.0, "linear"), (60.0, "log")])
+def test_one_large_value_does_not_flatten_a_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: float, scale: str
+) -> None:
+    drawn = []
+    monkeypatch.setattr(criteria, "write_png", lambda figure, path: drawn.append(figure))
+    runs = {"run": [{"num_updates": 1, "value": 1.0}, {"num_updates": 2, "value": largest}]}
+    criteria.draw(runs, tmp_path / "picture.png", [("title", "label", lambda record: record["value"])] * 2)
+    assert [axis.get_yscale() for axis in drawn[0].axes] == [scale] * 2

@@ -533,12 +533,12 @@ def test_figure_4_refuses(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="the script makes its own environment, .venv")
 def test_figure_4_from_training_to_picture(toy_data: Path, tmp_path: Path) -> None:
-    """ATS, watched, and its picture; small layers and few updates are the only difference. Both would be trained."""
+    """Both trainings, watched, and their picture; small layers and few updates are the only difference."""
     small = [*TINY_ARCH, "--data-buffer-size", 0, "--max-update", 3, "--criteria-interval", 1, "--log-interval", 1]
-    done = figure4("ats", "--data", toy_data, "--output", tmp_path / "out", "--threads", 1, "--", *small)
+    done = figure4("--data", toy_data, "--output", tmp_path / "out", "--threads", 1, "--", *small)
     assert done.returncode == 0, done.stderr[-4000:]
     records = [json.loads(line) for line in (tmp_path / "out/figure4.jsonl").read_text().splitlines()]
-    assert [(r["run"], r["num_updates"]) for r in records] == [("ATS", u) for u in (1, 2, 3)]
+    assert [(r["run"], r["num_updates"]) for r in records] == [(n, u) for n in ("standard", "ATS") for u in (1, 2, 3)]
     assert (tmp_path / "out/figure4.png").read_bytes().startswith(b"\x89PNG")
     assert ["ATS", "all (3)"] in [cells[:2] for cells in cells_of((tmp_path / "out/table.md").read_text())]
     commands = figure4("--data", toy_data, "--dry-run").stdout.splitlines()

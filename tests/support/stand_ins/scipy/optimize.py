@@ -1,9 +1,3 @@
-"""Has every name, so that it can be imported."""
+"""Has every name, as ``sklearn.metrics`` beside it."""
 
-from typing import Any
-
-
-def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return None
+from sklearn.metrics import __getattr__ as __getattr__
