@@ -148,6 +148,7 @@ def test_converted_networks_classify_as_their_source(
         assert f"{network}: logits differ by at most" in capfd.readouterr().out
         classify.main([str(tmp_path / to), *files], "classify")
         found[to] = classified(capfd.readouterr().out)
+    logging.getLogger().setLevel(logging.DEBUG)  # as fairseq has it; convert has set it higher
     classify.main([str(checkpoint), *files, "--level", network], "classify")
     assert not logging.getLogger("PIL").isEnabledFor(logging.DEBUG)
     source = classified(capfd.readouterr().out)
