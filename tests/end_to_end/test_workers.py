@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -122,7 +123,8 @@ IST += "--scheme ist --parts 2 --local-updates 2 --partitioned-linear-module-nam
 def test_independent_subnets(toy_data: Path, tmp_path: Path) -> None:
     """Two workers are one with two micro-batches; what neurons own travels in exchanges alone.
 
-    One worker fails; both end, and go on from the save within a round, bit for bit.
+    One worker fails, or is killed in an exchange or in a save; both end, and go on from the save within a round, bit
+    for bit.
     """
     parts, folder = ["--ddp-backend", "legacy_ddp"], tmp_path / "whole"
     folder.mkdir()
@@ -147,5 +149,11 @@ def test_independent_subnets(toy_data: Path, tmp_path: Path) -> None:
     codes = instrumented.finish(*instrumented.start_workers(command, tmp_path, [failing], []))
     assert 0 not in codes
     assert "as if" in (tmp_path / "0.log").read_text()
+    killed = [-signal.SIGKILL, 1]
+    codes = instrumented.finish(*instrumented.start_workers(command, tmp_path, [], [instrumented.kill_in_exchange]))
+    assert codes == killed[::-1]
+    kill_in_save = partial(instrumented.kill_in_write, 1)
+    assert instrumented.finish(*instrumented.start_workers(command, tmp_path, [kill_in_save], [])) == killed
     assert instrumented.finish(*instrumented.start_workers(command, tmp_path, [], [])) == [0, 0]
+    assert "(epoch 2 @ 3 updates)" in (tmp_path / "0.log").read_text()
     assert not differences(load(tmp_path / "failed/checkpoint_last.pt"), load(run / "checkpoint_last.pt"))

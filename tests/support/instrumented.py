@@ -30,6 +30,7 @@ from fairseq.trainer import Trainer
 from fairseq_cli import train as training
 
 from fairseq_ats.options.checks import host as option_checks
+from fairseq_ats.schemes.exchange import Exchange
 from fairseq_ats.training.partitioned_task import PartitionedTask
 from tests.support.forking import as_in_a_new_process, fork_server
 
@@ -290,6 +291,11 @@ def kill_in_write(number: int) -> None:
             return getattr(self.file, name)
 
     file_io.open = lambda path, mode, **options: Killing(open(path, mode))  # noqa: SIM115  Killing closes it
+
+
+def kill_in_exchange() -> None:
+    """In the first exchange of parts: this worker has sent nothing, and the others wait for it."""
+    Exchange.__call__ = _calling_first(_countdown(0), Exchange.__call__)
 
 
 def kill_after_save(number: int) -> None:
