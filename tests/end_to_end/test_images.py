@@ -67,11 +67,11 @@ def test_killed_and_resumed(uninterrupted: Path, digits: Path, tmp_path: Path) -
 def test_two_workers(digits: Path, tmp_path: Path) -> None:
     """Weights in step, the mask held under legacy_ddp, and the averaged statistics of both in a validation."""
     options = ["--batch-size", "360", "--max-update", "3", "--ddp-backend", "legacy_ddp", "--no-save"]
-    changes = [[partial(instrumented.record_models, tmp_path / f"{rank}.pt")] for rank in (0, 1)]
+    changes = [[partial(instrumented.record_models, tmp_path / f"records{rank}")] for rank in (0, 1)]
     workers = instrumented.start_workers(command(digits, tmp_path / "run", *options), tmp_path, *changes)
     codes = instrumented.finish(*workers)
     assert codes == [0, 0], "".join((tmp_path / f"{rank}.log").read_text()[-2000:] for rank in (0, 1))
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    one, other = (instrumented.recorded(tmp_path / f"records{rank}") for rank in (0, 1))
     assert [what for what, _ in one] == ["update", "update", "validation", "update", "validation"]
     for (what, mine), (_, yours) in zip(one, other, strict=True):
         for name, value in mine.items():

@@ -36,19 +36,19 @@ def train(
 ) -> list[list[dict[str, Any]]]:
     """What each of two workers recorded; ``of_last`` is done to the second only."""
     command = train_command(data, folder / "run", 100, *base, *options)
-    record = [partial(instrumented.record_updates, folder / f"{rank}.pt") for rank in (0, 1)]
+    record = [partial(instrumented.record_updates, folder / f"records{rank}") for rank in (0, 1)]
     changes = [record[0], *of_all], [record[1], *of_all, *of_last]
     codes = instrumented.finish(*instrumented.start_workers(command, folder, *changes))
     assert codes == [0, 0], "".join((folder / f"{rank}.log").read_text()[-2000:] for rank in (0, 1))
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return [instrumented.recorded(folder / f"records{rank}") for rank in (0, 1)]
 
 
 def alone(data: Path, folder: Path, *options: str) -> list[dict[str, Any]]:
     """What one worker recorded that takes two batches for each update."""
     command = train_command(data, folder / "alone", 100, *options, "--update-freq", "2")
-    process = instrumented.start(command, folder / "log", partial(instrumented.record_updates, folder / "alone.pt"))
+    process = instrumented.start(command, folder / "log", partial(instrumented.record_updates, folder / "records"))
     assert instrumented.finish(process) == [0], (folder / "log").read_text()[-2000:]
-    return torch.load(folder / "alone.pt")
+    return instrumented.recorded(folder / "records")
 
 
 @pytest.fixture(scope="module")

@@ -34,10 +34,10 @@ def on_gpu(command: list[str]) -> list[str]:
 def recorded(command: list[str], folder: Path, *changes: instrumented.Change) -> list[dict[str, Any]]:
     """What the updates of a training were."""
     folder.mkdir()
-    record = partial(instrumented.record_updates, folder / "updates.pt")
+    record = partial(instrumented.record_updates, folder / "records")
     process = instrumented.start(command, folder / "log", record, *changes)
     assert instrumented.finish(process) == [0], (folder / "log").read_text()[-3000:]
-    return torch.load(folder / "updates.pt", map_location="cpu")
+    return instrumented.recorded(folder / "records")
 
 
 @pytest.mark.parametrize("module_name", ["PartitionedLinear", "PartitionedRankLinear"])

@@ -168,9 +168,19 @@ def use_pytorch_ddp_on_cpu() -> None:
 # Changes: what is watched.
 
 
-def record_updates(path: Path) -> None:
+def recorded(folder: Path) -> list[Any]:
+    """What :func:`record_updates` or :func:`record_models` has recorded, a file each, on the CPU."""
+    return [torch.load(path, map_location="cpu") for path in sorted(folder.iterdir())]
+
+
+def _record(folder: Path, what: object) -> None:
+    folder.mkdir(exist_ok=True)
+    torch.save(what, folder / f"{len(list(folder.iterdir())):04}.pt")
+
+
+def record_updates(folder: Path) -> None:
     """After each call of fairseq's train_step: the number of updates, and all that the optimizer may move."""
-    step, records = Trainer.train_step, []
+    step = Trainer.train_step
 
     def recording(trainer: Trainer, samples: Any, raise_oom: bool = False) -> Any:
         result = step(trainer, samples, raise_oom)
@@ -179,12 +189,10 @@ def record_updates(path: Path) -> None:
         moved = {}
         for (name, parameter), master in zip(trainer.get_model().named_parameters(), held, strict=True):
             state = adam.state[master]
-            moved[name] = {"weight": parameter, "master": master, "step": torch.tensor(state["step"])}
+            moved[name] = {"weight": parameter.detach(), "master": master.detach(), "step": torch.tensor(state["step"])}
             moved[name] |= {moment: state[moment] for moment in ("exp_avg", "exp_avg_sq")}
-        copies = {name: {k: v.detach().clone() for k, v in tensors.items()} for name, tensors in moved.items()}
         empty = [sample is None or len(sample) == 0 for sample in samples]
-        records.append({"updates": trainer.get_num_updates(), "moved": copies, "empty": empty})
-        torch.save(records, path)
+        _record(folder, {"updates": trainer.get_num_updates(), "moved": moved, "empty": empty})
         return result
 
     Trainer.train_step = recording
@@ -209,17 +217,16 @@ def record_collectives(path: Path) -> None:
     record("all_gather")
 
 
-def record_models(path: Path) -> None:
+def record_models(folder: Path) -> None:
     """After each update, and after a validation has begun: the state of the model, and the momentum of SGD."""
-    step, begin, records = Trainer.train_step, Trainer.begin_valid_epoch, []
+    step, begin = Trainer.train_step, Trainer.begin_valid_epoch
 
     def record(trainer: Trainer, what: str) -> None:
         model, sgd = trainer.get_model(), trainer.optimizer.optimizer
         tensors = dict(model.state_dict())
         for name, p in model.named_parameters():
             tensors |= {f"{name}.{kind}": value for kind, value in sgd.state[p].items()}
-        records.append((what, {name: value.clone() for name, value in tensors.items() if value is not None}))
-        torch.save(records, path)
+        _record(folder, (what, {name: value for name, value in tensors.items() if value is not None}))
 
     def recording_step(trainer: Trainer, samples: Any, raise_oom: bool = False) -> Any:
         result = step(trainer, samples, raise_oom)

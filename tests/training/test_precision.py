@@ -91,12 +91,12 @@ def test_core_updates_of_real_runs(
     # A learning rate large enough to move every parameter in half precision.
     command = train_command(toy_data, tmp_path / "run", 3, "--alternate", "--small-ratio", "0.25", *options)
     command += ["--disable-validation", "--no-save", "--weight-decay", "0.1", "--lr", "0.03"]
-    changes = [partial(instrumented.record_updates, tmp_path / "updates.pt"), instrumented.take_this_for_a_gpu]
+    changes = [partial(instrumented.record_updates, tmp_path / "records"), instrumented.take_this_for_a_gpu]
     changes += [partial(instrumented.set_common, **common)] if common else []
     changes += [partial(instrumented.overflow, 1)] if FP16[0] in options else []
     process = instrumented.start(command, tmp_path / "log", *changes)
     assert instrumented.finish(process) == [0], (tmp_path / "log").read_text()[-2000:]
-    check_in_step([torch.load(tmp_path / "updates.pt")[:3]], updates)
+    check_in_step([instrumented.recorded(tmp_path / "records")[:3]], updates)
 
 
 @pytest.mark.filterwarnings("ignore:.*GradScaler")
