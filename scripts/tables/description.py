@@ -80,6 +80,7 @@ class Row:
         against: network → the row in which the same network was trained alone; may lack a network.
         needs: what the training gets from the runs of earlier rows; the keys of :mod:`scripts.tables.needs`.
         averaged_epochs: instead of the recipe's, for a training of another length; "recipe" is the recipe's.
+        workers: processes that train it together, by ``fairseq-ats launch`` if there are several.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Row:
     against: Mapping[str, str] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
     averaged_epochs: int | Literal["recipe"] | None = "recipe"
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def _row(entry: dict[str, Any]) -> Row:
         against=entry.get("against", {}),
         needs=entry.get("needs", {}),
         averaged_epochs=_averaged(entry["checkpoints"]) if "checkpoints" in entry else "recipe",
+        workers=entry.get("workers", 1),
     )
 
 

@@ -13,11 +13,11 @@ from scripts.tables.description import Recipe
 FILL = 0.85
 
 
-def planned_cost(recipe: Recipe, row: str) -> tuple[int, int]:
-    """Return the updates and the FLOPs of a row, for the recipe's rough sizes of the data."""
+def planned_cost(recipe: Recipe, row: str, workers: int = 1) -> tuple[int, int]:
+    """Return the updates and the FLOPs of all workers of a row, for the recipe's rough sizes of the data."""
     path = recipe.config(row)
     config = read_config(path)
-    tokens = FILL * config["max_tokens"] * config.get("update_freq", 1)
+    tokens = FILL * config["max_tokens"] * config.get("update_freq", 1) * workers
     updates = config.get("max_update")
     if updates is None:
         updates = config["max_epoch"] * math.ceil(recipe.sentences * recipe.length / tokens)

@@ -191,7 +191,7 @@ class Reproduction:
         print("# cost of a run from its start, counted:", flush=True)
         total = 0
         for row in dict.fromkeys(run.row for run in missing):
-            updates, flops = planned_cost(self.table.recipe, row)
+            updates, flops = planned_cost(self.table.recipe, row, self.table.row(row).workers)
             print(f"# {row}: {updates:,} updates, {pflop(flops)} PFLOP", flush=True)
             total += flops * sum(run.row == row for run in missing)
         print(f"# together, {len(missing)} runs: {pflop(total)} PFLOP")
@@ -248,9 +248,8 @@ class Reproduction:
     def _command(self, run: Run) -> list[str]:
         needs = self._needs(run)
         device = ["--device", self.args.device] if self.args.device is not None else []
-        return run.command(
-            needs.training_data, self.args.threads, [*device, *needs.options, *self.args.fairseq_options]
-        )
+        options, workers = [*device, *needs.options, *self.args.fairseq_options], self.table.row(run.row).workers
+        return run.command(needs.training_data, self.args.threads, options, workers)
 
     def _needs(self, run: Run) -> Needs:
         """Return what a run needs of the runs of other rows, each with its own way of choosing checkpoints."""

@@ -55,10 +55,11 @@ class Run:
             return NEW
         return FINISHED if TrainingLog.read(self.log).is_finished else INTERRUPTED
 
-    def command(self, data: Path, threads: int, options: Sequence[str]) -> list[str]:
+    def command(self, data: Path, threads: int, options: Sequence[str], workers: int = 1) -> list[str]:
         """Return the command, as typed in the repository's root; fairseq resumes from ``checkpoint_last.pt``."""
+        launch = ["fairseq-ats", "launch", "--workers", str(workers), "--threads", str(threads)] if workers > 1 else []
         config, data, folder = (str(shown(path)) for path in (self.recipe.config(self.row), data, self.folder))
-        command = ["fairseq-ats", "train", config, data, "--save-dir", folder]
+        command = [*launch, "fairseq-ats", "train", config, data, "--save-dir", folder]
         return [*command, "--threads", str(threads), "--seed", str(self.seed), *options]
 
     def starts(self) -> list[dict[str, Any]]:

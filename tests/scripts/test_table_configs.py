@@ -94,9 +94,10 @@ def row_id(path: Path) -> str:
 
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
 def test_a_row_says_how_to_launch_it(row: Path) -> None:
-    launch = next(line for line in row.read_text().split("\n") if "fairseq-ats train" in line)
-    assert launch == (
-        f"#   fairseq-ats train configs/{row_id(row)}.yaml {RECIPES[row.parent.name].data} "
+    line = next(line for line in row.read_text().split("\n") if "fairseq-ats train" in line)
+    launch = "fairseq-ats launch --workers 2 " if row.stem.endswith("_local") else ""
+    assert line == (
+        f"#   {launch}fairseq-ats train configs/{row_id(row)}.yaml {RECIPES[row.parent.name].data} "
         f"--save-dir runs/tables/{row_id(row)}/seed1 --seed 1"
     )
 
@@ -116,12 +117,14 @@ def test_a_row_changes_what_its_name_says(row: Path) -> None:
     elif of_neurons := re.fullmatch(r"ffn_([\d.]+)_(alone|ats)", row.stem):
         share, name = of_neurons.groups()
         own |= {"core_ffn": f"width:{share}", "core_qk": "whole"}
-    elif of_subnets := re.fullmatch(r"ist_(\d)(?:_h(\d+))?(_exact)?", row.stem):
-        parts, length, exact = of_subnets.groups()
+    elif of_subnets := re.fullmatch(r"ist_(\d)(?:_h(\d+))?(_exact|_local)?", row.stem):
+        parts, length, other = of_subnets.groups()
         name = "subnets"
-        own |= {"parts": int(parts), "update_freq": int(parts), "max_tokens": 2500 // int(parts)}
+        own |= {"parts": int(parts), "max_tokens": 2500 // int(parts)}
+        # Where each subnet has a worker, an update has a batch of each.
+        own |= {"shared_parameters": "local"} if other == "_local" else {"update_freq": int(parts)}
         own |= {"local_updates": int(length)} if length else {}
-        own |= {"scheme_args": '{"scale": "exact"}'} if exact else {}
+        own |= {"scheme_args": '{"scale": "exact"}'} if other == "_exact" else {}
     elif of_pruning := re.fullmatch(r"prune_([\d.]+)(?:_(hard|afterwards))?", row.stem):
         share, how = of_pruning.groups()
         name = "pruned"
@@ -159,7 +162,7 @@ RESOLVED = {
     "wmt17": "9f4c1827bc3f19fa",
     "wmt17_strong": "efe48e49862df64e",
     "multi30k": "6f4720abc772a62f",
-    "multi30k_kinds": "f1f622b80304cd25",
+    "multi30k_kinds": "fd46a4cb99d04e25",
     "multi30k_converged": "85b742970bb62097",
     "multi30k_strong": "894543dcdfe23cdc",
 }

@@ -502,7 +502,8 @@ def test_dry_run_prints_the_commands(
     expected = []
     for seed in (4, 5):
         for row in table.rows:
-            line = ["fairseq-ats", "train", f"configs/{recipe}/{row.name}.yaml"]
+            line = "fairseq-ats launch --workers 2 --threads 3".split() if row.name == "ist_2_local" else []
+            line += ["fairseq-ats", "train", f"configs/{recipe}/{row.name}.yaml"]
             line += [of_source(row, "data", seed, "translated") or folder]
             line += ["--save-dir", f"{tmp_path}/runs/{recipe}/{row.name}/seed{seed}", "--threads", "3"]
             line += ["--seed", str(seed), "--device", "cuda"]
@@ -510,8 +511,9 @@ def test_dry_run_prints_the_commands(
                 given = of_source(row, key, seed, file)
                 line += [f"--{key.replace('_', '-')}", given] if given else []
             expected.append(" ".join([*line, "--fp16", "--update-freq", "2"]))
-    assert [line for line in output if line.startswith("fairseq-ats train")] == expected
-    others = [line for line in output if not line.startswith(("#", "fairseq-ats train"))]
+    trainings = "fairseq-ats train", "fairseq-ats launch"
+    assert [line for line in output if line.startswith(trainings)] == expected
+    others = [line for line in output if not line.startswith(("#", *trainings))]
     assert len(others) == len(set(others)), "what several rows need is made once"
     assert bool(others) == any(row.needs for row in table.rows)
     count = 2 * len(table.rows)
