@@ -97,7 +97,10 @@ DROPOUT = ["--scheme", "dropout", "--scheme-args", '{"keep_prob": 0.5}']
         ),
         ([*IST, "--update-freq", "2,1"], "--update-freq is 2,1; allowed with --scheme ist: one number"),
         ([*IST, "--update-freq", "2"], "apart; allowed: --partitioned-linear-module-name PartitionedLinear"),
-        ([*IST, "--update-freq", "2", "--shared-parameters", "local"], "--shared-parameters is local.*--update-freq 1"),
+        (
+            [*IST, "--update-freq", "2", "--shared-parameters", "local"],
+            "is local.*as many workers as --parts, and --update-freq 1",
+        ),
         (
             [*IST, *TWO_WORKERS, "--criteria-interval", "30", "--no-save-optimizer-state", "--store-ema"],
             r"--no-save-optimizer-state keeps.*--store-ema reads.*multiples of --local-updates \(20\)",
