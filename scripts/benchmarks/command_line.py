@@ -8,7 +8,7 @@ import torch
 
 from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cli.environment import restart_in_cpu_environment
-from fairseq_ats.cli.hardware import hardware
+from fairseq_ats.cli.hardware import check_device, hardware
 
 STOCK = "stock fairseq"
 PARTITIONED = "--optimizer adam_for_partitioned_model --task translation_with_partitioned_model"
@@ -37,8 +37,10 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 def start(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line and give this process the allocator and the threads of a training."""
     args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: cuda is not there")
+    try:
+        check_device(args.device)
+    except ValueError as error:
+        parser.error(str(error))
     restart_in_cpu_environment(args.threads)
     torch.set_num_threads(args.threads)
     return args

@@ -418,7 +418,9 @@ def test_every_core_translates_its_share() -> None:
 
 def test_benchmarks_refuse() -> None:
     if not torch.cuda.is_available():
-        assert "cuda is not there" in script("scripts.benchmarks.training", "--device", "cuda", fails=True)
+        assert "--device: cuda is not allowed, because torch finds no GPU" in script(
+            "scripts.benchmarks.training", "--device", "cuda", fails=True
+        )
     assert "--tokens: 3 is not allowed" in script("scripts.benchmarks.training", "--tokens", "3", fails=True)
     done = subprocess.run(["bash", str(ROOT / "scripts/benchmark.sh"), "x", "tpu"], capture_output=True, text=True)
     assert done.returncode == 2
