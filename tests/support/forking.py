@@ -22,8 +22,8 @@ from tests import STAND_INS
 # Not from tests/fixtures.py, which imports the plugin.
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("train", "generate", "interactive", "validate", "hydra_train")
-# Imported by torch.optim and for BLEU, when a command has begun.
-LATE_IMPORTS = ("torch._dynamo", "sacrebleu", "tests.support.preloaded")
+# Imported by torch.optim, for BLEU and by the plugin, when a command has begun.
+LATE_IMPORTS = ("torch._dynamo", "sacrebleu", "sentencepiece", "filelock", "filecmp", "tests.support.preloaded")
 
 
 @cache
