@@ -80,7 +80,7 @@ class Row:
         against: network → the row in which the same network was trained alone; may lack a network.
         needs: what the training gets from the runs of earlier rows; the keys of :mod:`scripts.tables.needs`.
         averaged_epochs: instead of the recipe's, for a training of another length; "recipe" is the recipe's.
-        workers: processes that train it together, by ``fairseq-ats launch`` if there are several.
+        workers: processes that train it together; several are of ``fairseq-ats launch``, on a CPU.
     """
 
     name: str
