@@ -11,7 +11,7 @@ from typing import Any
 
 from fairseq_ats.checkpoints.keys import RUN_KEY
 from fairseq_ats.options.config import PartitionedConfig
-from fairseq_ats.options.values import Options
+from fairseq_ats.options.values import Options, plain
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.schemes.partial_sgd import Scheme
 from fairseq_ats.schemes.pattern import as_text, parsed_patterns
@@ -94,7 +94,7 @@ def to_remember(cfg: PartitionedConfig, scheme: Scheme) -> dict[str, Any]:
         pattern = scheme.pattern_text if scheme.takes_turns else None
     return {
         "scheme": str(name),
-        **{option: getattr(cfg, option) for option in _names(cfg)},
+        **{option: plain(getattr(cfg, option)) for option in _names(cfg)},
         "alternate_pattern": pattern,
     }
 
@@ -102,7 +102,7 @@ def to_remember(cfg: PartitionedConfig, scheme: Scheme) -> dict[str, Any]:
 def _as_remembered(name: str, given: Any) -> Any:
     """Return the value of an option as :func:`to_remember` writes it."""
     try:
-        return as_text(parsed_patterns(given)) if name == "alternate_pattern" else given
+        return as_text(parsed_patterns(given)) if name == "alternate_pattern" else plain(given)
     except ValueError:
         return given  # the check of the options tells what is wrong
 

@@ -178,7 +178,7 @@ class Options:
         own = {
             "--parts": given.parts,
             "--local-updates": given.local_updates,
-            "--shared-parameters": _plain(given.shared_parameters),
+            "--shared-parameters": plain(given.shared_parameters),
         }
         return SchemeOptions(
             scheme=None if given.scheme is None else SchemeName(str(given.scheme)),
@@ -235,11 +235,11 @@ class Options:
     @property
     def autocast(self) -> str | None:
         """A dtype of PyTorch by name; None: the weights' precision."""
-        return _plain(self._cfg.autocast)
+        return plain(self._cfg.autocast)
 
     @property
     def module_name(self) -> str | None:
-        return _plain(self._cfg.partitioned_linear_module_name)
+        return plain(self._cfg.partitioned_linear_module_name)
 
     @property
     def core_dropout(self) -> float | None:
@@ -268,7 +268,7 @@ class Options:
         """
         core_alone = trains and self.scheme.name == SchemeName.CORE
         names = [field.name for field in fields(Partition) if field.name != "module_name"]
-        given = {"module_name": self.module_name} | {name: _plain(getattr(self._cfg, name)) for name in names}
+        given = {"module_name": self.module_name} | {name: plain(getattr(self._cfg, name)) for name in names}
         return typed(given | ({"max_level": CORE_LEVEL} if core_alone else {}))
 
     @property
@@ -281,9 +281,9 @@ class Options:
 
     def _section(self, kind: type[Section]) -> Section:
         """Return the options that have the names of the fields of ``kind``."""
-        return kind(**{field.name: _plain(getattr(self._cfg, field.name)) for field in fields(kind)})
+        return kind(**{field.name: plain(getattr(self._cfg, field.name)) for field in fields(kind)})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return the string that one of fairseq's enumerations stands for, and other values as they are."""
     return str(value) if isinstance(value, Enum) else value

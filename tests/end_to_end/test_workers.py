@@ -117,7 +117,8 @@ def test_one_worker_overflows(toy_data: Path, tmp_path: Path) -> None:
 
 # Rounds of 2 updates in epochs of 3: a validation and a save within the second round.
 IST = [*ONE_EPOCH[1:-6], "--max-epoch", "2", "--weight-decay", "0.1", "--no-epoch-checkpoints", "--clip-norm", "0.5"]
-IST += "--scheme ist --parts 2 --local-updates 2 --partitioned-linear-module-name PartitionedLinear".split()
+IST += "--scheme ist --parts 2 --local-updates 2 --shared-parameters synchronous".split()
+IST += ["--partitioned-linear-module-name", "PartitionedLinear"]
 
 
 def test_independent_subnets(toy_data: Path, tmp_path: Path) -> None:

@@ -154,6 +154,19 @@ def test_a_memory_that_cannot_be(options: Any, memory: Any, message: str) -> Non
         recall_(options, {RUN_KEY: memory})
 
 
+def test_choices_are_remembered_by_name(build: Build, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """fairseq makes the type of an option's choices as it goes, and no checkpoint can hold a value of it."""
+    options = "--scheme ist --parts 2 --update-freq 2 --partitioned-linear-module-name PartitionedLinear".split()
+    began = save_checkpoint(build(*options, "--shared-parameters", "fixed"), tmp_path / "ist.pt")
+    for given, kept in ((), "fixed"), (("fixed",), "fixed"), (("synchronous",), "synchronous"):
+        caplog.clear()
+        again = [word for value in given for word in ("--shared-parameters", value)]
+        assert build("--restore-file", str(began), *options, *again).task.scheme.shared_parameters == kept
+        said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        expected = f"{began} was trained with --shared-parameters fixed, and it is synchronous now"
+        assert said == ([expected] if kept != "fixed" else [])
+
+
 @pytest.mark.parametrize("scheme", [["--max-level", "1"], []])
 def test_a_core_alone_goes_on_as_it_began(
     build: Build, caplog: pytest.LogCaptureFixture, tmp_path: Path, scheme: list[str]

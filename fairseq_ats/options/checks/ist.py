@@ -26,8 +26,8 @@ def ist_problems(cfg: PartitionedConfig, options: Options) -> list[str]:
         )
     if options.scheme.own_options.get("--shared-parameters") == "local" and frequencies != [1]:
         problems.append(
-            "--shared-parameters is local, where each part has a worker of its own; allowed: as many workers as --parts, "
-            "and --update-freq 1"
+            "--shared-parameters is local, where each part has a worker of its own; allowed: as many workers as "
+            "--parts, and --update-freq 1"
         )
     return problems + (_problems_of_several(cfg, options) if workers > 1 else [])
 
