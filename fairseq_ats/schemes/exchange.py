@@ -76,15 +76,19 @@ class Exchange:
 
     def reduced(self, parameters: Sequence[nn.Parameter]) -> None:
         """Count the bytes of a sum over the workers of the gradients of these parameters."""
-        share = 2 * (self.workers.count - 1) / self.workers.count
-        self.sent += share * sum(p.nbytes for p in parameters)
+        self.sent += sent_in_a_sum(sum(p.nbytes for p in parameters), self.workers.count)
 
     def _average(self, values: Sequence[Tensor]) -> None:
         flat = torch.cat([value.flatten() for value in values])
         self.workers.add_up_(flat)
         for value, mean in zip(values, flat.split([value.numel() for value in values]), strict=True):
             value.copy_(mean.view_as(value) / self.workers.count)
-        self.sent += 2 * (self.workers.count - 1) / self.workers.count * flat.nbytes
+        self.sent += sent_in_a_sum(flat.nbytes, self.workers.count)
+
+
+def sent_in_a_sum(nbytes: int, workers: int) -> float:
+    """Return how many bytes each worker sends while a ring adds up buffers of ``nbytes``: 2(K − 1)/K of one."""
+    return 2 * (workers - 1) / workers * nbytes
 
 
 def _values(p: nn.Parameter, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from fairseq_ats.cli.arguments import positive
 from fairseq_ats.cli.hardware import hardware
+from fairseq_ats.schemes.exchange import sent_in_a_sum
 from scripts.benchmarks.timing import ratio_column, rotated
 
 FAIRSEQ_ATS = [sys.executable, "-m", "fairseq_ats.cli"]
@@ -41,7 +42,8 @@ class Way(NamedTuple):
     batches: int
 
     def __str__(self) -> str:
-        return f"{self.workers} worker{'s' * (self.workers > 1)}, {self.threads} thread{'s' * (self.threads > 1)} each"
+        text = f"{self.workers} worker{'s' * (self.workers > 1)}, {self.threads} thread{'s' * (self.threads > 1)}"
+        return text + " each" * (self.workers > 1)
 
 
 WAYS = {"1x1": Way(1, 1, 2), "1x2": Way(1, 2, 2), "2x1": Way(2, 1, 1)}
@@ -90,13 +92,13 @@ def trained(config: Path, data: Path, way: Way, updates: int, options: list[str]
         sys.exit(f"workers: {' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}")
     lines = [line.split("| train_inner | ")[1] for line in done.stdout.splitlines() if "| train_inner | " in line]
     logged = [json.loads(line) for line in lines]
-    of_all = 2 * (way.workers - 1) / way.workers * BYTES * trained_parameters(done.stdout) / 1e6
+    of_all = sent_in_a_sum(BYTES * trained_parameters(done.stdout), way.workers) / 1e6
     sent = statistics.mean(float(line.get("sent_mb", of_all)) for line in logged)
     return statistics.median(float(line["wps"]) for line in logged[1:]), sent
 
 
 def trained_parameters(log: str) -> int:
-    """Return the number of parameters that move, by fairseq's log (fairseq_cli/train.py:109)."""
+    """Return the number of parameters that move, by fairseq's log (fairseq_cli/train.py:103)."""
     return int(re.findall(r"num. shared model params: .*num. trained: ([\d,]+)", log)[0].replace(",", ""))
 
 

@@ -99,7 +99,7 @@ DROPOUT = ["--scheme", "dropout", "--scheme-args", '{"keep_prob": 0.5}']
         ([*IST, "--update-freq", "2"], "apart; allowed: --partitioned-linear-module-name PartitionedLinear"),
         (
             [*IST, "--update-freq", "2", "--shared-parameters", "local"],
-            "is local.*as many workers as --parts, and --update-freq 1",
+            "--shared-parameters is local.*as many workers as --parts, and --update-freq 1",
         ),
         (
             [*IST, *TWO_WORKERS, "--criteria-interval", "30", "--no-save-optimizer-state", "--store-ema"],

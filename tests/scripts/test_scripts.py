@@ -325,6 +325,38 @@ def test_benchmark_of_schemes() -> None:
     assert all(float(row[1].split()[0]) > 0 for row in rows)
 
 
+def test_benchmark_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Of trainings with a quarter of a million parameters, by what they log."""
+    from scripts.benchmarks import workers
+
+    commands = []
+
+    def trained(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        logged = [{"wps": "9000"}, {"wps": "100"}, {"wps": "300"}, {"wps": "200"}]
+        if "subnets.yaml" in " ".join(command):
+            logged = [{"wps": "300", "sent_mb": sent} for sent in ("0.4", "0.8", "0.4", "0.4")]
+        lines = ["| num. shared model params: 1,000,000 (num. trained: 250,000)"]
+        lines += [f"| INFO | train_inner | {json.dumps(line)}" for line in logged]
+        return subprocess.CompletedProcess(command, 0, "\n".join(lines))
+
+    monkeypatch.setattr(workers.subprocess, "run", trained)
+    configs = [str(tmp_path / name) for name in ("standard.yaml", "subnets.yaml")]
+    options = ["--ways", "1x1", "2x1", "--rounds", "1", "--max-tokens", "7"]
+    monkeypatch.setattr("sys.argv", ["workers", *configs, str(tmp_path), *options])
+    workers.main()
+    _, *rows = cells_of(capsys.readouterr().out)
+    assert [[row[1], row[2], row[3].split()[0], row[4]] for row in rows if row[0] == "standard"] == [
+        ["1 worker, 1 thread", "200", "1.00", "0.00"],
+        ["2 workers, 1 thread each", "200", "1.00", "1.00"],  # a float32 of each, half of it twice
+    ]
+    assert rows[-1][1:3] == ["2 workers, 1 thread each", "300"]
+    assert (rows[-1][3].split()[0], rows[-1][4]) == ("1.50", "0.50")
+    frequencies = [command[command.index("--update-freq") + 1] for command in commands]
+    assert frequencies == ["2", "1", "2", "1"], "as many batches in an update"
+    assert all(command[command.index("--max-tokens") + 1] == "7" for command in commands)
+
+
 def test_benchmark_of_decoding() -> None:
     table = script("scripts.benchmarks.decoding", *TINY_BENCHMARK, "--beams", "2", "--batch-sizes", "1", "3")
     rows = re.findall(r"^\| (\d) \| 2 \| (.+?) \|.*\| ([\d.]+) \| [\d,]+ \|$", table, re.MULTILINE)

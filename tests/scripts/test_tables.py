@@ -453,13 +453,15 @@ def test_planned_cost(tmp_path: Path) -> None:
     assert cost.costs[2].flops > cost.costs[1].flops > 0
     flops = 13 * cost.costs[2].flops + 12 * cost.costs[1].flops
     assert planned_cost(recipe, "ats") == (25, flops)
+    of_two = cost_of(recipe.config("ats"), tokens=2 * 680)  # an update has a batch of each worker
+    assert planned_cost(recipe, "ats", workers=2) == (25, of_two.flops(25))
     path = recipe.config("ats")
     path.write_text(path.read_text().replace("max_update: 25", "max_epoch: 3\nmax_update: null"))
     assert planned_cost(recipe, "ats")[0] == 3 * 6, "600 sentences of 6 are 5.3 updates"
 
 
-def cost_of(config: Path) -> TrainingCost:
-    return cost_of_options(options_of(read_config(config), config), 100, 680, 680 / 6)
+def cost_of(config: Path, tokens: int = 680) -> TrainingCost:
+    return cost_of_options(options_of(read_config(config), config), 100, tokens, tokens / 6)
 
 
 def test_cost_of_networks_that_begin_later(tmp_path: Path) -> None:

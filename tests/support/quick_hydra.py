@@ -26,7 +26,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser, create_
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, _utils, base, grammar_parser
 
-calling_file_or_module = sys.modules["hydra.initialize"].detect_calling_file_or_module_from_stack_frame
 parse_rule, compose = OverridesParser.parse_rule, utils.compose
 _choices = cache(ChoiceEnum)
 
@@ -126,8 +125,8 @@ def remember_compositions() -> None:
     """
     utils.compose = _compose
     base.parse = _utils.parse = cache(grammar_parser.parse)
-    initialisation = sys.modules["hydra.initialize"]  # as an attribute of hydra, this name is the class
-    initialisation.detect_calling_file_or_module_from_stack_frame = cache(calling_file_or_module)
+    module = sys.modules["hydra.initialize"]  # as an attribute of hydra, this name is the class
+    module.detect_calling_file_or_module_from_stack_frame = cache(module.detect_calling_file_or_module_from_stack_frame)
 
 
 def share_compositions(folder: Path) -> None:
