@@ -14,6 +14,7 @@ keeps between the passes, in float32 and on a CPU. Layers that LayerDrop leaves 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
@@ -23,7 +24,15 @@ from fairseq_ats.checkpoints.keys import IMAGE_TASK_NAME, STOCK_TASK_NAME, TASK_
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.cost.budget import Core, cores_within
-from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, scheme_flops, scheme_of_parts_flops
+from fairseq_ats.cost.cost import (
+    Cost,
+    freeze_,
+    model_of_checkpoint,
+    network_cost,
+    scheme_flops,
+    scheme_of_parts_flops,
+    scheme_text,
+)
 from fairseq_ats.cost.images import CIFAR10, image_table
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
 from fairseq_ats.options.values import Options
@@ -49,6 +58,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_
         parser.error("--core-parameters and --core-flops are for a model that is to be trained; give its --arch")
     if args.core_flops is not None and not 0 < args.core_flops < 1:
         parser.error(f"--core-flops is {args.core_flops}; allowed: 0 < F < 1")
+    is_of_images = not {*RESNETS}.isdisjoint(rest)
+    if has_budget and is_of_images:
+        parser.error("--core-parameters and --core-flops are for a Transformer; --arch is a ResNet")
     with parser.errors_in_a_sentence():
         if has_budget:
             stock = build(["--task", STOCK_TASK_NAME, *rest], numbered_dictionary(args.vocabulary))
@@ -56,7 +68,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_
             print(_budget_table(*found))
             return
         if checkpoint is None:
-            is_of_images = not {*RESNETS}.isdisjoint(rest)
             task_name = IMAGE_TASK_NAME if is_of_images else TASK_NAME
             built = build(
                 ["--task", task_name, *rest], CIFAR10 if is_of_images else numbered_dictionary(args.vocabulary)
@@ -65,17 +76,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m fairseq_
         else:
             task, model = model_of_checkpoint(checkpoint)
             name = checkpoint
+        scheme = Options(task.cfg).scheme.scheme_of(task.partition.max_level)
+        freeze_(task, model)
         if isinstance(task, ImageClassificationWithPartitionedModelTask):
             print(f"{name}: {task.partition}; images of {' × '.join(map(str, task.data.shape))}\n")
-            print(image_table(task, model))
+            print(image_table(task, model, scheme))
             return
         sentences = args.tokens // args.length
         costs = {level: network_cost(model, task, sentences, args.length, level) for level in task.partition.levels}
-        updates = scheme_flops(costs, *task.scheme.patterns)
-        scheme = Options(task.cfg).scheme.scheme_of(task.partition.max_level)
+        updates = scheme_flops(costs, *scheme.patterns)
         if isinstance(scheme, SchemeOfParts):
-            own = scheme_of_parts_flops(model, task, sentences, args.length, scheme)
-            updates[f"{task.cfg.scheme} {task.cfg.scheme_args or ''}".rstrip()] = own
+            of_update = partial(network_cost, model, task, sentences, args.length, scheme.max_level)
+            updates[scheme_text(task)] = scheme_of_parts_flops(scheme, task.model_parts(model), of_update)
     tokens = sentences * args.length
     print(f"{name}: {task.partition}; {tokens:,} tokens in sentences of {args.length}\n")
     print(_table(costs, tokens, task.partition, updates))

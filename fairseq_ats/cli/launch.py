@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.cli.workers import Workers, search_path
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats launch
     with tempfile.TemporaryDirectory(prefix="launch.") as folder:
         # A file: another process could take a port between its choice and its use.
         init_method = args.init_method or f"file://{folder}/workers"
-        workers = Workers(args.command, args.workers, args.threads, args.world_size, args.first_rank, init_method)
+        workers = Workers(_command(args), args.workers, args.threads, args.world_size, args.first_rank, init_method)
         sys.exit(workers.run())
 
 
@@ -51,6 +52,14 @@ def _parser(prog: str) -> CommandParser:
     several.add_argument("--init-method", metavar="ADDRESS", help="tcp://HOST:PORT of the machine of rank 0")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="fairseq-train or fairseq-ats train, and its options")
     return parser
+
+
+def _command(args: argparse.Namespace) -> list[str]:
+    """Return what each worker runs; ``fairseq-ats train`` has threads of its own, all cores unless they are given."""
+    program, *rest = args.command
+    if Path(program).name != "fairseq-ats" or any(word.partition("=")[0] == "--threads" for word in rest):
+        return args.command
+    return [*args.command, "--threads", str(args.threads)]
 
 
 def _problem(args: argparse.Namespace) -> str | None:

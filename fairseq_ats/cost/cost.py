@@ -26,14 +26,16 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fairseq_ats.architectures.parts import ModelParts
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.keys import IMAGE_TASK_NAME, PARTITION_KEY, TASK_NAME
 from fairseq_ats.cost.synthetic import numbered_dictionary, random_batch
 from fairseq_ats.inference.image_loading import load_image_network
 from fairseq_ats.modules import PartitionedRankLinear
 from fairseq_ats.modules.levels import use_level
-from fairseq_ats.optim.mask import EVERYTHING, require_gradients
+from fairseq_ats.optim.mask import EVERYTHING, NOTHING, require_gradients
 from fairseq_ats.options.run_options import recall_
+from fairseq_ats.options.values import Options
 from fairseq_ats.partition.partition import CORE_LEVEL
 from fairseq_ats.partition.tags import holds
 from fairseq_ats.schemes.draws import Draws
@@ -44,6 +46,7 @@ from fairseq_ats.tasks.translation_with_partitioned_model import (
     PartitionedTranslationConfig,
     TranslationWithPartitionedModelTask,
 )
+from fairseq_ats.training.freeze import frozen_parameters
 
 # The weight, its gradient and Adam's two moments, each in float32.
 BYTES_OF_A_TRAINED_PARAMETER = 16
@@ -105,14 +108,25 @@ def network_cost(
     return cost_of_batches(model, lambda size: random_batch(task, size, length), sentences, level, few, update)
 
 
-def scheme_of_parts_flops(
-    model: nn.Module, task: TranslationTask, sentences: int, length: int, scheme: SchemeOfParts
-) -> float:
-    """Return the FLOPs of an average update of a scheme that trains one network by its parts."""
-    scheme.attach(task.model_parts(model), Draws(seed=1))
-    updates = [scheme.update(number) for number in scheme.typical_updates]
-    costs = [network_cost(model, task, sentences, length, scheme.max_level, update) for update in updates]
+def scheme_of_parts_flops(scheme: SchemeOfParts, parts: ModelParts, cost: Callable[[Update], Cost]) -> float:
+    """Return the FLOPs of an average update of a scheme that trains one network by its parts.
+
+    Args:
+        cost: counts what one update does with the network.
+    """
+    scheme.attach(parts, Draws(seed=1))
+    costs = [cost(scheme.update(number)) for number in scheme.typical_updates]
     return sum(cost.flops for cost in costs) / len(costs) * (1 + scheme.extra_passes)
+
+
+def scheme_text(task: Any) -> str:
+    """Return the task's scheme and its arguments, as a row of a table names them."""
+    return f"{task.cfg.scheme} {task.cfg.scheme_args or ''}".rstrip()
+
+
+def freeze_(task: Any, model: nn.Module) -> None:
+    """Give the parameters of --freeze no gradient, as in training; what is counted then is without theirs."""
+    require_gradients(frozen_parameters(model, Options(task.cfg).scheme.freeze), NOTHING)
 
 
 def cost_of_batches(
@@ -284,7 +298,9 @@ def model_of_checkpoint(path: str) -> tuple[Any, nn.Module]:
     checkpoint = Checkpoint.open(path)
     header = checkpoint.state
     if checkpoint.task_name == IMAGE_TASK_NAME:
-        return load_image_network(checkpoint)
+        task, model = load_image_network(checkpoint)
+        recall_(task.cfg, header["task_state"])
+        return task, model
     if checkpoint.partition is None:
         raise ValueError(f"{path} was not written by --task {TASK_NAME}; give its --arch and options instead")
     cfg = checkpoint_utils.load_checkpoint_to_cpu(path).get("cfg")

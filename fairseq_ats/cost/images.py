@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairseq_ats.cost.cost import Cost, cost_of_batches, scheme_flops
+from fairseq_ats.cost.cost import Cost, cost_of_batches, scheme_flops, scheme_of_parts_flops, scheme_text
 from fairseq_ats.data.image_folder import ImageData
 from fairseq_ats.data.image_sources import CIFAR10_CLASSES
 from fairseq_ats.modules.levels import use_level
+from fairseq_ats.schemes.partial_sgd import Scheme, SchemeOfParts
 
 # FLOPs of an element that passes a batch norm, by the paper's count: two multiply-adds.
 PAPER_NORM_FLOPS = 4
@@ -58,13 +59,23 @@ def paper_cost(model: nn.Module, data: ImageData, count: int, level: int) -> Cos
     return replace(cost, forward_flops=cost.forward_flops + PAPER_NORM_FLOPS * elements * count, backward_flops=0)
 
 
-def image_table(task: Any, model: nn.Module) -> str:
-    """Return Markdown: the networks by image, and an epoch of each scheme by both counts."""
+def image_table(task: Any, model: nn.Module, scheme: Scheme) -> str:
+    """Return Markdown: the networks by image, and an epoch of each scheme by both counts.
+
+    The paper's count is of the paper's schemes alone.
+    """
     levels, epoch = task.partition.levels, PAPER_IMAGES
     true, paper = (
-        scheme_flops({n: count(model, task.data, epoch, n) for n in levels}, *task.scheme.patterns)
+        scheme_flops({n: count(model, task.data, epoch, n) for n in levels}, *scheme.patterns)
         for count in (image_cost, paper_cost)
     )
+    if isinstance(scheme, SchemeOfParts):
+        batches = partial(random_images, task.data)
+        true[scheme_text(task)] = scheme_of_parts_flops(
+            scheme,
+            task.model_parts(model),
+            lambda update: cost_of_batches(model, batches, epoch, scheme.max_level, update=update),
+        )
     lines = [
         "| network | parameters | forward MFLOPs/image | backward | activations kB/image |",
         "|---|---:|---:|---:|---:|",
@@ -76,5 +87,6 @@ def image_table(task: Any, model: nn.Module) -> str:
             f"| {cost.backward_flops / BATCH / 1e6:.1f} | {cost.activation_bytes / BATCH / 1e3:.0f} |"
         )
     lines += ["", f"| an epoch of {epoch:,} images | TFLOPs | by the paper's count |", "|---|---:|---:|"]
-    lines += [f"| {name} | {flops / 1e12:.3g} | {paper[name] / 1e12:.3g} |" for name, flops in true.items()]
+    for name, flops in true.items():
+        lines.append(f"| {name} | {flops / 1e12:.3g} | {f'{paper[name] / 1e12:.3g}' if name in paper else '–'} |")
     return "\n".join(lines)

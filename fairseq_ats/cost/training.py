@@ -8,13 +8,21 @@ backward passes (:mod:`fairseq_ats.cost.cost`). The optimizer is not counted.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from fairseq.tasks.translation import TranslationTask
 from torch import nn
 
-from fairseq_ats.cost.cost import Cost, model_of_checkpoint, network_cost, scheme_of_parts_flops, training_flops
+from fairseq_ats.cost.cost import (
+    Cost,
+    freeze_,
+    model_of_checkpoint,
+    network_cost,
+    scheme_of_parts_flops,
+    training_flops,
+)
 from fairseq_ats.cost.synthetic import build, numbered_dictionary
 from fairseq_ats.options.values import Options
 from fairseq_ats.schemes.partial_sgd import SchemeOfParts
@@ -53,9 +61,11 @@ def cost_of_run(checkpoint: Path, tokens: float, sentences: float) -> TrainingCo
         tokens, sentences: the numbers of tokens and of sentences in an average update, on one side.
 
     Raises:
-        ValueError: the checkpoint cannot be read, or stock fairseq wrote it; this function cannot count such a model.
+        ValueError: the checkpoint cannot be read, or it is not of a training of this plugin's translation task.
     """
     task, model = model_of_checkpoint(str(checkpoint))
+    if not isinstance(task, TranslationTask):
+        raise ValueError(f"{checkpoint} classifies images; trainings of translation are counted")
     return _cost(task, model, tokens, sentences)
 
 
@@ -76,8 +86,10 @@ def _cost(task: TranslationTask, model: nn.Module, tokens: float, sentences: flo
     count = max(1, round(tokens / length))
     highest = task.partition.max_level
     scheme = Options(task.cfg).scheme.scheme_of(highest)
+    freeze_(task, model)
     if isinstance(scheme, SchemeOfParts):
-        flops = round(scheme_of_parts_flops(model, task, count, length, scheme))
+        of_update = partial(network_cost, model, task, count, length, highest)
+        flops = round(scheme_of_parts_flops(scheme, task.model_parts(model), of_update))
         cost = replace(network_cost(model, task, count, length, highest), forward_flops=flops, backward_flops=0)
         return TrainingCost({highest: cost}, Schedule(SchemeName.STANDARD, highest), distils=False)
     schedule = cast(Schedule, scheme)

@@ -39,8 +39,10 @@ _OF_A_SCHEME = (
     "local_updates",
     "shared_parameters",
     "step_scale",
-    "freeze",
 )
+
+# Options of a run whatever its scheme.
+_OF_ANY_SCHEME = ("freeze",)
 
 # Options of the translation task alone.
 _OF_TRANSLATION = ("core_data",)
@@ -69,12 +71,13 @@ def recall_(cfg: PartitionedConfig, task_state: Mapping[str, Any]) -> list[str]:
     if not isinstance(saved, Mapping):
         raise ValueError(f"the checkpoint's options of the run are a {type(saved).__name__}")
     given_scheme, scheme = _given_scheme(cfg), saved.get("scheme")
+    names, differing = _names(cfg), []
     if given_scheme is None:
         cfg.scheme = scheme
     elif scheme not in (None, given_scheme):
-        return [f"--scheme {scheme}, and --scheme is {given_scheme} now"]
-    differing = []
-    for name in filter(saved.__contains__, _names(cfg)):
+        differing.append(f"--scheme {scheme}, and --scheme is {given_scheme} now")
+        names = _OF_ANY_SCHEME
+    for name in filter(saved.__contains__, names):
         given, had = getattr(cfg, name), saved[name]
         if given is None:
             # Without distillation, as it may be given now, there is no temperature, and no update at which it begins.
@@ -109,7 +112,7 @@ def _as_remembered(name: str, given: Any) -> Any:
 
 def _names(cfg: PartitionedConfig) -> tuple[str, ...]:
     """Return the options that a run of this task keeps."""
-    return (*_OF_A_SCHEME, *(name for name in _OF_TRANSLATION if hasattr(cfg, name)))
+    return (*_OF_A_SCHEME, *_OF_ANY_SCHEME, *(name for name in _OF_TRANSLATION if hasattr(cfg, name)))
 
 
 def _given_scheme(cfg: PartitionedConfig) -> SchemeName | None:

@@ -26,7 +26,8 @@ class Layerwise(SchemeOfParts):
 
     @property
     def typical_updates(self) -> Sequence[int]:
-        return range(0, len(self.parts.layers) * self.updates, self.updates)
+        turns = len(self.parts.layers)
+        return [turn * self.updates for turn in range(turns - 1 if self.order == "growing" else 0, turns)]
 
     def update(self, number: int) -> Update:
         count, turn = len(self.parts.layers), number // self.updates

@@ -13,6 +13,7 @@ On a CPU the time is the CPU time of this process, which does not grow while oth
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from fairseq.trainer import Trainer
@@ -57,6 +58,7 @@ def main() -> None:
     sentences = args.tokens // args.length
     batch = random_batch(built.task, sentences, args.length)
     standard, parts = built.task.scheme, built.task.model_parts(built.model)
+    counted = built.model, built.task, sentences, args.length, standard.max_level
     schemes: dict[str, Scheme] = {}
     flops: dict[str, float] = {}
     for name, arguments in SCHEMES:
@@ -66,9 +68,9 @@ def main() -> None:
         label = f"{name} {given or ''}".rstrip()
         schemes[label] = scheme
         if isinstance(scheme, SchemeOfParts):
-            flops[label] = scheme_of_parts_flops(built.model, built.task, sentences, args.length, scheme)
+            flops[label] = scheme_of_parts_flops(scheme, parts, partial(network_cost, *counted))
         else:
-            flops[label] = network_cost(built.model, built.task, sentences, args.length, standard.max_level).flops
+            flops[label] = network_cost(*counted).flops
     trainer = Trainer(built.cfg, built.task, built.model, built.criterion)
 
     def update(scheme: Scheme) -> float:

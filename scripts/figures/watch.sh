@@ -8,7 +8,8 @@
 #   watch FIGURE "DATA..." "$@"
 #
 # A training that has come to its end is not made again. An interrupted one goes on from its checkpoint, or begins again
-# if it saves none. One that was made by another command is replaced.
+# if it saves none. One that was made by another command (whatever its threads) is replaced; another folder is left as it
+# is.
 
 script=$(basename "$0" .sh)
 figure=
@@ -96,6 +97,10 @@ prepare_data() {
   esac
 }
 
+without_threads() {
+  sed -E "s/'--threads' '[0-9]+' ?//g"
+}
+
 run() {
   local name=$1 label=$2 folder=$output/$1
   shift 2
@@ -108,7 +113,9 @@ run() {
     "${command[@]}" --dry-run
     return
   fi
-  if [[ -f $folder/command && $(<"$folder/command") == "${command[*]@Q}" ]]; then
+  [[ -f $folder/command || -z $(ls -A "$folder" 2>/dev/null) ]] ||
+    die "$folder is not a training of this script; move it away, or give another --output"
+  if [[ -f $folder/command && $(without_threads <"$folder/command") == $(without_threads <<<"${command[*]@Q}") ]]; then
     if grep -qs 'done training in' "$folder/train.log"; then
       echo "$script: $folder is there"
       return

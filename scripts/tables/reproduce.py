@@ -45,7 +45,7 @@ from scripts.tables.measurement import measure
 from scripts.tables.needs import Needs
 from scripts.tables.plan import planned_cost
 from scripts.tables.records import Records, scores_of
-from scripts.tables.runs import FINISHED, BusyError, Run, train
+from scripts.tables.runs import FINISHED, NEW, BusyError, Run, train
 from scripts.tables.scoring import Decoding, References, read_references
 
 NAME = "reproduce_table"
@@ -265,11 +265,13 @@ class Reproduction:
         Raises:
             BusyError: another process trains this run.
             TrainingFailed: fairseq ended before the end of the training, or what it needs was not made.
-            ValueError: a run that it needs is not there.
+            ValueError: a run that it needs is not there, or the training was begun without it.
         """
+        needs = self._needs(run)
+        if needs.sources and run.state() != NEW and not any("needs" in start for start in run.starts()):
+            raise ValueError(f"it was begun without what it needs of other runs; move {shown(run.folder)} away")
         if run.state() == FINISHED:
             return
-        needs = self._needs(run)
         needs.check()
         console = run.folder / "console.log"
         with run.locked() as lock:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fairseq_ats.cli import launch as launcher
 from tests import STAND_INS
 from tests.fixtures import ROOT
 from tests.support.checkpoints import check_mask
@@ -59,6 +60,24 @@ def test_trains_two_workers(toy_data: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, output[-4000:]
     assert "training on 2 devices" in output
     check_mask(tmp_path, 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "added"),
+    [
+        ("fairseq-ats train CONFIG DATA --save-dir RUN", ["--threads", "1"]),
+        ("bin/fairseq-ats train CONFIG DATA --save-dir RUN --threads=2", []),
+        ("fairseq-train DATA --cpu", []),
+    ],
+)
+def test_threads_of_a_configuration_file(command: str, added: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``fairseq-ats train`` would take all cores for each worker."""
+    workers = []
+    monkeypatch.setattr(launcher.shutil, "which", lambda *_, **__: "there")
+    monkeypatch.setattr(launcher.Workers, "run", lambda self: workers.append(self))
+    with pytest.raises(SystemExit):
+        launcher.main(["--workers", "2", *command.split()])
+    assert workers[0].command == [*command.split(), *added]
 
 
 def test_status_of_all_that_ended_well(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -174,6 +176,11 @@ def test_half_of_the_neurons_cost_what_a_core_of_half_the_width_costs() -> None:
     assert all(p.requires_grad for p in built.model.parameters())
 
 
+def flops_of_parts(built: Any, scheme: Any) -> float:
+    parts = built.task.model_parts(built.model)
+    return cost.scheme_of_parts_flops(scheme, parts, partial(cost.network_cost, built.model, built.task, 4, 7, 2))
+
+
 def test_flops_of_schemes_of_parts() -> None:
     """Relative to standard training: two passes, one of three parts of a pass, shorter backward passes."""
     built = built_of("PartitionedLinear", 0.5)
@@ -183,12 +190,14 @@ def test_flops_of_schemes_of_parts() -> None:
         ("extragradient", '{"step": 1}'),
         ("meprop", '{"kind": "unified", "ratio": 0.1}'),
         ("layerwise", "{}"),
+        ("layerwise", '{"order": "growing"}'),
         ("prune", '{"sparsity": 0.5, "end": 3, "feedback": false}'),
         ("prune", '{"sparsity": 0.5, "end": 3}'),
     ):
         scheme = SchemeOptions(SchemeName(name), arguments=arguments).scheme_of(2)
-        found[arguments] = cost.scheme_of_parts_flops(built.model, built.task, 4, 7, scheme) / standard.flops
-    two, shorter, layers, half, whole = found.values()
+        found[arguments] = flops_of_parts(built, scheme) / standard.flops
+    two, shorter, layers, grown, half, whole = found.values()
+    assert grown == 1
     assert two == 2
     assert whole == 1
     assert 0.4 < shorter < 0.75
@@ -207,7 +216,7 @@ def test_flops_of_a_run_that_prunes(build: Callable[..., SimpleNamespace], tmp_p
     built.task.scheme.update(1)
     save_checkpoint(built, tmp_path / "run.pt")
     of_run = cost_of_run(tmp_path / "run.pt", tokens=28, sentences=4)
-    expected = cost.scheme_of_parts_flops(built.model, built.task, 4, 7, built.task.scheme)
+    expected = flops_of_parts(built, built.task.scheme)
     assert of_run.flops(3) == 3 * round(expected)
     assert of_run.trained(3) == {2}
     assert expected < cost.network_cost(built.model, built.task, 4, 7, 2).flops
@@ -228,6 +237,18 @@ def test_flops_of_a_training() -> None:
     assert cost.training_flops(costs, changes, range(8)) == (90 + 30 + 90 + 30) + (90 + 90 + 30 + 90)
     training = TrainingCost(costs, changes, distils=True, distils_from=2)
     assert training.flops(5) == (90 + 30) + (90 + 60) + 90
+
+
+def test_frozen_parameters_have_no_gradient_to_count() -> None:
+    """Below a frozen layer the backward pass goes on: only the product that is the weight's gradient is left out."""
+    options = ["--task", TASK_NAME, *ARCH, "--partitioned-linear-module-name", "PartitionedLinear", "--alternate"]
+    counted, frozen = (
+        cost_of_options([*options, *more], VOCABULARY, 20.0, 4.0).costs[2]
+        for more in ([], ["--freeze", r"decoder\.layers\.\d\.fc1"])
+    )
+    layers, hidden = DECODER
+    assert counted.backward_flops - frozen.backward_flops == layers * 2 * 20 * D * hidden
+    assert counted.forward_flops == frozen.forward_flops
 
 
 def test_a_training_is_counted_by_its_options() -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
 from fairseq_ats.architectures.partitioned_resnet import partition_model_
 from fairseq_ats.architectures.resnet import ResNet10, ResNet18, ResNetConfig
+from fairseq_ats.cli import cost as command
 from fairseq_ats.cost.cost import scheme_flops
 from fairseq_ats.cost.images import CIFAR10, PAPER_IMAGES, image_cost, image_table, paper_cost
 from fairseq_ats.partition.partition import Partition
 from fairseq_ats.partition.shares import CONVOLUTION
 from fairseq_ats.schemes.schedule import Schedule, SchemeName
+from tests.support.markdown import cells_of
 
 
 def partitioned(kind: type, width: int) -> nn.Module:
@@ -70,10 +73,25 @@ def test_flops_of_a_training_step() -> None:
 def test_table_of_a_model() -> None:
     model = partitioned(ResNet10, 4)
     task = SimpleNamespace(data=CIFAR10, partition=Partition(CONVOLUTION, 0.5))
-    task.scheme = Schedule(SchemeName.ALTERNATE, 2, (3, 1))
     statistics = model.bn1.extension.running_mean.clone()
-    table = image_table(task, model)
+    table = image_table(task, model, Schedule(SchemeName.ALTERNATE, 2, (3, 1)))
     assert "| ATS (alternate 3:1) |" in table
     core = sum(p.numel() for name, p in model.named_parameters() if "extension" not in name)
     assert f"| core | {core:,} |" in table
     assert not torch.equal(statistics, model.bn1.extension.running_mean), "counted as in training"
+
+
+def test_a_scheme_of_parts_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """By PyTorch's count: the paper has no such scheme."""
+    options = ["--arch", "resnet10", "--width", "4", "--scheme", "extragradient", "--scheme-args"]
+    command.main([*options, '{"step": 1}'])
+    rows = {row[0]: row[1:] for row in cells_of(capsys.readouterr().out)[-6:]}
+    own, paper = rows['extragradient {"step": 1}']
+    assert paper == "–"
+    assert float(own) == pytest.approx(2 * float(rows["standard (super-network only)"][0]), rel=5e-3), "three digits"
+
+
+def test_cores_within_a_budget_are_of_a_transformer(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--arch", "resnet10", "--core-parameters", "1M"])
+    assert "--core-parameters and --core-flops are for a Transformer; --arch is a ResNet" in capsys.readouterr().err

@@ -53,6 +53,7 @@ MEMORY = {
     "distillation_weight": 0.5,
     "distillation_temperature": 1.0,
     "distillation_from": 2,
+    "freeze": "embed_tokens",
 }
 
 
@@ -77,6 +78,12 @@ def options(training_options: Any) -> Any:
             Schedule("standard", 2),
             0.0,
             ["--scheme alternate, and --scheme is standard now"],
+        ),
+        (
+            {"scheme": "standard", "freeze": ""},
+            Schedule("standard", 2),
+            0.0,
+            ["--scheme alternate, and --scheme is standard now", "--freeze embed_tokens, and it is  now"],
         ),
         (
             {"scheme": "slimmable", "core_only_from": 9},
@@ -108,6 +115,7 @@ def test_what_is_given_counts_and_is_said(
     settle_(options)
     assert Options(options).scheme.schedule(2) == schedule
     assert options.distillation_weight == weight
+    assert options.freeze == given.get("freeze", "embed_tokens"), "whatever the scheme"
     assert training_problems(options) == []
 
 

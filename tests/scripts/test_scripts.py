@@ -575,6 +575,13 @@ def test_figure_4_from_training_to_picture(toy_data: Path, tmp_path: Path) -> No
     assert [(r["run"], r["num_updates"]) for r in records] == [(n, u) for n in ("standard", "ATS") for u in (1, 2, 3)]
     assert (tmp_path / "out/figure4.png").read_bytes().startswith(b"\x89PNG")
     assert ["ATS", "all (3)"] in [cells[:2] for cells in cells_of((tmp_path / "out/table.md").read_text())]
+    again = figure4("--data", toy_data, "--output", tmp_path / "out", "--threads", 2, "--", *small)
+    assert again.stdout.count(" is there\n") == 2, "the number of threads does not make it another training"
+    (tmp_path / "other/standard").mkdir(parents=True)
+    (tmp_path / "other/standard/checkpoint_best.pt").touch()
+    refused = figure4("--data", toy_data, "--output", tmp_path / "other", "--", *small)
+    assert f"{tmp_path}/other/standard is not a training of this script; move it away" in refused.stderr
+    assert (tmp_path / "other/standard/checkpoint_best.pt").exists()
     commands = figure4("--data", toy_data, "--dry-run").stdout.splitlines()
     of_trainings = [line for line in commands if " fairseq-train " in line]
     assert ["--alternate" in line for line in of_trainings] == [False, True]

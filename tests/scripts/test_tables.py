@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -726,6 +727,13 @@ def test_a_row_that_needs_another(
     assert "toy/warm seed 1: it needs toy/standard seed 1, which is not started in" in capsys.readouterr().err
     source = refused.runs / "toy/standard/seed1"
     shutil.copytree(whole.runs / "toy/standard/seed1", source)
+    without = source.parents[1] / "warm/seed1"
+    shutil.copytree(source, without)
+    refused = reproduce("needs", "--rows", "warm", table="needs")
+    assert (refused.status, refused.trained, refused.records.read()) == (1, [], {})
+    said = "toy/warm seed 1: it was begun without what it needs of other runs; move .*/toy/warm/seed1 away"
+    assert re.search(said, capsys.readouterr().err)
+    shutil.rmtree(without)
     made = reproduce("needs", "--rows", "warm", table="needs")
     assert (made.status, made.trained) == (0, ["warm"])
     (one,) = made.records.read().values()
