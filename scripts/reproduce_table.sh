@@ -4,7 +4,7 @@
 #   scripts/reproduce_table.sh TABLE [--seeds 1,2,3] [--rows ROW,...] [--data DIR] [--dry-run] [...] [-- fairseq options]
 #
 # TABLE is 1a, 1b, 2a, 2b, one of these with _strong after it, multi30k, multi30k_ with strong, schemes, kinds, pruning,
-# converged, equal_cost, warm, recipes or translations after it; or 3 or 3_full, of images. --help says the rest.
+# ist, pair, converged, equal_cost, warm, recipes or translations after it; or 3 or 3_full, of images. --help says the rest.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)

@@ -213,7 +213,7 @@ if ! is_made; then
   if has_wheel; then
     step "fairseq, compiled by its publisher (5 s)" install_wheel
   else
-    step "fairseq, built from source (3 to 7 min, some seconds if pip has it)" build_fairseq
+    step "fairseq, built from source (3 to 5 min, some seconds if pip has it)" build_fairseq
   fi
   echo "$key" >"$made"
 fi
