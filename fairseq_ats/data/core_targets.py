@@ -53,6 +53,11 @@ class CoreTargets(BaseWrapperDataset):
             }
         return batch
 
+    def prefetch(self, indices: Any) -> None:
+        """Read ahead (--dataset-impl cached)."""
+        for pairs in (self.dataset, self.core):
+            pairs.prefetch(indices)
+
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
         return self.dataset.num_tokens_vec(indices)
 

@@ -70,7 +70,7 @@ class FairseqSGDForPartitionedModel(KeepsCoefficient, ClipsAllGradients, Fairseq
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        """Options of a group of parameters; a checkpoint's are replaced by them on a resume, as with fairseq's SGD."""
+        """Options of a group of parameters; a resumed run has its checkpoint's, but for --optimizer-overrides."""
         cfg = self.cfg
         lr = cfg.lr if isinstance(cfg.lr, float) else cfg.lr[0]
         return {

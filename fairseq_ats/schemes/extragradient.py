@@ -32,6 +32,8 @@ class Extragradient(SchemeOfParts):
         self._past: Mapping[nn.Parameter, Tensor] = {}
 
     def update(self, number: int) -> Update:
+        # After load_state_dict fairseq moves the model to its device (fairseq/trainer.py:116).
+        self._past = {p: past.to(p) for p, past in self._past.items()}
         return Update(number, (self._ahead(self._past) if self._past else self.whole,))
 
     def before_step(self, update: Update, take_gradients: Callable[[Point], None]) -> Update:

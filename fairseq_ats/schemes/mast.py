@@ -83,6 +83,8 @@ class Mast(SchemeOfParts):
         return self.variance_reduction != "none"
 
     def update(self, number: int) -> Update:
+        # After load_state_dict fairseq moves the model to its device (fairseq/trainer.py:116).
+        self._kept = {what: {p: value.to(p) for p, value in kept.items()} for what, kept in self._kept.items()}
         if self.shift == "start" and not self._kept["shift"]:  # by now the weights of --restore-file are loaded, too
             self._kept["shift"] = _copies(self.parts.parameters.values())
         if self.adds_gradients:
@@ -99,10 +101,12 @@ class Mast(SchemeOfParts):
             return update
         number, own, past = update.number, self.gradients, self._kept["anchor"]
         drawn = float(torch.rand((), generator=self.draws.generator(number, "refresh")))
-        is_page, refreshes = self.variance_reduction == "page", not past or drawn < self.refresh
+        # A parameter that was frozen until now has no estimate to go on from.
+        begins = not own.keys() <= self._kept["estimate"].keys()
+        is_page, refreshes = self.variance_reduction == "page", begins or drawn < self.refresh
         if refreshes:
             mean = estimate = self._mean(own, self._chosen(number), take_gradients)
-        if past and not (is_page and refreshes):
+        if not (begins or (is_page and refreshes)):
             take_gradients(replace(self._fixed(self._chosen(number)), base=past))
             there, added = self.gradients, self._kept["estimate"]
             estimate = {p: g - there[p] + added[p] for p, g in own.items()}
@@ -129,9 +133,7 @@ class Mast(SchemeOfParts):
                 raise ValueError(
                     f"the checkpoint was not trained with these arguments of --scheme mast: no {what} in it"
                 )
-            self._kept[what] = {
-                self.parts.parameters[n]: value.to(self.parts.parameters[n]) for n, value in found.items()
-            }
+            self._kept[what] = {self.parts.parameters[name]: value for name, value in found.items()}
 
     def _chosen(self, number: int) -> int:
         return int(torch.randint(self.sketches, (), generator=self.draws.generator(number, "sketch")))

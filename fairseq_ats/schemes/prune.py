@@ -71,7 +71,7 @@ class Prune(SchemeOfParts):
         return Update(number, (MovedPoint(self.max_level, scales, scales_gradient=False),), EVERYTHING)
 
     def validation_points(self, count: int) -> tuple[Point, ...]:
-        return (self._pruned()[0],) if self._kept else ()
+        return (self._pruned()[0],) if count and self._kept else ()
 
     @property
     def is_final(self) -> bool:

@@ -34,6 +34,9 @@ from fairseq_ats.schemes.schedule import SchemeName
 from fairseq_ats.training.out_of_memory import StepResult
 from fairseq_ats.training.partitioned_task import PartitionedTask
 
+# Schemes that train parts of a network, of which the whole is validated and saved.
+_OF_PARTS_OF_THE_WHOLE = (SchemeName.DROPOUT, SchemeName.MAST, SchemeName.IST)
+
 
 @dataclass
 class PartitionedImageConfig(PartitionedConfig):
@@ -114,6 +117,12 @@ class ImageClassificationWithPartitionedModelTask(PartitionedTask):
 
     def check_model_options(self, cfg: Any) -> None:
         check_model_options(cfg, self.data.shape)
+        scheme = self.options.scheme.name
+        if scheme in _OF_PARTS_OF_THE_WHOLE and str(cfg.norm) == "batch":
+            raise ValueError(
+                f"--scheme is {scheme}, which gives batch norms the running statistics of parts of the network, and "
+                "the whole of it is validated and saved; use --norm none"
+            )
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build a ResNet and partition it.
@@ -183,6 +192,7 @@ class ImageClassificationWithPartitionedModelTask(PartitionedTask):
 
     def begin_valid_epoch(self, epoch: int, model: Any) -> None:
         """Average the running statistics of all workers, so that all validate what the first one saves."""
+        super().begin_valid_epoch(epoch, model)
         workers = distributed_utils.get_data_parallel_world_size()
         if workers > 1:
             for buffer in filter(torch.is_floating_point, model.buffers()):

@@ -69,13 +69,17 @@ class Distillation:
         The teacher has its soft targets already if the super-network does not run in the update. Otherwise it takes
         them from the super-network's pass.
         """
-        if update.number < self.start or min(update.levels) == self.highest:
+        if not self.teaches(update):
             return None
         teacher = Teacher(self)
         if self.highest not in update.levels:
             with use_level(model, self.highest):
                 teacher.predict(model, sample)
         return teacher
+
+    def teaches(self, update: Update) -> bool:
+        """Return whether some network of an update has a teacher."""
+        return update.number >= self.start and min(update.levels) != self.highest
 
     def log_softmax(self, model: Any, net_output: Any) -> Tensor:
         """Return log softmax(z / T) of a model's output: (batch, target, vocabulary), in float32 at least.

@@ -8,12 +8,10 @@ with a batch of no tokens, as fairseq's own workers do when they run out of data
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-
-from fairseq_ats.schemes.partial_sgd import Update
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +30,19 @@ class OutOfMemoryGuard:
     def __init__(self, workers: int, reduces_afterwards: bool) -> None:
         self.workers = workers
         self.reduces_afterwards = reduces_afterwards
-        self._empty: dict[tuple[int, ...], StepResult] = {}
+        self._empty: dict[Hashable, StepResult] = {}
 
-    def __call__(self, step: Callable[[], StepResult], optimizer: Any, update: Update) -> StepResult:
+    def __call__(self, step: Callable[[], StepResult], optimizer: Any, logs: Hashable) -> StepResult:
         """Return the result of ``step``, or one of no tokens and without gradients if it runs out of memory.
 
         Gradients that the worker accumulated in the same update (``--update-freq``) are lost with it, as in fairseq.
 
         Args:
-            update: ``step`` logs under the names of its networks.
+            logs: equal for two steps that log under the same names.
 
         Raises:
-            RuntimeError: the others cannot go on because of the backend, or because no batch of these networks has told
-                yet what it logs. The words are such that fairseq does not take the error for recoverable.
+            RuntimeError: the others cannot go on because of the backend, or because no batch has told yet what such a
+                step logs. The words are such that fairseq does not take the error for recoverable.
         """
         if self.workers == 1:
             return step()
@@ -54,7 +52,7 @@ class OutOfMemoryGuard:
             if "out of memory" not in str(error):  # as fairseq tells (fairseq/trainer.py:862)
                 raise
             logger.warning(f"{error}\nskipping a batch; with a smaller --max-tokens it would fit")
-            if not self.reduces_afterwards or update.levels not in self._empty:
+            if not self.reduces_afterwards or logs not in self._empty:
                 raise RuntimeError(
                     "a worker is short of memory and the others cannot go on without its batch; use a smaller "
                     "--max-tokens" + ("" if self.reduces_afterwards else ", or --ddp-backend legacy_ddp to skip it")
@@ -62,10 +60,10 @@ class OutOfMemoryGuard:
         else:
             loss, sample_size, logging_output = result
             logged = {name: value * 0 for name, value in logging_output.items()}
-            self._empty[update.levels] = (loss.detach() * 0, sample_size * 0, logged)
+            self._empty[logs] = (loss.detach() * 0, sample_size * 0, logged)
             return result
         # Outside the except clause: its traceback holds the tensors of the failed pass.
         optimizer.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self._empty[update.levels]
+        return self._empty[logs]

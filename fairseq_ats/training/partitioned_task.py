@@ -29,7 +29,7 @@ from fairseq_ats.host.workers import ALONE, Workers
 from fairseq_ats.modules.core_dropout import use_core_dropout_
 from fairseq_ats.modules.fused_loss import CRITERION_NAME, check_one_matrix
 from fairseq_ats.modules.levels import partitioned_modules, set_level, use_level
-from fairseq_ats.optim.mask import EVERYTHING, NOTHING, require_gradients
+from fairseq_ats.optim.mask import EVERYTHING, NOTHING, LevelMask, require_gradients
 from fairseq_ats.optim.unreduced import fit_buffer_, is_reduced
 from fairseq_ats.options.checks import partition_problems, training_problems
 from fairseq_ats.options.checks.host import LEGACY_DDP
@@ -318,7 +318,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         checkpoints = self.options.checkpoints
         self._scheme_state = header["task_state"].get(SCHEME_KEY, {})
         self.criteria.alphas = dict(self._scheme_state.get("alphas", {}))
-        patience = header["extra_state"].get(PATIENCE_KEY, {})
+        patience = {} if checkpoints.reset_meters else header["extra_state"].get(PATIENCE_KEY, {})
         # As fairseq does with its own best value (fairseq/checkpoint_utils.py:279).
         if not checkpoints.reset_meters:
             self._resumed_from = header
@@ -366,7 +366,8 @@ class PartitionedTask(BatchesOfTheirOwn):
         """
         update = self._update_of(update_num)
         step = partial(self._run_points, sample, model, criterion, optimizer, update, ignore_grad)
-        return self.out_of_memory_guard(step, optimizer, update)
+        distils = self.distillation is not None and self.distillation.teaches(update)
+        return self.out_of_memory_guard(step, optimizer, (update.levels, distils))
 
     def _update_of(self, number: int) -> Update:
         """Ask the scheme what an update does, once for all its micro-batches and its step."""
@@ -385,7 +386,8 @@ class PartitionedTask(BatchesOfTheirOwn):
         autocast = self.options.autocast
         # Not when the model is built: the optimizer then holds every parameter, in the model's order.
         require_gradients(self.criteria.frozen, NOTHING)
-        require_gradients(self._trained, update.mask)
+        # Not of what only smaller networks use: legacy_ddp would fill in zeros, and a step without a mask decay them.
+        require_gradients(self._trained, LevelMask(update.levels) if update.mask is EVERYTHING else update.mask)
         if not all(map(is_reduced, self._trained)):
             fit_buffer_(model)
         losses, merged = 0.0, {}

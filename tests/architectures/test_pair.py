@@ -223,6 +223,7 @@ ARCH = {"extension_arch": "transformer"}
         ({"extension_arch": "lstm"}, "--extension-arch is lstm; allowed: fairseq's Transformer"),
         (ARCH | {"small_ratio": "0.5"}, "--extension-arch is transformer and --small-ratio is 0.5; the core is then"),
         (ARCH | {"core_decoder_layers": "1"}, "--extension-arch is transformer and --core-decoder-layers is 1"),
+        (ARCH | {"scheme": "meprop", "scheme_args": '{"ratio": 0.1}'}, "and --scheme is meprop, which does not reach"),
         (ARCH | {"private_norms": "all"}, "--extension-arch is transformer and --private-norms is given"),
         (ARCH | {"max_level": 3}, r"--max-level is 3; allowed: 1 \(the core alone\) or 2"),
         (ARCH | {"extension_args": "[1]"}, r"--extension-args is \[1\]; allowed: options in JSON"),

@@ -14,6 +14,7 @@ from fairseq import optim
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder, make_dataset
 
 from fairseq_ats.checkpoints.keys import RUN_KEY
+from fairseq_ats.data.core_targets import CoreTargets
 from tests.support.checkpoints import differences, load
 from tests.support.command_line import train
 
@@ -63,6 +64,15 @@ def test_each_network_learns_its_own_targets(build: Build, core_data: Path) -> N
         assert found[0].keys() == expected[0].keys()
         for name, gradient in expected[0].items():
             torch.testing.assert_close(found[0][name], gradient, rtol=0, atol=0)
+
+
+def test_both_targets_are_read_ahead() -> None:
+    """--dataset-impl cached reads nothing else."""
+    pairs = [SimpleNamespace(src_sizes=[1], tgt_sizes=[1], prefetched=[]) for _ in range(2)]
+    for one in pairs:
+        one.prefetch = one.prefetched.append
+    CoreTargets(*pairs).prefetch([0])
+    assert [one.prefetched for one in pairs] == [[[0]], [[0]]]
 
 
 def test_batches_hold_the_longer_target(build: Build, core_data: Path) -> None:

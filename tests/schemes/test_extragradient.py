@@ -109,6 +109,10 @@ def test_the_past_gradient_is_resumed(build: Build, batch: Any, tmp_path: Path) 
     options = [*PAST, "--small-ratio", "0.25", "--dropout", "0.1"]
 
     check_resumed(build, options, batch, tmp_path / "2.pt", stop=2, end=4)
+    resumed = build(*options, "--restore-file", str(tmp_path / "2.pt"))
+    resumed.model.double()  # fairseq moves the model after its state is there
+    (ahead,) = resumed.task.scheme.update(2).points
+    assert {offset.dtype for offset in ahead.offset.values()} == {torch.float64}
 
 
 def test_a_checkpoint_without_the_past_gradient(build: Build, batch: Any, tmp_path: Path) -> None:

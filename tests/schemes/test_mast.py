@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
 from fairseq_ats.architectures.parts import ModelParts
@@ -173,6 +174,10 @@ def test_a_run_is_resumed_without_a_file(build: Build, batch: Any, tmp_path: Pat
 
     path = tmp_path / "2.pt"
     check_resumed(build, options, batch, path, stop=2, end=4)
+    resumed = build(*options, "--restore-file", str(path))
+    resumed.model.double()  # fairseq moves the model after its state is there
+    resumed.task.scheme.update(2)
+    assert {v.dtype for kept in resumed.task.scheme._kept.values() for v in kept.values()} == {torch.float64}
 
     state = torch.load(path, weights_only=True)
     kept = state["task_state"]["scheme"]["state"]
@@ -181,6 +186,25 @@ def test_a_run_is_resumed_without_a_file(build: Build, batch: Any, tmp_path: Pat
     torch.save(state, path)
     with pytest.raises(ValueError, match="not trained with these arguments of --scheme mast: no shift in it"):
         build(*options, "--restore-file", str(path))
+
+
+@pytest.mark.parametrize("method", ["l-svrg", "page"])
+def test_parameters_that_are_no_longer_frozen(build: Build, batch: Any, tmp_path: Path, method: str) -> None:
+    """They have no estimate to go on from, so that the run begins a new one."""
+    arguments = f'{{"variance_reduction": "{method}", "sketches": 2, "refresh": 0.001}}'
+    options = [*SMALL_WIDTH, "--scheme", "mast", "--scheme-args", arguments]
+    path = tmp_path / "2.pt"
+    frozen = build(*options, "--freeze", "encoder")
+    run = Trainer(frozen.cfg, frozen.task, frozen.model, frozen.criterion)
+    run.train_step([batch])
+    run.consolidate_optimizer()
+    run.save_checkpoint(str(path), {"train_iterator": {"epoch": 1, "iterations_in_epoch": 1}})
+    free = build(*options, "--freeze", "", "--restore-file", str(path))
+    run = Trainer(free.cfg, free.task, free.model, free.criterion)
+    run.load_checkpoint(str(path))
+    before = free.model.encoder.layers[0].fc1.core_weight.detach().clone()
+    run.train_step([batch])
+    assert not torch.equal(before, free.model.encoder.layers[0].fc1.core_weight)
 
 
 def test_at_the_start_every_sketch_is_the_pretrained_model(build: Build, batch: Any) -> None:

@@ -314,6 +314,24 @@ def test_a_slimmable_update_is_logged_like_a_validation(build: Build, batch: Any
     metrics.reset()
 
 
+def test_norms_of_a_network_that_does_not_run_stay(build: Build, batch: Any) -> None:
+    """In the super-network's phase; where legacy_ddp has filled in zeros, decay would move the core's own norms."""
+    options = "--scheme slimmable --super-only-updates 2 --core-decoder-layers 1 --private-norms all --weight-decay 0.1"
+    built = build(*options.split())
+    own = dict(built.model.named_parameters())["decoder.layers.1.final_layer_norm.core.weight"]
+    before = own.detach().clone()
+    adam = optim.OPTIMIZER_REGISTRY["adam"](built.cfg.optimizer, list(built.model.parameters()))
+    for number in range(3):
+        assert torch.equal(own, before) == (number < 3)
+        built.task.train_step(batch, built.model, built.criterion, adam, number)
+        for p in built.model.parameters():
+            if p.requires_grad and p.grad is None:  # legacy_distributed_data_parallel.py:137
+                p.grad = torch.zeros_like(p)
+        built.task.optimizer_step(adam, built.model, number)
+        adam.zero_grad()
+    assert not torch.equal(own, before), "the core has run, and the test could not fail"
+
+
 @pytest.mark.parametrize("wrapper", [FP16Optimizer, MemoryEfficientFP16Optimizer])
 def test_slimmable_in_half_precision(build: Build, batch: Any, wrapper: Any) -> None:
     """Two backward passes before one step; gradients are those of float32, to half precision."""

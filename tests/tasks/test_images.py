@@ -111,6 +111,14 @@ def test_a_dummy_batch_and_the_monitor_leave_running_statistics(digits: Path) ->
         assert torch.equal(value, expected[name]), name
 
 
+def test_a_validation_is_of_the_whole_model(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers exchange their parts of it before."""
+    built, calls = build(digits, task__alternate=True), []
+    monkeypatch.setattr(type(built.task.scheme), "make_whole", lambda scheme: calls.append(scheme))
+    built.task.begin_valid_epoch(1, built.model)
+    assert calls == [built.task.scheme]
+
+
 def test_criteria_compare_the_networks_as_they_run(digits: Path) -> None:
     """c_norm, c_sim and the inner product, from two separate backward passes over what both networks hold."""
     built = build(digits, task__alternate=True, task__criteria_interval=1, model__width=2)
@@ -189,6 +197,10 @@ def test_dropout_of_hidden_channels(digits: Path) -> None:
         (
             {"task__scheme": "meprop", "task__scheme_args": '{"keep": 0.5}'},
             "--scheme is meprop, which is for linear layers",
+        ),
+        (
+            {"task__scheme": "dropout", "task__scheme_args": '{"keep_prob": 0.5}'},
+            "--scheme is dropout, which gives batch norms .* use --norm none",
         ),
         ({"task__small_ratio": "1.5"}, r"--small-ratio is 1\.5; allowed: 0 < ratio < 1"),
         ({"model___name": "transformer"}, "--arch is transformer; allowed for images: resnet10, resnet18, resnet34"),

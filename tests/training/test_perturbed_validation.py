@@ -72,6 +72,13 @@ def test_its_best_checkpoint(build: Build) -> None:
     assert [best.metric for best in build(*SMALL_WIDTH, *DROPOUT).task.best_of_other_networks] == ["core_loss"]
 
 
+def test_a_pruned_network_that_is_not_asked_for(build: Build, batch: Any) -> None:
+    built = build(*SMALL_WIDTH, *PRUNE, "--perturbed-validation", "0")
+    built.task.scheme.update(0)
+    output = built.task.valid_step(batch, built.model.eval(), built.criterion)[2]
+    assert {name.partition(":")[0] for name in output if ":" in name} == {"core"}
+
+
 def test_only_a_network_of_the_last_size_is_kept(build: Build, batch: Any) -> None:
     """An earlier one is larger, and would win."""
     arguments = '{"sparsity": 0.5, "end": 3, "every": 1, "unit": "UNIT"}'

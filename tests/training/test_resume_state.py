@@ -12,7 +12,7 @@ import torch
 from fairseq.logging import metrics
 from omegaconf import OmegaConf
 
-from fairseq_ats.checkpoints.keys import TASK_CLASSES, states_of
+from fairseq_ats.checkpoints.keys import PATIENCE_KEY, TASK_CLASSES, states_of
 from fairseq_ats.host.patience import patience_state, restore_patience
 from fairseq_ats.training.resume import restore_metrics, why_finished
 from tests.support.conversions import save_checkpoint
@@ -41,6 +41,17 @@ def test_finished(max_update: int, patience: int, unimproved: int, finished: str
     whole = header(last_optimizer_state={})
     assert why_finished(whole, {"num_runs": unimproved}, options) == finished
     assert why_finished(header(), {"num_runs": unimproved}, options) is None, "fairseq counts from 0 again"
+
+
+def test_patience_is_reset_with_the_meters(build: Build) -> None:
+    from fairseq_cli.train import should_stop_early
+
+    saved = header(last_optimizer_state={}, task_state={})
+    saved["extra_state"][PATIENCE_KEY] = {"best": 1.0, "num_runs": 2}
+    with pytest.raises(SystemExit):
+        build("--patience", "2").task._resume("run.pt", saved)
+    vars(should_stop_early).clear()
+    build("--patience", "2", "--reset-meters").task._resume("run.pt", saved)
 
 
 def test_patience_goes_on() -> None:

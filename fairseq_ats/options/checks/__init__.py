@@ -20,6 +20,7 @@ from fairseq_ats.options.values import Options
 from fairseq_ats.partition.fields import PrivateNorms
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition
 from fairseq_ats.schemes.options import ALPHA, SCHEMES_OF_PARTS, criteria_of_problems
+from fairseq_ats.schemes.schedule import SchemeName
 
 
 def partition_problems(cfg: PartitionedConfig) -> list[str]:
@@ -41,6 +42,10 @@ def _extension_problems(cfg: PartitionedConfig) -> list[str]:
         problems.append(
             f"--extension-arch is {cfg.extension_arch} and --criterion is {FUSED_LOSS}, which needs one output layer; "
             "use label_smoothed_cross_entropy"
+        )
+    if cfg.scheme == SchemeName.MEPROP:
+        problems.append(
+            f"--extension-arch is {cfg.extension_arch} and --scheme is meprop, which does not reach fairseq's attention"
         )
     try:
         extension_options(cfg.extension_arch, cfg.extension_args)
