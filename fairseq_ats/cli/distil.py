@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats distil
     args = parser.parse_args(arguments)
     from fairseq_ats import plugin  # noqa: F401  lets torch read checkpoints
     from fairseq_ats.data.folder import DataFolder
-    from fairseq_ats.inference.distil import distil
+    from fairseq_ats.inference.distil import check_dictionaries, distil
     from fairseq_ats.inference.translator import Translator
 
     silence_libraries()
@@ -38,7 +38,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats distil
         return iter(tqdm(sentences, total=count, unit=" sentences", mininterval=seldom, file=sys.stderr))
 
     with parser.errors_in_a_sentence():
-        folder = DataFolder.find(args.data, {})
         options: dict[str, Any] = {} if args.model.is_dir() else {"data": args.data}
         translator = Translator(
             args.model,
@@ -49,6 +48,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats distil
             workers=args.workers,
             **options,
         )
+        source, target = translator.languages
+        folder = DataFolder.find(args.data, {"source_lang": source, "target_lang": target})
+        if args.model.is_dir():
+            check_dictionaries(args.model, folder)
         made_of = {"model": _sum_of(args.model), "level": args.level, "beam": args.beam}
         written = distil(folder, translator, made_of, args.output, progress)
         print(f"distil: {'wrote' if written else 'up to date:'} {args.output}")

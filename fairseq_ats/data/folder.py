@@ -12,6 +12,7 @@ from fairseq.data.data_utils import infer_language_pair
 from fairseq.utils import split_paths
 
 from fairseq_ats.data.binarise import SENTENCEPIECE_MODEL, STAMP
+from fairseq_ats.data.text import Languages
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class DataFolder:
     target_language: str
     sentencepiece_model: Path | None
     lowercase: bool
+
+    @property
+    def languages(self) -> Languages:
+        return self.source_language, self.target_language
 
     @classmethod
     def find(cls, given: Path | None, task_options: Mapping[str, Any]) -> DataFolder:

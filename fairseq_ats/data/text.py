@@ -8,6 +8,7 @@ from pathlib import Path
 import sentencepiece
 
 Pieces = list[str]
+Languages = tuple[str, str]  # of the source and of the target
 
 WORD_START = "▁"
 READS_TOKENS = "no sentencepiece model: lines are taken as tokens with spaces between them"

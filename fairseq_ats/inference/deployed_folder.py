@@ -45,6 +45,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairseq_ats.data.text import Languages
 from fairseq_ats.files import sha256_of
 from fairseq_ats.partition.partition import Partition
 
@@ -98,6 +99,10 @@ class DeployedFolder:
             value = getattr(self, number)
             if type(value) not in (int, float) or not math.isfinite(value) or value < least:
                 raise ValueError(f"{number} is {value!r}; allowed: a finite number{' from 0 up' if least == 0 else ''}")
+
+    @property
+    def languages(self) -> Languages:
+        return self.source_language, self.target_language
 
     @property
     def max_positions(self) -> tuple[int, int]:

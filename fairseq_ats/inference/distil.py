@@ -7,7 +7,7 @@ a second time.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from fairseq.data.data_utils import load_indexed_dataset
 from fairseq.data.indexed_dataset import make_builder
 
 from fairseq_ats.data.binarise import STAMP
-from fairseq_ats.data.checks import check_split, parts_of
+from fairseq_ats.data.checks import check_split, dictionary_sum, parts_of
 from fairseq_ats.data.folder import DataFolder
-from fairseq_ats.files import made_once, stamp_of
+from fairseq_ats.files import made_once, sha256_of, stamp_of
+from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.inference.translator import BUFFER_SIZE, Translator
 
 SPLIT = "train"
@@ -47,15 +48,18 @@ def distil(
     Raises:
         ValueError: the data are damaged, or ``output`` holds other files.
     """
-    stamp = stamp_of(data.path, STAMP) | {"targets": made_of}
-    if stamp_of(output, STAMP) == stamp:
-        return False
-    languages = data.source_language, data.target_language
-    source, target = (Dictionary.load(str(data.path / f"dict.{language}.txt")) for language in languages)
-    check_split(data.path, SPLIT, list(zip(languages, (source, target), strict=True)))
+    languages = data.languages
     parts = list(parts_of(data.path, SPLIT, *languages))
     if not parts:
         raise ValueError(f"{data.path} has no {SPLIT} of {languages[0]}-{languages[1]}")
+    stamp = (stamp_of(data.path, STAMP) or _sums(data, parts)) | {"targets": made_of}
+    there = stamp_of(output, STAMP)
+    if there == stamp:
+        return False
+    if output.resolve() == data.path.resolve() or (there and "targets" not in there):
+        raise ValueError(f"OUTPUT is {output}, which holds data that distil did not write; give another folder")
+    source, target = (Dictionary.load(str(data.path / f"dict.{language}.txt")) for language in languages)
+    check_split(data.path, SPLIT, list(zip(languages, (source, target), strict=True)))
     replaced = {f"{part}.{languages[1]}.{end}" for part in parts for end in ("bin", "idx")}
     with made_once(output, STAMP, stamp) as folder:
         for path in data.path.iterdir():
@@ -72,3 +76,20 @@ def distil(
                     builder.add_item(target.encode_line(" ".join(pieces), add_if_not_exist=False))
             builder.finalize(f"{prefix}.idx")
     return True
+
+
+def check_dictionaries(model: Path, data: DataFolder) -> None:
+    """Raise ValueError if a folder that was converted has other dictionaries than the data."""
+    folder = DeployedFolder.read(model)
+    names = (folder.source_dictionary, folder.target_dictionary)
+    for language, name in zip(data.languages, names, strict=True):
+        own = data.path / f"dict.{language}.txt"
+        if dictionary_sum(Dictionary.load(str(own))) != dictionary_sum(Dictionary.load(str(model / name))):
+            raise ValueError(f"MODEL is {model}, whose {name} is not that of {data.path}; use a network of these data")
+
+
+def _sums(data: DataFolder, parts: Sequence[str]) -> dict[str, str]:
+    """Return what tells data apart that ``fairseq-preprocess`` wrote, without a stamp of ours."""
+    names = [f"dict.{language}.txt" for language in data.languages]
+    names += [f"{part}.{data.source_language}.{end}" for part in parts for end in ("bin", "idx")]
+    return {name: sha256_of(data.path / name) for name in names}

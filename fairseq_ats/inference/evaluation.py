@@ -17,6 +17,7 @@ from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.names import best_checkpoint
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.data.lines import raw_lines, raw_references
+from fairseq_ats.data.text import WORD_START
 from fairseq_ats.inference.engine import Search
 from fairseq_ats.inference.loading import load_network, prepare_to_decode
 from fairseq_ats.inference.pruned import kept_neurons, prune_
@@ -106,7 +107,7 @@ def evaluate(
     model, task = loaded[0]
     references = raw_references(data, task.cfg.target_lang)
     sources = raw_lines(data, task.cfg.source_lang) if comet is not None else []
-    decode(networks, loaded, search, batches_of(model, task, TEST, batch_size))
+    decode(networks, loaded, search, test_batches(model, task, len(references), batch_size))
     for network in networks:
         hypotheses = [network.hypotheses[i] for i in range(len(references))]
         translated = [(TestSet(TEST, sources, references), hypotheses)]
@@ -219,6 +220,22 @@ def batches_of(model: Any, task: Any, subset: str, batch_size: int) -> Iterator[
     return task.get_batch_iterator(dataset, max_sentences=batch_size).next_epoch_itr(shuffle=False)
 
 
+def test_batches(model: Any, task: Any, references: int, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Return :func:`batches_of` the test set.
+
+    Raises:
+        ValueError: as there, or the number of references is not that of the sentences.
+    """
+    batches = batches_of(model, task, TEST, batch_size)
+    count = len(task.dataset(TEST))
+    if references != count:
+        raise ValueError(
+            f"{task.cfg.data}/{TEST}.{task.cfg.target_lang} has {references:,} lines, and the binarised {TEST} has "
+            f"{count:,} sentences"
+        )
+    return batches
+
+
 def decode(
     networks: list[Network],
     loaded: list[tuple[Any, Any]],
@@ -254,5 +271,7 @@ def decode(
 
 
 def text_of(task: Any, tokens: torch.Tensor) -> str:
-    """Return the text of target token ids, a 1-D tensor that may contain padding."""
-    return task.target_dictionary.string(utils.strip_pad(tokens, task.target_dictionary.pad()), "sentencepiece")
+    """Return the text of target token ids, a 1-D tensor that may contain padding; words of whole tokens stay apart."""
+    dictionary = task.target_dictionary
+    has_pieces = any(symbol.startswith(WORD_START) for symbol in dictionary.symbols)
+    return dictionary.string(utils.strip_pad(tokens, dictionary.pad()), "sentencepiece" if has_pieces else None)

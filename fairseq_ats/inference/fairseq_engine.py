@@ -12,7 +12,7 @@ from fairseq.tasks.translation import TranslationTask
 
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.data.folder import DataFolder
-from fairseq_ats.data.text import READS_TOKENS, Text
+from fairseq_ats.data.text import READS_TOKENS, Languages, Text
 from fairseq_ats.inference.engine import BatchedEngine, Engine, Hypothesis, Machine, Search
 from fairseq_ats.inference.loading import load_network, prepare_to_decode
 from fairseq_ats.inference.pruned import prune_
@@ -68,7 +68,7 @@ class FairseqEngine(BatchedEngine):
 
 def open_checkpoint(
     path: Path, level: str | int | None, data: Path | None, model: Path | None, search: Search, machine: Machine
-) -> tuple[Engine, Text]:
+) -> tuple[Engine, Text, Languages]:
     """Open one network of a checkpoint.
 
     Args:
@@ -97,4 +97,4 @@ def open_checkpoint(
     if level == PERTURBED:
         prune_(network, checkpoint)
     prepare_to_decode(network)
-    return FairseqEngine(network, task, search, machine.batch_size, device), text
+    return FairseqEngine(network, task, search, machine.batch_size, device), text, folder.languages

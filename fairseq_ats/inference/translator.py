@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, overload
 
-from fairseq_ats.data.text import READS_TOKENS, Pieces, Text, parts
+from fairseq_ats.data.text import READS_TOKENS, Languages, Pieces, Text, parts
 from fairseq_ats.inference.ctranslate2_engine import CTranslate2Engine
 from fairseq_ats.inference.deployed_folder import DeployedFolder, check_sums
 from fairseq_ats.inference.engine import Engine, Machine, Search
@@ -25,7 +25,8 @@ class Translator:
     """One network, ready to translate lines of text.
 
     Every input line gives one output line. A blank line gives a blank line. A line is translated in parts if it is
-    longer than the network's longest source or target, or longer than the longest allowed translation.
+    longer than the network's longest source or target, or longer than the longest allowed translation. ``languages``
+    are those of the source and of the target.
 
     Args:
         path: a checkpoint of this plugin's task or of stock fairseq's ``translation``, or a folder that
@@ -75,7 +76,7 @@ class Translator:
                     raise ValueError(
                         f"{option} is {value} and {path} is a folder, which brings its own; leave {option} out"
                     )
-            self._engine, self._text = _open_folder(path, level, given, machine, shortlist)
+            self._engine, self._text, self.languages = _open_folder(path, level, given, machine, shortlist)
         elif path.is_file():
             data = None if data is None else Path(data)
             model = None if sentencepiece_model is None else Path(sentencepiece_model)
@@ -83,7 +84,8 @@ class Translator:
                 from fairseq_ats.inference.fairseq_engine import open_checkpoint
             except ModuleNotFoundError as error:
                 raise ValueError(f"{path} is a file, and a checkpoint needs torch and fairseq: {error}") from error
-            self._engine, self._text = open_checkpoint(path, level, data, model, Search(**given), machine)
+            opened = open_checkpoint(path, level, data, model, Search(**given), machine)
+            self._engine, self._text, self.languages = opened
         else:
             raise ValueError(f"{path} is neither a checkpoint nor a folder")
 
@@ -138,7 +140,7 @@ class Translator:
 
 def _open_folder(
     path: Path, level: str | int | None, given: dict[str, Any], machine: Machine, shortlist: bool
-) -> tuple[Engine, Text]:
+) -> tuple[Engine, Text, Languages]:
     """Open a folder that ``fairseq-ats-convert`` wrote.
 
     Args:
@@ -160,11 +162,11 @@ def _open_folder(
         logger.warning(f"{path} has {READS_TOKENS}")
     text = Text(model, folder.lowercase)
     if folder.format == "ctranslate2":
-        return CTranslate2Engine(path, folder.max_positions, search, machine, shortlist), text
+        return CTranslate2Engine(path, folder.max_positions, search, machine, shortlist), text, folder.languages
     if folder.format == "huggingface":
         try:
             from fairseq_ats.inference.huggingface_engine import HuggingFaceEngine
         except ModuleNotFoundError as error:
             raise ValueError(f"{path} is of format huggingface, which needs torch: {error}") from error
-        return HuggingFaceEngine(path, folder.max_positions, search, machine), text
-    return OnnxEngine(path, folder, search, machine), text
+        return HuggingFaceEngine(path, folder.max_positions, search, machine), text, folder.languages
+    return OnnxEngine(path, folder, search, machine), text, folder.languages

@@ -26,6 +26,7 @@ from fairseq_ats.inference.evaluation import (
     load,
     networks_of,
     search_of,
+    test_batches,
     text_of,
     translate,
 )
@@ -99,7 +100,8 @@ def score_networks(
     for network in networks:
         loaded = load(network, data)
         search, validation_bleu = _search(network, loaded, recipe, decoding)
-        decode([network], [loaded], search, batches_of(*loaded, TEST, decoding.batch_size), decoding.device)
+        batches = test_batches(*loaded, len(references.lines), decoding.batch_size)
+        decode([network], [loaded], search, batches, decoding.device)
         lines = [network.hypotheses[i] for i in range(len(references.lines))]
         scores[network.name] = {
             "parameters": network.parameters,

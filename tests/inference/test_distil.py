@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import make_dataset
 
 from fairseq_ats.cli.distil import main
+from fairseq_ats.data.folder import DataFolder
+from fairseq_ats.inference import distil as inference
+from fairseq_ats.inference.deployed_folder import DeployedFolder
+from fairseq_ats.inference.distil import check_dictionaries, distil
 from fairseq_ats.inference.translator import Translator
+from fairseq_ats.partition.partition import Partition
 from tests.support.conversions import save_checkpoint
 
 Build = Callable[..., SimpleNamespace]
@@ -54,6 +61,66 @@ def test_targets_are_the_networks_translations(
     built = build("--alternate", "--core-data", str(output))
     built.task.load_dataset("train")
     assert built.task.dataset("train")[5]["core_targets"]["target"].tolist() == targets[5].tolist()
+
+
+def copied(data: Path, folder: Path, *left_out: str) -> Path:
+    folder.mkdir()
+    for path in data.iterdir():
+        if path.is_file() and path.name not in left_out:
+            shutil.copy(path, folder)
+    return folder
+
+
+def test_data_are_no_output(
+    two_trained_networks: Path, toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """References would be lost."""
+    data, other = copied(toy_data, tmp_path / "data"), copied(toy_data, tmp_path / "other")
+    before = (data / f"{PAIR}.de.bin").read_bytes()
+    for output in (data, other):
+        with pytest.raises(SystemExit):
+            main([str(data), str(two_trained_networks / "checkpoint_last.pt"), str(output), "--beam", "1"])
+        assert f"OUTPUT is {output}, which holds data that distil did not write" in capsys.readouterr().err
+        assert (output / f"{PAIR}.de.bin").read_bytes() == before
+
+
+def test_data_without_a_stamp_are_told_apart(tmp_path: Path, toy_data: Path) -> None:
+    """Those of fairseq-preprocess; with other sources the translations are made again."""
+    data, output = copied(toy_data, tmp_path / "data", "binarised.json"), tmp_path / "output"
+    copies = SimpleNamespace(translate_pieces=lambda sentences: sentences)
+
+    def run() -> bool:
+        return distil(DataFolder.find(data, {}), copies, {}, output, lambda sentences, count: sentences)
+
+    assert [run(), run()] == [True, False]
+    for end in ("bin", "idx"):
+        for language in ("en", "de"):
+            shutil.copy(toy_data / f"valid.en-de.{language}.{end}", data / f"{PAIR}.{language}.{end}")
+    assert run()
+
+
+def test_a_folder_has_the_dictionaries_of_the_data(toy_data: Path, tmp_path: Path) -> None:
+    folder = copied(toy_data, tmp_path / "folder")
+    fields: dict[str, Any] = {"network": "core", "weights": "float32", "sentencepiece_model": None, "lowercase": False}
+    fields |= {"source_language": "en", "target_language": "de", "max_source_positions": 9, "max_target_positions": 9}
+    fields |= {"source_dictionary": "dict.en.txt", "target_dictionary": "dict.de.txt"}
+    DeployedFolder(format="ctranslate2", partition=Partition(), **fields).write(folder)
+    check_dictionaries(folder, DataFolder.find(toy_data, {}))
+    lines = (folder / "dict.de.txt").read_text().splitlines(keepends=True)
+    (folder / "dict.de.txt").write_text("".join(reversed(lines)))
+    with pytest.raises(ValueError, match=r"whose dict\.de\.txt is not that of"):
+        check_dictionaries(folder, DataFolder.find(toy_data, {}))
+
+
+def test_the_network_says_the_languages(
+    build: Build, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One from German to English, on the same files, reads German."""
+    checkpoint = save_checkpoint(build("--source-lang", "de", "--target-lang", "en"), tmp_path / "checkpoint.pt")
+    given = []
+    monkeypatch.setattr(inference, "distil", lambda data, *rest: given.append(data.languages))
+    main([str(toy_data), str(checkpoint), str(tmp_path / "output")])
+    assert given == [("de", "en")]
 
 
 def test_a_folder_with_other_files_is_left_alone(build: Build, toy_data: Path, tmp_path: Path) -> None:

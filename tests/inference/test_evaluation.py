@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import sacrebleu
+import torch
+from fairseq.data import Dictionary
 
 from fairseq_ats.data.lines import raw_references
-from fairseq_ats.inference.evaluation import batches_of, evaluate, load, networks_of, search_of
+from fairseq_ats.inference.evaluation import batches_of, evaluate, load, networks_of, search_of, text_of
 from tests.support.conversions import save_checkpoint
 
 Build = Callable[..., SimpleNamespace]
@@ -47,6 +49,10 @@ def test_languages_of_any_name(run: Run, toy_data: Path, tmp_path: Path, source:
         hypotheses = (folder / f"test.{network.name}.txt").read_text().removesuffix("\n").split("\n")
         assert network.bleu == sacrebleu.corpus_bleu(hypotheses, [raw_references(toy_data, "de")]).score
 
+    references = (data / f"test.{target}").read_text()
+    (data / f"test.{target}").write_text(references + "one more\n")
+    with pytest.raises(ValueError, match=f"test.{target} has 41 lines, and the binarised test has 40 sentences"):
+        evaluate(data, folder, "", search_of(1), 32)
     (data / f"test.{target}").unlink()
     with pytest.raises(ValueError, match=f"has no test.{target}, the raw references"):
         evaluate(data, folder, "", search_of(1), 32)
@@ -69,6 +75,14 @@ def test_only_the_network_limits_sentences(run: Run, toy_data: Path) -> None:
 def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     (tmp_path / "test.deu").write_bytes("eins\u2028zwei\x85drei\rvier\nfünf\n".encode())
     assert raw_references(tmp_path, "deu") == ["eins\u2028zwei\x85drei\rvier", "fünf"]
+
+
+def test_words_without_a_sentencepiece_model_stay_apart() -> None:
+    for words, text in ((["ein", "Baum@@", "haus"], "ein Baum@@ haus"), (["▁ein", "▁Baum", "haus"], "ein Baumhaus")):
+        dictionary = Dictionary()
+        tokens = [dictionary.add_symbol(word) for word in words]
+        task = SimpleNamespace(target_dictionary=dictionary)
+        assert text_of(task, torch.tensor([*tokens, dictionary.eos(), dictionary.pad()])) == text
 
 
 def test_further_test_sets_are_scored(run: Run, toy_data: Path, tmp_path: Path) -> None:
