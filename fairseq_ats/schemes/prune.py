@@ -84,6 +84,9 @@ class Prune(SchemeOfParts):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if not state:
             raise ValueError("the checkpoint was not trained with --scheme prune: it does not say what is pruned")
+        pruned = self.parts.weights.keys() if self.unit == "weight" else {group.name for group in self.parts.hidden}
+        if state.keys() != pruned:
+            raise ValueError(f"--scheme-args has unit {self.unit}, and the checkpoint's run pruned other parts of it")
         self._kept = {name: kept.clone() for name, kept in state.items()}
 
     def _counts(self, share: float) -> dict[str, int]:

@@ -176,7 +176,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         self._workers = ALONE
         self._trained: list[nn.Parameter] = []
         self._perturbed_points = 0  # that a validation of a training takes
-        self._scheme_state: Mapping[str, Any] | None = None  # of the run that is resumed
+        self._scheme_state: Mapping[str, Any] | None = None  # of the run that is resumed, if it had this scheme
         self._resumed_from: Mapping[str, Any] | None = None
         self._header: Mapping[str, Any] | None = None  # of the run that is resumed, until the model is built
 
@@ -241,7 +241,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         self.watched.attach(parts, Draws(seed, "criteria"))
         self.scheme.attach(parts, Draws(seed), self._workers)
         if self._scheme_state is not None:
-            self.scheme.load_state_dict(self._scheme_state.get("state", {}))
+            self.scheme.load_state_dict(self._scheme_state)
 
     def _partition_(self, model: Any, is_new: bool) -> None:
         swaps = self.partition_model_(model, self.partition, initialise=is_new)
@@ -316,8 +316,9 @@ class PartitionedTask(BatchesOfTheirOwn):
     def _resume(self, source: str, header: Mapping[str, Any]) -> None:
         """Take over what the plugin keeps of a run; raise SystemExit if there is nothing left to train."""
         checkpoints = self.options.checkpoints
-        self._scheme_state = header["task_state"].get(SCHEME_KEY, {})
-        self.criteria.alphas = dict(self._scheme_state.get("alphas", {}))
+        kept, had = header["task_state"].get(SCHEME_KEY, {}), header["task_state"].get(RUN_KEY) or {}
+        self._scheme_state = kept.get("state", {}) if had.get("scheme") == self.options.scheme.name else {}
+        self.criteria.alphas = dict(kept.get("alphas", {}))
         patience = {} if checkpoints.reset_meters else header["extra_state"].get(PATIENCE_KEY, {})
         # As fairseq does with its own best value (fairseq/checkpoint_utils.py:279).
         if not checkpoints.reset_meters:

@@ -124,11 +124,24 @@ def test_a_resumed_run_prunes_the_same(build: Build, batch: Any, tmp_path: Path)
     assert {int(chosen.sum()) for chosen in kept.values()} == {32, 24}, "half of 64 and of 48"
 
 
-def test_a_checkpoint_of_another_scheme(build: Build, batch: Any, tmp_path: Path) -> None:
-    built = build(*SMALL_WIDTH)
+def saved_run(built: SimpleNamespace, batch: Any, path: Path) -> str:
     run = Trainer(built.cfg, built.task, built.model, built.criterion)
     run.train_step([batch])
     run.consolidate_optimizer()
-    run.save_checkpoint(str(tmp_path / "1.pt"), {"train_iterator": {"epoch": 1, "iterations_in_epoch": 1}})
+    run.save_checkpoint(str(path), {"train_iterator": {"epoch": 1, "iterations_in_epoch": 1}})
+    return str(path)
+
+
+def test_a_run_that_goes_on_with_another_scheme(build: Build, batch: Any, tmp_path: Path) -> None:
+    """What is pruned is no state of it; and neurons are no weights."""
+    path = saved_run(build(*SMALL_WIDTH, *prune(sparsity=0.5, end=1)), batch, tmp_path / "1.pt")
+    extragradient = ["--scheme", "extragradient", "--scheme-args", '{"step": 0.1}']
+    assert not build(*SMALL_WIDTH, *extragradient, "--restore-file", path).task.scheme.state_dict()
+    with pytest.raises(ValueError, match="--scheme-args has unit weight, and the checkpoint's run pruned other parts"):
+        build(*SMALL_WIDTH, *prune(sparsity=0.5, end=1, unit="weight"), "--restore-file", path)
+
+
+def test_a_checkpoint_of_another_scheme(build: Build, batch: Any, tmp_path: Path) -> None:
+    saved_run(build(*SMALL_WIDTH), batch, tmp_path / "1.pt")
     with pytest.raises(ValueError, match="the checkpoint was not trained with --scheme prune: it does not say"):
         build(*SMALL_WIDTH, *prune(sparsity=0.5, end=1), "--restore-file", str(tmp_path / "1.pt"))
