@@ -440,7 +440,7 @@ def test_refused_onnx_folders(folder: Callable[..., Path], monkeypatch: pytest.M
 
 
 def test_refused_folders(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"--level is 1 and .* holds the super \(level 2\) only"):
+    with pytest.raises(ValueError, match=r"--level is core and .* holds the super \(level 2\) only"):
         Translator(converted, level="core")
     with pytest.raises(ValueError, match=r"--data is .* and .* is a folder, which brings its own"):
         Translator(converted, data=converted)
