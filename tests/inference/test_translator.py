@@ -216,6 +216,25 @@ def test_bytes_in_bytes_out(
     assert terminal.out.getvalue() == b"", "nothing in, nothing out"
 
 
+def test_closed_streams(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_checkpoint(build(*SMALL_WIDTH), tmp_path / "checkpoint.pt")
+    (tmp_path / "text").write_text("\n")
+    files = {"stdin": ["--input", str(tmp_path / "text")], "stdout": ["--output", str(tmp_path / "out")]}
+    Terminal(monkeypatch, b"")
+    for stream, option in files.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, stream, None)
+            with pytest.raises(SystemExit) as stopped:
+                command.main([str(checkpoint), *(files["stdout"] if stream == "stdin" else files["stdin"])])
+            assert stopped.value.code == 2
+            assert re.search(f"{stream} is closed; {option[0]} FILE says", capsys.readouterr().err)
+        monkeypatch.setattr(sys, stream, None)
+    command.main([str(checkpoint), *files["stdin"], *files["stdout"], "--quiet"])
+    assert (tmp_path / "out").read_text() == "\n"
+
+
 def test_an_interrupted_translation_leaves_no_file(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
