@@ -12,6 +12,7 @@ from fairseq_ats.convert.source_network import read_source
 from fairseq_ats.convert.verification import engine_of, read_sentences
 from fairseq_ats.data.text import READS_TOKENS, Text
 from fairseq_ats.files import written_whole
+from fairseq_ats.inference.engine import Search
 from fairseq_ats.partition.partition import CORE, CORE_LEVEL, check_level_name
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def convert(
     data: str | Path | None = None,
     sentencepiece_model: str | Path | None = None,
     verify_on: str | Path | None = None,
-    beam: int = 5,
+    beam: int = Search.beam,
     overwrite: bool = False,
     tune_on: str | None = None,
 ) -> None:

@@ -145,6 +145,8 @@ def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "argument --best: 0 is not allowed" in refusal(capsys, run_dir, "--best", 0, *output)
     assert "is a folder; add --last-epochs" in refusal(capsys, run_dir, *output)
     assert "choose from the folder of one run" in refusal(capsys, a, "--best", 1, *output)
+    suffix = refusal(capsys, a, "--checkpoint-suffix", "_x", *output)
+    assert "--checkpoint-suffix is _x, which needs --last-epochs, --last-updates or --best" in suffix
     assert "--network is core, which needs --best" in refusal(capsys, a, "--network", "core", *output)
     assert "no.pt is not a file" in refusal(capsys, a, tmp_path / "no.pt", *output)
     assert "is not a folder" in refusal(capsys, a, "--output", tmp_path / "nowhere" / "mean.pt")

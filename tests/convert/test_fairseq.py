@@ -244,6 +244,7 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
         convert(source, SUPER, source, "--overwrite")
     refuses("--level is 3; allowed: core, super, 1, 2", source, 3)
     refuses("argument --beam: 2.5 is not allowed; allowed: a whole number", source, SUPER, "--beam", "2.5")
+    refuses("--beam is 3, the beam width of --verify-on, which is not given; --tune-on", source, SUPER, "--beam", "3")
     (tmp_path / "broken.model").write_text("no pieces")
     broken = ["--sentencepiece-model", str(tmp_path / "broken.model")]
     refuses("cannot be read as a sentencepiece model", source, SUPER, *broken)
