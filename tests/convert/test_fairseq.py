@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,11 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 from fairseq.modules import MultiheadAttention
 
 from fairseq_ats.convert import folding
+from fairseq_ats.convert.folder_contents import write_dictionaries
 from fairseq_ats.convert.formats import fairseq as stock_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
+from fairseq_ats.translate import Translator
 from tests import STAND_INS
 from tests.checkpoints.test_reading import Code
 from tests.fixtures import ROOT, TINY_ARCH
@@ -270,6 +274,25 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
     moved["cfg"]["task"]["data"] = str(tmp_path / "gone")
     torch.save(moved, tmp_path / "moved.pt")
     refuses(r"was trained with .*gone, which is not a folder; --data names", tmp_path / "moved.pt", SUPER)
+
+
+def test_dictionaries_that_cannot_be_read_or_written(source: Path, toy_data: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(toy_data, tmp_path / "data")
+    path = data / "dict.en.txt"
+    content = path.read_bytes()
+    first, end = content.split(b" ")[0], ["--data", str(data)]
+    for added, said in ((first + b" 1\n", "Duplicate word"), (b"\xff 1\n", "Incorrect encoding"), (b"x\n", "format")):
+        path.write_bytes(content + added)
+        message = f"{path} cannot be read as a dictionary: .*{said}"
+        with pytest.raises(SystemExit, match=message):
+            convert(source, SUPER, tmp_path / "super.pt", *end)
+        with pytest.raises(ValueError, match=message):
+            Translator(source, data=data)
+    path.write_bytes(content + first + b" 1 #fairseq:overwrite\n")
+    found = SimpleNamespace(cfg=SimpleNamespace(source_lang="en", target_lang="de"))
+    found.source_dictionary = found.target_dictionary = Dictionary.load(str(path))
+    with pytest.raises(ValueError, match=f"{path} has an entry twice, by #fairseq:overwrite"):
+        write_dictionaries(SimpleNamespace(task=found, data=SimpleNamespace(path=data)), tmp_path)  # type: ignore
 
 
 @pytest.mark.parametrize("level", ["extension", "1.5"])
