@@ -26,6 +26,7 @@ from tests.checkpoints.test_reading import Code
 from tests.fixtures import ROOT, TINY_ARCH
 from tests.support.command_line import hypotheses, run
 from tests.support.conversions import CORE, SUPER, VARIANTS, convert, load, logits, python_interface, save_checkpoint
+from tests.support.disk import no_room
 
 
 @pytest.fixture
@@ -299,3 +300,16 @@ def test_dictionaries_that_cannot_be_read_or_written(source: Path, toy_data: Pat
 def test_a_level_that_is_none(source: Path, tmp_path: Path, level: str) -> None:
     with pytest.raises(SystemExit, match=f"--level is {level}; allowed: core, super, 1, 2"):
         convert(source, level, tmp_path / "out.pt")
+
+
+def test_only_cores_are_safetensors(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"--output is .*super\.safetensors, and only --to core writes \.safetensors"):
+        convert(source, SUPER, tmp_path / "super.safetensors")
+
+
+@pytest.mark.parametrize("to", ["fairseq", "ctranslate2"])
+def test_a_full_disk(source: Path, tmp_path: Path, to: str) -> None:
+    before = sorted(tmp_path.iterdir())
+    with no_room(), pytest.raises(SystemExit, match=f"{tmp_path}/super cannot be written: File too large"):
+        convert(source, SUPER, tmp_path / "super", to=to)
+    assert sorted(tmp_path.iterdir()) == before
