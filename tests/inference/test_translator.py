@@ -555,6 +555,7 @@ def test_data_folder(tmp_path: Path) -> None:
     assert (found.sentencepiece_model, found.lowercase) == (None, False)
     (tmp_path / "binarised.json").write_text(json.dumps({"source": "de", "target": "fr", "lowercase": True}))
     (tmp_path / "sentencepiece.model").touch()
+    assert DataFolder.find(None, {"data": [str(tmp_path)]}).path == tmp_path, "of an early fairseq"
     found = DataFolder.find(None, {"data": f"{tmp_path}:/elsewhere"})
     assert (found.source_language, found.target_language, found.lowercase) == ("de", "fr", True)
     assert found.sentencepiece_model == tmp_path / "sentencepiece.model"
