@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 
@@ -35,13 +37,25 @@ class CommandParser(argparse.ArgumentParser):
     def errors_in_a_sentence(self, *kinds: type[Exception]) -> Iterator[None]:
         """End the process with one sentence if the work inside fails: status 2, or 130 after an interruption.
 
+        SIGTERM ends the work as an exception does, with status 143, so that no partial output stays behind.
+
         Args:
             kinds: exceptions that the user can act on, beside ValueError and OSError.
         """
         expected: tuple[type[Exception], ...] = (ValueError, OSError, *kinds)
+        before = signal.getsignal(signal.SIGTERM)
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _stop)
         try:
             yield
         except expected as error:
             self.exit(2, f"{self.prog}: error: {error}\n")
         except KeyboardInterrupt:
             sys.exit(130)
+        finally:
+            if before is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

@@ -77,6 +77,10 @@ def _chosen(args: argparse.Namespace) -> list[str]:
         folders = [path for path in args.inputs if path.is_dir()]
         if folders:
             raise ValueError(f"{folders[0]} is a folder; add --last-epochs N, --last-updates N or --best N")
+        if args.checkpoint_suffix:
+            raise ValueError(
+                f"--checkpoint-suffix is {args.checkpoint_suffix}, which needs --last-epochs, --last-updates or --best"
+            )
         return [str(path) for path in args.inputs]
     run = args.inputs[0]
     if len(args.inputs) > 1 or not run.is_dir():

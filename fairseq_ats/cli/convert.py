@@ -22,6 +22,7 @@ from fairseq_ats.convert.formats.images import convert_images, is_of_images
 from fairseq_ats.convert.formats.onnx import OnnxModel
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.verification import VerificationError
+from fairseq_ats.inference.engine import Search
 
 FORMATS: dict[str, type[StockCheckpoint | CoreCheckpoint | CTranslate2Model | OnnxModel | HuggingFaceModel]] = {
     "fairseq": StockCheckpoint,
@@ -54,6 +55,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-conver
     logging.getLogger("fairseq_ats.convert").setLevel(logging.INFO)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns of a missing torchvision
     with parser.errors_in_a_sentence(VerificationError):
+        if args.beam is not None and args.verify_on is None:
+            raise ValueError(
+                f"--beam is {args.beam}, the beam width of --verify-on, which is not given; --tune-on chooses the beam "
+                "that a folder keeps, and fairseq-ats translate has a --beam of its own"
+            )
         if is_of_images(args.checkpoint):
             _refuse(args, ("data", "sentencepiece_model", "verify_on", "tune_on", *OF_A_FORMAT))
             convert_images(Checkpoint.open(args.checkpoint), args.level, args.to, args.output, args.overwrite)
@@ -66,7 +72,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats-conver
             data=args.data,
             sentencepiece_model=args.sentencepiece_model,
             verify_on=args.verify_on,
-            beam=args.beam,
+            beam=args.beam or Search.beam,
             overwrite=args.overwrite,
             tune_on=args.tune_on,
         )
@@ -108,7 +114,7 @@ def _parser(prog: str) -> CommandParser:
         "sentencepiece model, tokens with spaces between them",
     )
     parser.add_argument(
-        "--beam", type=positive, default=5, metavar="N", help="beam width of --verify-on (default: %(default)s)"
+        "--beam", type=positive, metavar="N", help=f"beam width of --verify-on (default: {Search.beam})"
     )
     parser.add_argument(
         "--tune-on",

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from tqdm import tqdm
 
@@ -115,11 +115,13 @@ def _parser(prog: str) -> CommandParser:
 
 def _run(args: argparse.Namespace) -> None:
     with ExitStack() as files:
-        output: BinaryIO = sys.stdout.buffer
-        if args.output is not None:
+        if args.output is None:
+            output = _open_stream(sys.stdout, "stdout is closed; --output FILE says where the translation goes")
+        else:
             output = files.enter_context(open(files.enter_context(written_whole(str(args.output))), "wb"))
-        source: BinaryIO = sys.stdin.buffer
-        if args.input is not None:
+        if args.input is None:
+            source = _open_stream(sys.stdin, "stdin is closed; --input FILE says where the text is")
+        else:
             source = files.enter_context(open(args.input, "rb"))
         translator = Translator(
             args.model,
@@ -151,6 +153,17 @@ def _run(args: argparse.Namespace) -> None:
             if number % buffer_size == 0:
                 output.flush()
         output.flush()
+
+
+def _open_stream(stream: TextIO | None, problem: str) -> BinaryIO:
+    """Return a standard stream for bytes; Python has None for a closed one.
+
+    Raises:
+        ValueError: it is closed.
+    """
+    if stream is None:
+        raise ValueError(problem)
+    return stream.buffer
 
 
 def _lines(source: BinaryIO) -> Iterator[str]:

@@ -12,6 +12,8 @@ from fairseq_ats.convert.source_network import read_source
 from fairseq_ats.convert.verification import engine_of, read_sentences
 from fairseq_ats.data.text import READS_TOKENS, Text
 from fairseq_ats.files import written_whole
+from fairseq_ats.host.safetensors_file import SUFFIX
+from fairseq_ats.inference.engine import Search
 from fairseq_ats.partition.partition import CORE, CORE_LEVEL, check_level_name
 
 logger = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ def convert(
     data: str | Path | None = None,
     sentencepiece_model: str | Path | None = None,
     verify_on: str | Path | None = None,
-    beam: int = 5,
+    beam: int = Search.beam,
     overwrite: bool = False,
     tune_on: str | None = None,
 ) -> None:
@@ -54,6 +56,8 @@ def convert(
     output_format.require_packages()
     if tune_on is not None and not output_format.keeps_beam:
         raise ValueError(f"--tune-on is {tune_on}, and this format keeps no beam; it goes with ctranslate2 and onnx")
+    if output.suffix == SUFFIX and not output_format.writes_safetensors:
+        raise ValueError(f"--output is {output}, and only --to core writes {SUFFIX}; give another ending")
     if not checkpoint.is_file():
         raise ValueError(f"there is no checkpoint {checkpoint}")
     inputs = [path for path in (checkpoint, data, sentencepiece_model, verify_on) if path is not None]

@@ -15,10 +15,19 @@ from fairseq_ats.inference.deployed_folder import DeployedFolder
 
 
 def write_dictionaries(source: SourceNetwork, folder: Path) -> tuple[str, str]:
-    """Write the dictionaries of both languages as ``dict.LANGUAGE.txt``, fairseq's names, and return the file names."""
+    """Write the dictionaries of both languages as ``dict.LANGUAGE.txt``, fairseq's names, and return the file names.
+
+    Raises:
+        ValueError: a dictionary has an entry twice.
+    """
     names = f"dict.{source.task.cfg.source_lang}.txt", f"dict.{source.task.cfg.target_lang}.txt"
-    source.task.source_dictionary.save(str(folder / names[0]))
-    source.task.target_dictionary.save(str(folder / names[1]))
+    for name, dictionary in zip(names, (source.task.source_dictionary, source.task.target_dictionary), strict=True):
+        if len(dictionary.indices) < len(dictionary.symbols):
+            # fairseq does not write the flag back (fairseq/data/dictionary.py:290), and could not read the file.
+            raise ValueError(
+                f"{source.data.path / name} has an entry twice, by #fairseq:overwrite, and this format cannot keep it"
+            )
+        dictionary.save(str(folder / name))
     return names
 
 

@@ -15,7 +15,7 @@ import torch
 from fairseq.data.data_utils import load_indexed_dataset
 
 from fairseq_ats.convert.source_network import SourceNetwork
-from fairseq_ats.data.checks import check_split
+from fairseq_ats.data.checks import check_split, parts_of
 from fairseq_ats.data.text import Pieces, Text
 from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.inference.translator import Translator
@@ -33,7 +33,8 @@ _AT_ONCE = 100
 
 def split_is_there(source: SourceNetwork, split: str) -> bool:
     """Return whether the binarised data have the split, in both languages."""
-    return all(Path(f"{prefix}.idx").is_file() for prefix in _prefixes(source, split))
+    prefixes = _prefixes(source, split)
+    return bool(prefixes) and all(Path(f"{prefix}.idx").is_file() for prefix in prefixes)
 
 
 def read_split(source: SourceNetwork, split: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -55,8 +56,10 @@ def read_split(source: SourceNetwork, split: str) -> tuple[list[np.ndarray], lis
 
 
 def _prefixes(source: SourceNetwork, split: str) -> list[str]:
-    one, other = source.data.source_language, source.data.target_language
-    return [str(source.data.path / f"{split}.{one}-{other}.{language}") for language in (one, other)]
+    """Return the paths of the split in both languages, without their ends; nothing if it is not there."""
+    languages = (source.data.source_language, source.data.target_language)
+    pair = next(parts_of(source.data.path, split, *languages), None)
+    return [] if pair is None else [str(source.data.path / f"{pair}.{language}") for language in languages]
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,9 @@ def _evaluation(source: SourceNetwork) -> Iterator[tuple[str, str]]:
     for path in sorted(source.path.parent.glob("evaluation*.json")):
         for network, conditions in _networks_in(path.read_text("utf-8")):
             name = str(network.get("checkpoint", "")).rpartition("/")[2]
-            if (name, network.get("level"), network.get("updates")) != (
+            if (name, network.get("name"), network.get("updates")) != (
                 source.path.name,
-                source.level,
+                source.name,
                 source.checkpoint.updates,
             ):
                 continue

@@ -17,12 +17,14 @@ class OutputFormat(ABC):
     Attributes:
         is_folder: whether the output is a folder and not a file.
         keeps_beam: whether the output keeps a beam and a length penalty that ``tune`` may choose.
+        writes_safetensors: whether an output that ends in .safetensors has that format.
         packages: import names of the packages that the format needs.
         extra: the extra of this plugin that has them.
     """
 
     is_folder: ClassVar[bool] = False
     keeps_beam: ClassVar[bool] = False
+    writes_safetensors: ClassVar[bool] = False
     packages: ClassVar[Sequence[str]] = ()
     extra: ClassVar[str] = "deploy"
 

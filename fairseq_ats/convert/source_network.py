@@ -32,6 +32,7 @@ class SourceNetwork:
         task: fairseq's task, with both dictionaries.
         data: the folder with the dictionaries.
         sentencepiece_model: the file that cuts text into tokens; None if the network reads tokens.
+        is_pruned: whether the network is what --scheme prune leaves of the one at ``level``.
     """
 
     checkpoint: Checkpoint
@@ -41,6 +42,7 @@ class SourceNetwork:
     task: TranslationTask
     data: DataFolder
     sentencepiece_model: Path | None
+    is_pruned: bool
 
     @property
     def path(self) -> Path:
@@ -52,17 +54,18 @@ class SourceNetwork:
 
     @property
     def name(self) -> str:
-        """The network's name: "core", "super", "level2", ..."""
-        return self.partition.network_name(self.level)
+        """The network's name: "core", "super", "level2", ..., or "perturbed"."""
+        return PERTURBED if self.is_pruned else self.partition.network_name(self.level)
 
     @property
     def title(self) -> str:
-        return {CORE: "core", SUPER: "super-network"}.get(self.name, f"level {self.level}")
+        titles = {CORE: "core", SUPER: "super-network", PERTURBED: "perturbed network"}
+        return titles.get(self.name, f"level {self.level}")
 
     @property
     def is_low_rank(self) -> bool:
         """Whether the network has thin, low-rank layers. The layers of a super-network are dense."""
-        return self.name != SUPER and self.partition.splits_by(RANK)
+        return self.level != self.partition.super_level and self.partition.splits_by(RANK)
 
 
 def read_source(
@@ -92,4 +95,4 @@ def read_source(
     if is_pruned:
         parameters -= prune_(model, checkpoint)
     prepare_to_decode(model)
-    return SourceNetwork(checkpoint, level, model, parameters, task, folder, sentencepiece_model)
+    return SourceNetwork(checkpoint, level, model, parameters, task, folder, sentencepiece_model, is_pruned)

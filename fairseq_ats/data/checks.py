@@ -41,6 +41,20 @@ def folder_problems(data: str) -> list[str]:
     return [f"{folder} is not a folder of binarised data: it has no dict.LANGUAGE.txt (see fairseq-preprocess)"]
 
 
+def read_dictionary(path: str | Path) -> Dictionary:
+    """Read ``dict.LANGUAGE.txt``.
+
+    Raises:
+        ValueError: the file has an entry twice, is not UTF-8, or is not a dictionary.
+    """
+    try:
+        return Dictionary.load(str(path))
+    except OSError:
+        raise
+    except Exception as error:  # fairseq raises just that where the file is not UTF-8 (fairseq/data/dictionary.py:243)
+        raise ValueError(f"{path} cannot be read as a dictionary: {error}") from error
+
+
 def dictionary_sum(dictionary: Dictionary) -> str:
     """Return the SHA-256 of the symbols in order; it tells dictionaries of one size apart."""
     return hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()

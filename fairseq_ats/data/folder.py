@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class DataFolder:
         Raises:
             ValueError: there is no such folder, or it lacks a dictionary or the language pair.
         """
-        path = given or Path(split_paths(task_options["data"])[0])
+        path = given or Path(_first_folder(task_options["data"]))
         if not path.is_dir():
             said = "--data is" if given else "the checkpoint was trained with"
             raise ValueError(f"{said} {path}, which is not a folder; --data names the folder of its binarised data")
@@ -66,6 +66,11 @@ class DataFolder:
                 raise ValueError(f"{path} is not a folder of binarised {language} data: it has no dict.{language}.txt")
         model = path / SENTENCEPIECE_MODEL
         return cls(path, source, target, model if model.is_file() else None, stamp.get("lowercase", False))
+
+
+def _first_folder(data: str | Sequence[str]) -> str:
+    """Return the first folder of a training; an early fairseq saved a list (fairseq/checkpoint_utils.py:704)."""
+    return split_paths(data if isinstance(data, str) else data[0])[0]
 
 
 def _read_stamp(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ JSON has fewer types than a checkpoint. An object ``{"": KIND, "of": ...}`` stan
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -40,17 +41,22 @@ def save(state: dict[str, Any], path: str | Path) -> None:
 
     Raises:
         ValueError: the package safetensors is missing, or the checkpoint has a value that JSON cannot stand for.
+        OSError: the file cannot be written to its end.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
-        torch.save(state, path)
+        _save_pickled(state, path)
         return
     check_package(path)
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_encoded(state, "", tensors, {}))
-    save_file(tensors, path, {_STATE: header, _SUM: _NO_SUM})
+    try:
+        save_file(tensors, path, {_STATE: header, _SUM: _NO_SUM})
+    except SafetensorError as error:  # only its text says the cause
+        raise OSError(errno.EIO, str(error), str(path)) from error
     with path.open("r+b") as file:
         place, found = _sum_of(file, path)
         assert found == _NO_SUM
@@ -58,6 +64,23 @@ def save(state: dict[str, Any], path: str | Path) -> None:
         digest = _digest(file, place)
         file.seek(place)
         file.write(digest.encode())
+
+
+def _save_pickled(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint with ``torch.save``.
+
+    Raises:
+        OSError: the file cannot be written to its end.
+    """
+    try:
+        # torch would open a path in C++, where the cause is lost.
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        # torch ends its archive after a failed write, and fails again (caffe2/serialize/inline_container.cc:672).
+        if isinstance(cause := error.__context__, OSError):
+            raise cause from None
+        raise
 
 
 def check_package(path: str | Path) -> None:

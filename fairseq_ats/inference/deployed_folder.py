@@ -10,8 +10,9 @@ The description is one JSON object in UTF-8. Its keys are ``schema``, ``level`` 
     {
       "schema": 1,
       "format": "ctranslate2",                "ctranslate2", "onnx" or "huggingface"
-      "network": "core",                      "core", "super", or "level2", "level3", ... for one between them
-      "level": 1,                             number of the network: 1 is the core
+      "network": "core",                      "core", "super", or "level2", "level3", ... for one between them;
+                                              "perturbed": what --scheme prune left of the highest
+      "level": 1,                             number of the network: 1 is the core, 0 the perturbed network
       "partition": {"module_name": "PartitionedLinear", "small_ratio": 0.25, "max_level": 2},
                                               partition of the converted checkpoint; several ratios are a list. It has
                                               further keys for a depth, other linear layers, and private norms
@@ -47,7 +48,7 @@ from typing import Any
 
 from fairseq_ats.data.text import Languages
 from fairseq_ats.files import sha256_of
-from fairseq_ats.partition.partition import Partition
+from fairseq_ats.partition.partition import PERTURBED, PERTURBED_LEVEL, Partition
 
 DESCRIPTION_FILE = "fairseq_ats.json"
 SUMS_FILE = "SHA256SUMS"
@@ -84,8 +85,8 @@ class DeployedFolder:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}; allowed: {', '.join(FORMATS)}")
-        if self.network not in self.partition.network_levels:
-            raise ValueError(f"network is {self.network!r}; allowed: {', '.join(self.partition.network_levels)}")
+        if self.network not in levels_of(self.partition):
+            raise ValueError(f"network is {self.network!r}; allowed: {', '.join(levels_of(self.partition))}")
         for name in (self.source_dictionary, self.target_dictionary, self.sentencepiece_model):
             if name is not None and (Path(name).name != name or name in ("", ".", "..")):
                 raise ValueError(f"{name!r} is not the name of a file that lies directly in the folder")
@@ -112,7 +113,7 @@ class DeployedFolder:
     @property
     def level(self) -> int:
         """The number of the network: 1 is the core."""
-        return self.partition.network_levels[self.network]
+        return levels_of(self.partition)[self.network]
 
     def write(self, folder: Path) -> None:
         """Write the description into ``folder``, then the SHA-256 sums of all files in it."""
@@ -140,7 +141,7 @@ class DeployedFolder:
         names = {f.name for f in dataclasses.fields(cls)}
         try:
             partition = Partition.from_dict(content["partition"])
-            if content["level"] != partition.network_levels.get(content["network"]):
+            if content["level"] != levels_of(partition).get(content["network"]):
                 raise ValueError(f"network is {content['network']!r} and level is {content['level']!r}")
             description = cls(
                 **{name: value for name, value in content.items() if name in names - {"partition"}},
@@ -152,6 +153,11 @@ class DeployedFolder:
             if name is not None and not (folder / name).is_file():
                 raise ValueError(f"{path} names {name}, which is not in {folder}")
         return description
+
+
+def levels_of(partition: Partition) -> dict[str, int]:
+    """Map from name to level of every network that a folder may hold."""
+    return partition.network_levels | {PERTURBED: PERTURBED_LEVEL}
 
 
 def write_description(folder: Path, content: dict[str, Any]) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_ats.architectures.transformer import check_model_options
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.saved_options import forget_start_files_
-from fairseq_ats.data.checks import check_split, folder_of
+from fairseq_ats.data.checks import check_split, folder_of, read_dictionary
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.tasks.translation_with_partitioned_model import (
     PartitionedTranslationConfig,
@@ -26,6 +27,10 @@ from fairseq_ats.tasks.translation_with_partitioned_model import (
 
 class _StockTask(TranslationTask):
     """fairseq's translation task, with checks before it builds a checkpoint's model or loads data."""
+
+    @classmethod
+    def load_dictionary(cls, filename: str) -> Dictionary:
+        return read_dictionary(filename)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         check_model_options(cfg)
@@ -50,7 +55,7 @@ def load_network(
 
     Raises:
         ValueError: the checkpoint does not contain the level, does not fit the dictionaries, or has a model that cannot
-            be built.
+            be built; or a dictionary cannot be read.
     """
     path = checkpoint.path
     options: dict[str, Any] = {

@@ -14,7 +14,7 @@ from fairseq_ats.inference.ctranslate2_engine import CTranslate2Engine
 from fairseq_ats.inference.deployed_folder import DeployedFolder, check_sums
 from fairseq_ats.inference.engine import Engine, Machine, Search
 from fairseq_ats.inference.onnx_engine import OnnxEngine
-from fairseq_ats.partition.partition import check_level_name
+from fairseq_ats.partition.partition import PERTURBED, PERTURBED_LEVEL, check_level_name
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ class Translator:
     Args:
         path: a checkpoint of this plugin's task or of stock fairseq's ``translation``, or a folder that
             ``fairseq-ats-convert`` wrote.
-        level: "core", "super", "level2", ..., or the level's number. None means the network of a folder, or the highest
-            network of a checkpoint.
+        level: "core", "super", "level2", ..., the level's number, or "perturbed". None means the network of a folder,
+            or the highest network of a checkpoint.
         data: for a checkpoint, the folder with its dictionaries and ``sentencepiece.model``; None means the folder that
             the checkpoint was trained with.
         sentencepiece_model: for a checkpoint, the sentencepiece model, if it is not in ``data``. Without a
@@ -152,9 +152,11 @@ def _open_folder(
     """
     folder = DeployedFolder.read(path)
     check_sums(path)
-    number = folder.level if level is None else folder.partition.level_of(level)
+    number = folder.level
+    if level is not None:
+        number = PERTURBED_LEVEL if level == PERTURBED else folder.partition.level_of(level)
     if number != folder.level:
-        raise ValueError(f"--level is {number} and {path} holds the {folder.network} (level {folder.level}) only")
+        raise ValueError(f"--level is {level} and {path} holds the {folder.network} (level {folder.level}) only")
     defaults = {field.name: getattr(folder, field.name) for field in dataclasses.fields(Search)}
     search = Search(**(defaults | given))
     model = None if folder.sentencepiece_model is None else path / folder.sentencepiece_model

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from fairseq.data import Dictionary
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.utils import split_paths
@@ -25,6 +26,7 @@ from fairseq_ats.data.checks import (
     dictionary_sum,
     folder_of,
     folder_problems,
+    read_dictionary,
 )
 from fairseq_ats.data.core_targets import CoreTargets, check_core_data, with_core_targets
 from fairseq_ats.options.checks.translation import translation_problems
@@ -64,6 +66,10 @@ class TranslationWithPartitionedModelTask(PartitionedTask, WithChrf):
     partition_model_ = staticmethod(partition_model_)
     layer_type = staticmethod(layer_type)
     model_parts = staticmethod(parts_of)
+
+    @classmethod
+    def load_dictionary(cls, filename: str) -> Dictionary:
+        return read_dictionary(filename)
 
     @classmethod
     def data_problems(cls, cfg: PartitionedTranslationConfig) -> list[str]:

@@ -16,6 +16,7 @@ from tests.checkpoints.test_reading import Code
 from tests.end_to_end.test_training import events, load
 from tests.support.checkpoints import differences
 from tests.support.command_line import PLUGIN, hypotheses, run, train
+from tests.support.disk import no_room
 
 PARTITION = {"module_name": "PartitionedLinear", "small_ratio": 0.25, "max_level": 2}
 
@@ -69,6 +70,16 @@ def test_safetensors_in_and_out(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         average.main([str(safe), str(other), "--output", str(tmp_path / "none.pt")])
     assert not (tmp_path / "none.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["mean.pt", "mean.safetensors"])
+def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    a = checkpoint(tmp_path / "a.pt", 1, {"w": torch.zeros(100_000)})
+    with no_room():
+        said = refusal(capsys, a, "--output", tmp_path / name)
+    assert said.startswith(f"fairseq-ats-average: error: {tmp_path / name} cannot be written: ")
+    assert "File too large" in said
+    assert list(tmp_path.iterdir()) == [a]
 
 
 def test_mean_in_float64(tmp_path: Path) -> None:
@@ -145,6 +156,8 @@ def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "argument --best: 0 is not allowed" in refusal(capsys, run_dir, "--best", 0, *output)
     assert "is a folder; add --last-epochs" in refusal(capsys, run_dir, *output)
     assert "choose from the folder of one run" in refusal(capsys, a, "--best", 1, *output)
+    suffix = refusal(capsys, a, "--checkpoint-suffix", "_x", *output)
+    assert "--checkpoint-suffix is _x, which needs --last-epochs, --last-updates or --best" in suffix
     assert "--network is core, which needs --best" in refusal(capsys, a, "--network", "core", *output)
     assert "no.pt is not a file" in refusal(capsys, a, tmp_path / "no.pt", *output)
     assert "is not a folder" in refusal(capsys, a, "--output", tmp_path / "nowhere" / "mean.pt")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,19 @@ def test_errors_are_one_sentence(error: Exception, capsys: pytest.CaptureFixture
         raise error
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"fairseq-ats x: error: {error}\n"
+
+
+def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
+    work = f"""
+import os, signal
+from fairseq_ats.cli.arguments import CommandParser
+from fairseq_ats.files import written_whole
+with CommandParser("x", None).errors_in_a_sentence(), written_whole({str(tmp_path / "out")!r}):
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    stopped = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (stopped.returncode, stopped.stderr) == (143, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "x"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,16 +13,20 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 from fairseq.modules import MultiheadAttention
 
 from fairseq_ats.convert import folding
+from fairseq_ats.convert.folder_contents import write_dictionaries
 from fairseq_ats.convert.formats import fairseq as stock_checkpoint
 from fairseq_ats.modules import PartitionedRankLinear
+from fairseq_ats.translate import Translator
 from tests import STAND_INS
 from tests.checkpoints.test_reading import Code
 from tests.fixtures import ROOT, TINY_ARCH
 from tests.support.command_line import hypotheses, run
 from tests.support.conversions import CORE, SUPER, VARIANTS, convert, load, logits, python_interface, save_checkpoint
+from tests.support.disk import no_room
 
 
 @pytest.fixture
@@ -244,6 +249,7 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
         convert(source, SUPER, source, "--overwrite")
     refuses("--level is 3; allowed: core, super, 1, 2", source, 3)
     refuses("argument --beam: 2.5 is not allowed; allowed: a whole number", source, SUPER, "--beam", "2.5")
+    refuses("--beam is 3, the beam width of --verify-on, which is not given; --tune-on", source, SUPER, "--beam", "3")
     (tmp_path / "broken.model").write_text("no pieces")
     broken = ["--sentencepiece-model", str(tmp_path / "broken.model")]
     refuses("cannot be read as a sentencepiece model", source, SUPER, *broken)
@@ -271,7 +277,39 @@ def test_wrong_input_is_named(source: Path, build: Callable[..., SimpleNamespace
     refuses(r"was trained with .*gone, which is not a folder; --data names", tmp_path / "moved.pt", SUPER)
 
 
+def test_dictionaries_that_cannot_be_read_or_written(source: Path, toy_data: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(toy_data, tmp_path / "data")
+    path = data / "dict.en.txt"
+    content = path.read_bytes()
+    first, end = content.split(b" ")[0], ["--data", str(data)]
+    for added, said in ((first + b" 1\n", "Duplicate word"), (b"\xff 1\n", "Incorrect encoding"), (b"x\n", "format")):
+        path.write_bytes(content + added)
+        message = f"{path} cannot be read as a dictionary: .*{said}"
+        with pytest.raises(SystemExit, match=message):
+            convert(source, SUPER, tmp_path / "super.pt", *end)
+        with pytest.raises(ValueError, match=message):
+            Translator(source, data=data)
+    path.write_bytes(content + first + b" 1 #fairseq:overwrite\n")
+    found = SimpleNamespace(cfg=SimpleNamespace(source_lang="en", target_lang="de"))
+    found.source_dictionary = found.target_dictionary = Dictionary.load(str(path))
+    with pytest.raises(ValueError, match=f"{path} has an entry twice, by #fairseq:overwrite"):
+        write_dictionaries(SimpleNamespace(task=found, data=SimpleNamespace(path=data)), tmp_path)  # type: ignore
+
+
 @pytest.mark.parametrize("level", ["extension", "1.5"])
 def test_a_level_that_is_none(source: Path, tmp_path: Path, level: str) -> None:
     with pytest.raises(SystemExit, match=f"--level is {level}; allowed: core, super, 1, 2"):
         convert(source, level, tmp_path / "out.pt")
+
+
+def test_only_cores_are_safetensors(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"--output is .*super\.safetensors, and only --to core writes \.safetensors"):
+        convert(source, SUPER, tmp_path / "super.safetensors")
+
+
+@pytest.mark.parametrize("to", ["fairseq", "ctranslate2"])
+def test_a_full_disk(source: Path, tmp_path: Path, to: str) -> None:
+    before = sorted(tmp_path.iterdir())
+    with no_room(), pytest.raises(SystemExit, match=f"{tmp_path}/super cannot be written: File too large"):
+        convert(source, SUPER, tmp_path / "super", to=to)
+    assert sorted(tmp_path.iterdir()) == before

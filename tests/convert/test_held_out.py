@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import ctranslate2
 import numpy as np
@@ -16,6 +17,7 @@ from fairseq.data import Dictionary
 
 from fairseq_ats.cli import translate as command
 from fairseq_ats.convert import held_out, shortlist
+from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.inference.deployed_folder import DeployedFolder
 from fairseq_ats.inference.engine import Search
 from fairseq_ats.translate import Translator
@@ -111,6 +113,19 @@ def test_what_is_said_and_kept(
     description = DeployedFolder.read(other)
     assert (description.beam, description.length_penalty) == (int(beam), float(penalty))
     assert Translator(other, threads=1)._engine.search == Search(int(beam), length_penalty=float(penalty))
+
+
+def test_data_named_in_the_other_direction(toy_data: Path, tmp_path: Path) -> None:
+    """fairseq trains en → de on files of de-en, too."""
+    for path in toy_data.glob("valid.en-de.*"):
+        shutil.copyfile(path, tmp_path / path.name.replace("en-de", "de-en"))
+    dictionaries = (Dictionary.load(str(toy_data / f"dict.{language}.txt")) for language in ("en", "de"))
+    task = SimpleNamespace(**dict(zip(("source_dictionary", "target_dictionary"), dictionaries, strict=True)))
+    named = [SimpleNamespace(data=DataFolder(p, "en", "de", None, False), task=task) for p in (toy_data, tmp_path)]
+    expected, found = (held_out.read_split(source, "valid") for source in named)  # type: ignore[arg-type]
+    for one, other in zip(expected, found, strict=True):
+        assert [sentence.tolist() for sentence in one] == [sentence.tolist() for sentence in other]
+    assert not held_out.split_is_there(named[1], "test")  # type: ignore[arg-type]
 
 
 @dataclass

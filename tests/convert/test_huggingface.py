@@ -131,7 +131,8 @@ def test_the_card_has_the_numbers_of_the_run(two_trained_networks: Path, toy_dat
     shutil.copyfile(two_trained_networks / "checkpoint_last.pt", checkpoint)
     measured = {"name": "core", "checkpoint": "RUN/checkpoint_last.pt", "level": 1, "updates": 102}
     measured |= {"bleu": 12.345, "signature": "nrefs:1|case:mixed"}
-    others = [measured | other for other in ({"level": 2}, {"updates": 101}, {"checkpoint": "RUN/checkpoint_best.pt"})]
+    changes = ({"name": "super", "level": 2}, {"updates": 101}, {"checkpoint": "RUN/checkpoint_best.pt"})
+    others = [measured | change for change in changes]
     record = {"beam": 4, "networks": [*({**other, "bleu": 99.9} for other in others), measured]}
     (tmp_path / "evaluation.json").write_text(json.dumps(record))
     data = tmp_path / "data"

@@ -216,6 +216,25 @@ def test_bytes_in_bytes_out(
     assert terminal.out.getvalue() == b"", "nothing in, nothing out"
 
 
+def test_closed_streams(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_checkpoint(build(*SMALL_WIDTH), tmp_path / "checkpoint.pt")
+    (tmp_path / "text").write_text("\n")
+    files = {"stdin": ["--input", str(tmp_path / "text")], "stdout": ["--output", str(tmp_path / "out")]}
+    Terminal(monkeypatch, b"")
+    for stream, option in files.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, stream, None)
+            with pytest.raises(SystemExit) as stopped:
+                command.main([str(checkpoint), *(files["stdout"] if stream == "stdin" else files["stdin"])])
+            assert stopped.value.code == 2
+            assert re.search(f"{stream} is closed; {option[0]} FILE says", capsys.readouterr().err)
+        monkeypatch.setattr(sys, stream, None)
+    command.main([str(checkpoint), *files["stdin"], *files["stdout"], "--quiet"])
+    assert (tmp_path / "out").read_text() == "\n"
+
+
 def test_an_interrupted_translation_leaves_no_file(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,7 +459,7 @@ def test_refused_onnx_folders(folder: Callable[..., Path], monkeypatch: pytest.M
 
 
 def test_refused_folders(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"--level is 1 and .* holds the super \(level 2\) only"):
+    with pytest.raises(ValueError, match=r"--level is core and .* holds the super \(level 2\) only"):
         Translator(converted, level="core")
     with pytest.raises(ValueError, match=r"--data is .* and .* is a folder, which brings its own"):
         Translator(converted, data=converted)
@@ -536,6 +555,7 @@ def test_data_folder(tmp_path: Path) -> None:
     assert (found.sentencepiece_model, found.lowercase) == (None, False)
     (tmp_path / "binarised.json").write_text(json.dumps({"source": "de", "target": "fr", "lowercase": True}))
     (tmp_path / "sentencepiece.model").touch()
+    assert DataFolder.find(None, {"data": [str(tmp_path)]}).path == tmp_path, "of an early fairseq"
     found = DataFolder.find(None, {"data": f"{tmp_path}:/elsewhere"})
     assert (found.source_language, found.target_language, found.lowercase) == ("de", "fr", True)
     assert found.sentencepiece_model == tmp_path / "sentencepiece.model"

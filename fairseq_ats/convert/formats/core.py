@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from fairseq_ats.checkpoints.checkpoint import Checkpoint
 from fairseq_ats.checkpoints.keys import PARTITION_KEY, PATIENCE_KEY, RUN_KEY, TASK_CLASSES, states_of
@@ -46,6 +46,8 @@ class CoreCheckpoint(OutputFormat):
     """
 
     keep_optimizer_state: bool = False
+
+    writes_safetensors: ClassVar[bool] = True
 
     def check(self, source: SourceNetwork) -> None:
         if source.level != CORE_LEVEL:

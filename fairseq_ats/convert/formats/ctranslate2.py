@@ -29,6 +29,7 @@ from fairseq_ats.convert.verification import (
     numbered,
     random_pairs,
 )
+from fairseq_ats.host import safetensors_file
 from fairseq_ats.inference.ctranslate2_engine import SHORTLIST_FILE, CTranslate2Engine
 from fairseq_ats.inference.engine import Machine, Search
 
@@ -108,7 +109,7 @@ def _write_network(source: SourceNetwork, folder: Path, quantization: str) -> No
 
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         checkpoint = Path(scratch) / "stock.pt"
-        torch.save(_checkpoint_for_ctranslate2(source), checkpoint)
+        safetensors_file.save(_checkpoint_for_ctranslate2(source), checkpoint)
         write_dictionaries(source, Path(scratch))
         languages = (source.task.cfg.source_lang, source.task.cfg.target_lang)
         converter = FairseqConverter(str(checkpoint), scratch, *languages)

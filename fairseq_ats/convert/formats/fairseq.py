@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from fairseq.models.bart import BARTModel
 from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.tasks.translation import TranslationConfig
@@ -22,6 +21,7 @@ from fairseq_ats.convert.folding import check_dense, dense_cost, side_sizes, sto
 from fairseq_ats.convert.output_format import OutputFormat
 from fairseq_ats.convert.source_network import SourceNetwork
 from fairseq_ats.convert.verification import check_same_network
+from fairseq_ats.host import safetensors_file
 from fairseq_ats.inference.loading import load_to_decode
 from fairseq_ats.optim import OPTIMIZER_NAME
 from fairseq_ats.optim.adam_for_partitioned_model import AdamForPartitionedModelConfig
@@ -53,7 +53,7 @@ class StockCheckpoint(OutputFormat):
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
         yield from dense_cost(source)
-        torch.save(stock_checkpoint(source), path)
+        safetensors_file.save(stock_checkpoint(source), path)
 
     def verify(self, source: SourceNetwork, path: Path, sentences: Sequence[Sequence[str]], beam: int) -> Iterator[str]:
         model, task = load_to_decode(Checkpoint.open(path), source.data)
