@@ -138,7 +138,7 @@ def test_a_run_that_goes_on_with_another_scheme(build: Build, batch: Any, tmp_pa
     extragradient = ["--scheme", "extragradient", "--scheme-args", '{"step": 0.1}']
     assert not build(*SMALL_WIDTH, *extragradient, "--restore-file", path).task.scheme.state_dict()
     with pytest.raises(ValueError, match="--scheme-args has unit weight, and the checkpoint's run pruned other parts"):
-        build(*SMALL_WIDTH, *prune(sparsity=0.5, end=1, unit="weight"), "--restore-file", path)
+        build(*SMALL_WIDTH, *prune(sparsity=0.5, end=1, unit='"weight"'), "--restore-file", path)
 
 
 def test_a_checkpoint_of_another_scheme(build: Build, batch: Any, tmp_path: Path) -> None:
