@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +15,15 @@ def group_of(cfg: Any, group: str) -> Any:
 
 
 def option_of(cfg: Any, group: str, name: str) -> Any:
-    """Return an option of another group; None if the task was made without it."""
+    """Return an option of another group; None if the task was made without it.
+
+    Raises:
+        ValueError: the group is one of fairseq's parts without a dataclass.
+    """
     options = group_of(cfg, group)
+    if isinstance(options, Namespace):  # of all of the command line (fairseq/dataclass/utils.py:429)
+        raise ValueError(
+            f"--{group} is {options._name}, an old one of fairseq, whose options have no types; allowed: newer ones, such "
+            "as the optimizers adam, nag and sgd_for_partitioned_model"
+        )
     return None if options is None else OmegaConf.select(options, name)

@@ -379,3 +379,8 @@ def test_no_option_of_ours_hides_one_of_fairseqs(parse: Callable[..., Any]) -> N
         9,
     )
     assert (task.distillation_weight, task.distillation_temperature) == (0.5, 2.0)
+
+
+def test_an_optimizer_without_typed_options_is_refused(parse: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="--optimizer is adamax, an old one of fairseq, whose options have no types"):
+        tasks.setup_task(parse("--scheme", "standard", optimizer="adamax").task)
