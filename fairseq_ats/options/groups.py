@@ -23,7 +23,7 @@ def option_of(cfg: Any, group: str, name: str) -> Any:
     options = group_of(cfg, group)
     if isinstance(options, Namespace):  # of all of the command line (fairseq/dataclass/utils.py:429)
         raise ValueError(
-            f"--{group} is {options._name}, an old one of fairseq, whose options have no types; allowed: newer ones, such "
-            "as the optimizers adam, nag and sgd_for_partitioned_model"
+            f"--{group} is {options._name}, an old one of fairseq, whose options have no types; allowed: newer ones, "
+            "such as the optimizers adam, nag and sgd_for_partitioned_model"
         )
     return None if options is None else OmegaConf.select(options, name)
