@@ -187,8 +187,8 @@ class PartitionedConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "learning rate of a masked or perturbed update relative to --lr: a number, or alpha, the last "
-            "alpha_t that --criteria-interval measured (Theorem 1 of the paper), 0 where it is negative; "
-            "default: as in the checkpoint of a resumed run, or 1",
+            "alpha_t that --criteria-interval measured (Theorem 1 of the paper), 0 where it is negative (on a resume "
+            "give that interval again); default: as in the checkpoint of a resumed run, or 1",
             "example": "--alternate --criteria-interval 10 --step-scale alpha",
         },
     )

@@ -7,6 +7,9 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+# Some of those that have types, by group.
+_NEWER = {"optimizer": "adam, nag, sgd_for_partitioned_model", "lr_scheduler": "inverse_sqrt, fixed, cosine"}
+
 
 def group_of(cfg: Any, group: str) -> Any:
     """Return a group of fairseq's options; None if the task was made without it."""
@@ -23,7 +26,7 @@ def option_of(cfg: Any, group: str, name: str) -> Any:
     options = group_of(cfg, group)
     if isinstance(options, Namespace):  # of all of the command line (fairseq/dataclass/utils.py:429)
         raise ValueError(
-            f"--{group} is {options._name}, an old one of fairseq, whose options have no types; allowed: newer ones, "
-            "such as the optimizers adam, nag and sgd_for_partitioned_model"
+            f"--{group.replace('_', '-')} is {options._name}, an old one of fairseq, whose options have no types; "
+            f"allowed: newer ones, such as {_NEWER.get(group, 'its other ones')}"
         )
     return None if options is None else OmegaConf.select(options, name)

@@ -51,7 +51,9 @@ class Extragradient(SchemeOfParts):
         return {name: self._past[p] for name, p in self.parts.parameters.items() if p in self._past}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if self.gradient == "past" and not state:
+        if self.gradient != "past":
+            return
+        if not state:
             raise ValueError("the checkpoint was not trained with --scheme extragradient and past: it has no gradient")
         self._past = {self.parts.parameters[name]: cast(Tensor, past).clone() for name, past in state.items()}
 

@@ -101,7 +101,8 @@ SECTIONS = {
     "Optimizer": (
         "`--optimizer adam_for_partitioned_model` is fairseq's Adam with a mask, and its other options are those of\n"
         "fairseq's `adam`. `--optimizer sgd_for_partitioned_model` is torch's SGD with a mask. `--alternate`,\n"
-        "`--core-only-from`, `--step-scale` and the schemes with arguments need one of them.",
+        "`--core-only-from`, `--step-scale` and the schemes with arguments need one of them. fairseq's old optimizers,\n"
+        "such as `sgd`, `adafactor` and `adamax`, are refused.",
         ("alternate_lr_coef", "adam_betas", "adam_eps", "momentum", "nesterov", "weight_decay"),
     ),
 }
@@ -122,7 +123,8 @@ The partition (layer type, ratios, levels) is saved in the checkpoint. `fairseq-
 `fairseq-validate`, `TransformerModel.from_pretrained` and a resumed training take it from there. You may give such an
 option again; contradicting the checkpoint is an error. A resumed training also takes its scheme, pattern, phases,
 distillation, `--core-dropout` and `--alternate-lr-coef` from the checkpoint. If you give one of these another
-value, your value counts and the log warns."""
+value, your value counts and the log warns. A scheme that goes on from a state of its own (`prune`, `extragradient` with
+`past`, `mast` with a start or variance reduction) cannot follow another one: begin it with `--finetune-from-model`."""
 
 VALUES = {int: "whole number", float: "number", str: "text", None: "text"}
 

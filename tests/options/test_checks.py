@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from argparse import Namespace
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 from fairseq import optim, tasks
 from fairseq.dataclass.constants import DDP_BACKEND_CHOICES
+from omegaconf import OmegaConf
 
 from fairseq_ats.options.checks import host as option_checks
 from fairseq_ats.options.checks import training_problems
+from fairseq_ats.options.groups import option_of
 from fairseq_ats.options.run_options import settle_
 from tests.fixtures import OUR_OPTIMIZER, OUR_TASK
 
@@ -384,3 +387,10 @@ def test_no_option_of_ours_hides_one_of_fairseqs(parse: Callable[..., Any]) -> N
 def test_an_optimizer_without_typed_options_is_refused(parse: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="--optimizer is adamax, an old one of fairseq, whose options have no types"):
         tasks.setup_task(parse("--scheme", "standard", optimizer="adamax").task)
+
+
+def test_a_scheduler_without_typed_options_is_refused() -> None:
+    whole = OmegaConf.create({"task": {}, "lr_scheduler": None}, flags={"allow_objects": True})
+    whole.lr_scheduler = Namespace(_name="manual")
+    with pytest.raises(ValueError, match=r"--lr-scheduler is manual, an old one .* such as inverse_sqrt, fixed, cosine"):
+        option_of(whole.task, "lr_scheduler", "_name")

@@ -115,6 +115,15 @@ def test_the_past_gradient_is_resumed(build: Build, batch: Any, tmp_path: Path) 
     assert {offset.dtype for offset in ahead.offset.values()} == {torch.float64}
 
 
+def test_a_run_that_goes_on_with_its_own_gradient(build: Build, batch: Any, tmp_path: Path) -> None:
+    """The gradient of an earlier update is no part of it."""
+    options = [*PAST, "--small-ratio", "0.25"]
+    check_resumed(build, options, batch, tmp_path / "1.pt", stop=1, end=2)
+    same = ["--scheme", "extragradient", "--scheme-args", '{"step": 0.1}', "--small-ratio", "0.25"]
+    task = build(*same, "--restore-file", str(tmp_path / "1.pt")).task
+    assert task.scheme.update(1).points == (task.scheme.whole,)
+
+
 def test_a_checkpoint_without_the_past_gradient(build: Build, batch: Any, tmp_path: Path) -> None:
     built = build("--small-ratio", "0.25")
     run = Trainer(built.cfg, built.task, built.model, built.criterion)
