@@ -101,8 +101,8 @@ SECTIONS = {
     "Optimizer": (
         "`--optimizer adam_for_partitioned_model` is fairseq's Adam with a mask, and its other options are those of\n"
         "fairseq's `adam`. `--optimizer sgd_for_partitioned_model` is torch's SGD with a mask. `--alternate`,\n"
-        "`--core-only-from`, `--step-scale` and the schemes with arguments need one of them. fairseq's old optimizers,\n"
-        "such as `sgd`, `adafactor` and `adamax`, are refused.",
+        "`--core-only-from`, `--step-scale` and the schemes with arguments need one of them. fairseq's old\n"
+        "optimizers, such as `sgd`, `adafactor` and `adamax`, are refused.",
         ("alternate_lr_coef", "adam_betas", "adam_eps", "momentum", "nesterov", "weight_decay"),
     ),
 }
