@@ -6,7 +6,6 @@ JSON file in the folder that records what the folder was made from, so that a la
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -18,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-
-_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @contextmanager
@@ -34,9 +31,8 @@ def written_whole(path: str | Path, is_folder: bool = False) -> Iterator[Path]:
         is_folder: yield an empty folder instead of the path of a file that does not exist yet.
 
     Raises:
-        ValueError: the parent folder of ``path`` does not exist or cannot be written to; there is no room for ``path``;
-            or ``path`` exists and is not a file (with ``is_folder``: not a folder). A device, for example, is never
-            replaced.
+        ValueError: the parent folder of ``path`` does not exist or cannot be written to; or ``path`` exists and is not
+            a file (with ``is_folder``: not a folder). A device, for example, is never replaced.
     """
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
@@ -62,9 +58,7 @@ def written_whole(path: str | Path, is_folder: bool = False) -> Iterator[Path]:
                     os.replace(old, path)
                 raise
     except OSError as error:
-        # The error of a write names no file.
-        has_no_room = error.filename is None and error.errno in _NO_ROOM
-        if has_no_room or str(error.filename).startswith(str(path.parent / prefix)):
+        if str(error.filename).startswith(str(path.parent / prefix)):
             # Name the final path in the message: the caller does not know the temporary one.
             raise ValueError(f"{path} cannot be written: {error.strerror}") from error
         raise

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from fairseq_ats.files import written_whole
-from tests.support.disk import no_room
 
 
 def test_replaced_at_the_end(tmp_path: Path) -> None:
@@ -58,15 +57,6 @@ def test_the_temporary_name_is_in_no_message(tmp_path: Path, is_folder: bool) ->
         pass
     with pytest.raises(FileNotFoundError, match="somebody's"), written_whole(tmp_path / "target"):
         (tmp_path / "somebody's").read_text()
-
-
-def test_no_room(tmp_path: Path) -> None:
-    """The error of a write names no file."""
-    path = tmp_path / "target"
-    message = f"{path} cannot be written: File too large"
-    with no_room(10), pytest.raises(ValueError, match=message), written_whole(path) as temporary:
-        temporary.write_bytes(bytes(100))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders(tmp_path: Path) -> None:

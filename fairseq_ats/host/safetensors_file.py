@@ -76,11 +76,12 @@ def _save_pickled(state: dict[str, Any], path: Path) -> None:
         # torch would open a path in C++, where the cause is lost.
         with path.open("wb") as file:
             torch.save(state, file)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         # torch ends its archive after a failed write, and fails again (caffe2/serialize/inline_container.cc:672).
-        if isinstance(cause := error.__context__, OSError):
-            raise cause from None
-        raise
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from None  # the error of a write names no file
 
 
 def check_package(path: str | Path) -> None:
