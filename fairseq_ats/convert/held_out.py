@@ -46,8 +46,7 @@ def read_split(source: SourceNetwork, split: str) -> tuple[list[np.ndarray], lis
     if not split_is_there(source, split):
         raise ValueError(f"{source.data.path} has no binarised {split}, on which the conversion is measured")
     dictionaries = (source.task.source_dictionary, source.task.target_dictionary)
-    languages = (source.data.source_language, source.data.target_language)
-    check_split(source.data.path, split, list(zip(languages, dictionaries, strict=True)))
+    check_split(source.data.path, split, list(zip(source.data.languages, dictionaries, strict=True)))
     one, other = (
         [sentence.numpy()[:-1] for sentence in load_indexed_dataset(prefix, dictionary)]
         for prefix, dictionary in zip(_prefixes(source, split), dictionaries, strict=True)
@@ -57,9 +56,9 @@ def read_split(source: SourceNetwork, split: str) -> tuple[list[np.ndarray], lis
 
 def _prefixes(source: SourceNetwork, split: str) -> list[str]:
     """Return the paths of the split in both languages, without their ends; nothing if it is not there."""
-    languages = (source.data.source_language, source.data.target_language)
-    pair = next(parts_of(source.data.path, split, *languages), None)
-    return [] if pair is None else [str(source.data.path / f"{pair}.{language}") for language in languages]
+    data = source.data
+    pair = next(parts_of(data.path, split, *data.languages), None)
+    return [] if pair is None else [str(data.path / f"{pair}.{language}") for language in data.languages]
 
 
 @dataclass(frozen=True)

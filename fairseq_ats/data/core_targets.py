@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from fairseq.data import BaseWrapperDataset, Dictionary, LanguagePairDataset
 
-from fairseq_ats.data.checks import check_split, dictionary_sum, parts_of
+from fairseq_ats.data.checks import check_split, dictionary_sum, parts_of, read_dictionary
 
 # The key of a mini-batch under which the targets of the core are.
 CORE_TARGETS = "core_targets"
@@ -89,7 +89,7 @@ def check_core_data(folder: str, data: str, split: str, dictionaries: Sequence[t
         path = Path(folder, f"dict.{language}.txt")
         if not path.is_file():
             raise ValueError(f"--core-data is {folder}, which has no {path.name}")
-        if dictionary_sum(Dictionary.load(str(path))) != dictionary_sum(dictionary):
+        if dictionary_sum(read_dictionary(path)) != dictionary_sum(dictionary):
             raise ValueError(f"--core-data is {folder}, whose {path.name} is not that of {data}; use its dictionaries")
     pairs = [list(parts_of(path, split, *languages)) for path in (data, folder)]
     if pairs[0] != pairs[1]:

@@ -12,12 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fairseq.data import Dictionary
 from fairseq.data.data_utils import load_indexed_dataset
 from fairseq.data.indexed_dataset import make_builder
 
 from fairseq_ats.data.binarise import STAMP
-from fairseq_ats.data.checks import check_split, dictionary_sum, parts_of
+from fairseq_ats.data.checks import check_split, dictionary_sum, parts_of, read_dictionary
 from fairseq_ats.data.folder import DataFolder
 from fairseq_ats.files import made_once, sha256_of, stamp_of
 from fairseq_ats.inference.deployed_folder import DeployedFolder
@@ -58,7 +57,7 @@ def distil(
         return False
     if output.resolve() == data.path.resolve() or (there and "targets" not in there):
         raise ValueError(f"OUTPUT is {output}, which holds data that distil did not write; give another folder")
-    source, target = (Dictionary.load(str(data.path / f"dict.{language}.txt")) for language in languages)
+    source, target = (read_dictionary(data.path / f"dict.{language}.txt") for language in languages)
     check_split(data.path, SPLIT, list(zip(languages, (source, target), strict=True)))
     replaced = {f"{part}.{languages[1]}.{end}" for part in parts for end in ("bin", "idx")}
     with made_once(output, STAMP, stamp) as folder:
@@ -84,7 +83,7 @@ def check_dictionaries(model: Path, data: DataFolder) -> None:
     names = (folder.source_dictionary, folder.target_dictionary)
     for language, name in zip(data.languages, names, strict=True):
         own = data.path / f"dict.{language}.txt"
-        if dictionary_sum(Dictionary.load(str(own))) != dictionary_sum(Dictionary.load(str(model / name))):
+        if dictionary_sum(read_dictionary(own)) != dictionary_sum(read_dictionary(model / name)):
             raise ValueError(f"MODEL is {model}, whose {name} is not that of {data.path}; use a network of these data")
 
 

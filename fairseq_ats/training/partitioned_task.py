@@ -39,6 +39,7 @@ from fairseq_ats.options.run_options import recall_, settle_, to_remember
 from fairseq_ats.options.values import Options
 from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import CORE_LEVEL, PERTURBED, PERTURBED_LEVEL, Partition, reconciled
+from fairseq_ats.partition.tags import holds
 from fairseq_ats.schemes.draws import Draws
 from fairseq_ats.schemes.options import ALPHA, watched_scheme
 from fairseq_ats.schemes.partial_sgd import Comparison, Scheme, Update
@@ -174,6 +175,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         self._update: Update | None = None
         self._micro_batch = 0
         self._workers = ALONE
+        self._has_private = False  # whether smaller networks have parameters that the highest lacks
         self._trained: list[nn.Parameter] = []
         self._perturbed_points = 0  # that a validation of a training takes
         self._scheme_state: Mapping[str, Any] | None = None  # of the run that is resumed, if it had this scheme
@@ -233,6 +235,7 @@ class PartitionedTask(BatchesOfTheirOwn):
         trainable = [p for p in model.parameters() if p.requires_grad]
         self.criteria.trainable, self.criteria.frozen = trainable, frozen
         self._trained = [p for p in trainable if p not in frozen]
+        self._has_private = not all(holds(p, self.partition.max_level) for p in self._trained)
         self.criteria.always_remembers = self.scheme.extra_passes > 0
         self._workers = Workers.of_this_process()
         if isinstance(self.scheme, Schedule) and isinstance(self.watched, Schedule):
@@ -387,8 +390,11 @@ class PartitionedTask(BatchesOfTheirOwn):
         autocast = self.options.autocast
         # Not when the model is built: the optimizer then holds every parameter, in the model's order.
         require_gradients(self.criteria.frozen, NOTHING)
-        # Not of what only smaller networks use: legacy_ddp would fill in zeros, and a step without a mask decay them.
-        require_gradients(self._trained, LevelMask(update.levels) if update.mask is EVERYTHING else update.mask)
+        mask = update.mask
+        if self._has_private and mask is EVERYTHING:
+            # Not of what does not run: legacy_ddp would fill in zeros, and a step without a mask decay them.
+            mask = LevelMask(update.levels)
+        require_gradients(self._trained, mask)
         if not all(map(is_reduced, self._trained)):
             fit_buffer_(model)
         losses, merged = 0.0, {}

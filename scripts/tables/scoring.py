@@ -92,7 +92,7 @@ def score_networks(
     """
     networks = _networks(run, recipe, wanted)
     folder = DataFolder.find(data, {})
-    languages = folder.source_language, folder.target_language
+    languages = folder.languages
     further = [] if decoding.tests is None else read_test_sets(decoding.tests, *languages)
     test_set = TestSet(TEST, raw_lines(data, languages[0]) if decoding.comet is not None else [], references.lines)
     scorer = Scorer(references.lowercase, decoding.comet)
