@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fairseq_ats.inference.engine import Engine, Hypothesis, Machine, Search
 
 SHORTLIST_FILE = "vmap.txt"  # CTranslate2's name
+
+logger = logging.getLogger(__name__)
 
 
 class CTranslate2Engine(Engine):
@@ -21,7 +25,8 @@ class CTranslate2Engine(Engine):
         shortlist: use the shortlist, if the folder has one.
 
     Raises:
-        ValueError: the package ``ctranslate2`` is not installed, or it cannot read the folder.
+        ValueError: the package ``ctranslate2`` is not installed, or it cannot read the folder; or the machine asks for
+            CUDA, and CTranslate2 cannot use it.
     """
 
     def __init__(
@@ -38,15 +43,25 @@ class CTranslate2Engine(Engine):
             raise ValueError(
                 f"{path} needs the package ctranslate2 (pip install ctranslate2), one of fairseq-ats[runtime]: {error}"
             ) from error
-        try:
-            self.translator = ctranslate2.Translator(
-                str(path),
-                device=machine.device,
-                inter_threads=machine.workers,
-                intra_threads=machine.threads or 0,  # 0: CTranslate2's own choice
-            )
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read by ctranslate2 {ctranslate2.__version__}: {error}") from error
+
+        def translator_on(device: str) -> ctranslate2.Translator:
+            try:
+                return ctranslate2.Translator(
+                    str(path),
+                    device=device,
+                    inter_threads=machine.workers,
+                    intra_threads=machine.threads or 0,  # 0: CTranslate2's own choice
+                )
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"{path} cannot be read by ctranslate2 {ctranslate2.__version__}: {error}") from error
+
+        self.translator = translator_on(machine.device)
+        problem = _problem_of_card(self.translator)
+        if problem is not None:
+            if machine.device == "cuda":
+                raise ValueError(f"--device is cuda, and ctranslate2 cannot use it: {problem}; allowed here: cpu, auto")
+            logger.warning(f"takes the CPU, since ctranslate2 cannot use the card: {problem}")
+            self.translator = translator_on("cpu")
         self._batch_size = machine.batch_size
         self._shortlist = shortlist and (path / SHORTLIST_FILE).is_file()
         super().__init__(search, max_positions)
@@ -65,3 +80,18 @@ class CTranslate2Engine(Engine):
             use_vmap=self._shortlist,
         )
         return [Hypothesis(tuple(result.hypotheses[0]), result.scores[0]) for result in results]
+
+
+def _problem_of_card(translator: Any) -> str | None:
+    """Return why a translator cannot use the card that it is on; None if it can, or if it is on the CPU.
+
+    CTranslate2 loads cuBLAS, of the CUDA version that it was built for, in its first matrix product: it counts a card
+    whose libraries are not there, or are of another version.
+    """
+    if translator.device != "cuda":
+        return None
+    try:
+        translator.translate_batch([["</s>"]], beam_size=1, max_decoding_length=1)
+    except RuntimeError as error:
+        return str(error)
+    return None

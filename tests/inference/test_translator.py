@@ -449,6 +449,30 @@ def test_the_command_imports_neither_for_a_folder(converted: Path) -> None:
     assert done.stdout == f"{Translator(converted, threads=1)('ba be')}\n", done.stderr
 
 
+def test_a_card_without_the_libraries_of_ctranslate2(
+    converted: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts the card, and fails in the first product: as on a machine with the libraries of CUDA 13 alone."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    problem = "Library libcublas.so.12 is not found or cannot be loaded"
+
+    class OnCard:
+        device = "cuda"
+
+        def translate_batch(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError(problem)
+
+    real = ctranslate2.Translator
+    expected = Translator(converted, device="cpu", threads=1)("ba be")
+    monkeypatch.setattr(
+        ctranslate2, "Translator", lambda path, device, **rest: real(path, **rest) if device == "cpu" else OnCard()
+    )
+    assert Translator(converted, threads=1)("ba be") == expected
+    assert f"takes the CPU, since ctranslate2 cannot use the card: {problem}" in caplog.text
+    with pytest.raises(ValueError, match=f"--device is cuda, .*{problem}; allowed here: cpu, auto"):
+        Translator(converted, device="cuda")
+
+
 def test_refused_onnx_folders(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder("onnx", "core")
     with pytest.raises(ValueError, match=r"--device is cuda and .* is of format onnx; allowed: cpu, auto"):
