@@ -20,6 +20,7 @@ from tqdm import tqdm
 from fairseq_ats.cli.arguments import CommandParser, positive
 from fairseq_ats.cli.environment import silence_libraries
 from fairseq_ats.files import sha256_of
+from fairseq_ats.inference.engine import DEVICES
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats distil") -> None:
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fairseq-ats distil
             batch_size=args.batch_size,
             threads=args.threads,
             workers=args.workers,
+            device=args.device,
             **options,
         )
         source, target = translator.languages
@@ -76,4 +78,5 @@ def _parser(prog: str) -> CommandParser:
     parser.add_argument(
         "--workers", type=positive, default=1, metavar="N", help="batches at once, CTranslate2 only (default: 1)"
     )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: cuda where there is one)")
     return parser

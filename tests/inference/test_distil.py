@@ -130,3 +130,14 @@ def test_a_folder_with_other_files_is_left_alone(build: Build, toy_data: Path, t
     with pytest.raises(SystemExit):
         main([str(toy_data), str(checkpoint), str(tmp_path / "mine")])
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_card_that_is_not_there(
+    build: Build, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    checkpoint = save_checkpoint(build(), tmp_path / "checkpoint.pt")
+    with pytest.raises(SystemExit):
+        main([str(toy_data), str(checkpoint), str(tmp_path / "output"), "--device", "cuda"])
+    assert "--device is cuda, and torch finds no CUDA device; allowed here: cpu, auto" in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
