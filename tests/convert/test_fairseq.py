@@ -307,9 +307,11 @@ def test_only_cores_are_safetensors(source: Path, tmp_path: Path) -> None:
         convert(source, SUPER, tmp_path / "super.safetensors")
 
 
-@pytest.mark.parametrize("to", ["fairseq", "ctranslate2"])
-def test_a_full_disk(source: Path, tmp_path: Path, to: str) -> None:
+@pytest.mark.parametrize(
+    ("to", "cause"), [("fairseq", ""), ("ctranslate2", ""), ("huggingface", ".*I/O error: ")], ids=lambda value: value
+)
+def test_a_full_disk(source: Path, tmp_path: Path, to: str, cause: str) -> None:
     before = sorted(tmp_path.iterdir())
-    with no_room(), pytest.raises(SystemExit, match=f"{tmp_path}/super cannot be written: File too large"):
+    with no_room(), pytest.raises(SystemExit, match=f"{tmp_path}/super cannot be written: {cause}File too large"):
         convert(source, SUPER, tmp_path / "super", to=to)
     assert sorted(tmp_path.iterdir()) == before

@@ -24,6 +24,7 @@ from scripts.tables import images as tables
 from tests.support import instrumented
 from tests.support.checkpoints import differences, load
 from tests.support.command_line import run
+from tests.support.disk import no_room
 from tests.support.images import TASK, train_command
 
 # An epoch has six updates; saves and validates after every third. Crops by default.
@@ -181,6 +182,9 @@ def test_what_cannot_be_converted_or_classified(
     refuses(
         "--to is core; allowed for a network of images: torch, onnx", convert.main, checkpoint, "--to", "core", *output
     )
+    with no_room(10_000):
+        full = f"{tmp_path / 'out'} cannot be written: File too large"
+        refuses(full, convert.main, checkpoint, "--to", "torch", *output)
     refuses("--dense has no meaning with --to torch", convert.main, checkpoint, "--to", "torch", "--dense", *output)
     refuses(
         "--level is level2; allowed: core, super",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,9 +95,14 @@ class HuggingFaceModel(OutputFormat):
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
         yield from dense_cost(source)
+        from safetensors import SafetensorError
+
         model = transformers_model(source)
-        with no_progress_bars():
-            model.save_pretrained(str(path))
+        try:
+            with no_progress_bars():
+                model.save_pretrained(str(path))
+        except SafetensorError as error:  # of a full disk; only its text says the cause
+            raise OSError(errno.EIO, str(error), str(path / WEIGHTS_FILE)) from error
         _generation_config(source).save_pretrained(str(path))
         _write_tokenizer(source, path)
         card = path / CARD_FILE
