@@ -46,7 +46,9 @@ def test_earlier_checkpoint_resumes_to_its_weights(name: str, tmp_path: Path) ->
     assert weights.keys() == expected.keys()
     for key, value in expected.items():
         if "k_proj" in key and "bias" in key:
-            continue  # softmax does not see it: its gradient is rounding alone, and Adam makes steps of that
+            # Softmax does not see it: its gradient is rounding alone, of which Adam makes steps of at most --lr.
+            assert (weights[key] - value).abs().max() <= 5 * 0.02, key
+            continue
         # 1e-5: another processor may round otherwise. Five updates of Adam moved weights by more than 1e-3.
         assert torch.allclose(weights[key], value, atol=1e-5, rtol=1e-4), key
     assert max((before[key] - expected[key]).abs().max() for key in expected) > 1e-3

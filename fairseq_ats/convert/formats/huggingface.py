@@ -94,9 +94,9 @@ class HuggingFaceModel(OutputFormat):
         check_tokenizer(source)
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
-        yield from dense_cost(source)
         from safetensors import SafetensorError
 
+        yield from dense_cost(source)
         model = transformers_model(source)
         try:
             with no_progress_bars():
