@@ -15,6 +15,8 @@ import hashlib
 import json
 import os
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +50,12 @@ def save(state: dict[str, Any], path: str | Path) -> None:
         _save_pickled(state, path)
         return
     check_package(path)
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_encoded(state, "", tensors, {}))
-    try:
+    with errors_naming(path):
         save_file(tensors, path, {_STATE: header, _SUM: _NO_SUM})
-    except SafetensorError as error:  # only its text says the cause
-        raise OSError(errno.EIO, str(error), str(path)) from error
     with path.open("r+b") as file:
         place, found = _sum_of(file, path)
         assert found == _NO_SUM
@@ -64,6 +63,21 @@ def save(state: dict[str, Any], path: str | Path) -> None:
         digest = _digest(file, place)
         file.seek(place)
         file.write(digest.encode())
+
+
+@contextmanager
+def errors_naming(path: Path) -> Iterator[None]:
+    """Turn the error of the package safetensors, which writes ``path`` meanwhile, into an OSError that names the file.
+
+    Raises:
+        OSError: the file cannot be written to its end.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:  # only its text says the cause
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def _save_pickled(state: dict[str, Any], path: Path) -> None:

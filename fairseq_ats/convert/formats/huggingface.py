@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from fairseq_ats.convert.verification import (
     random_pairs,
 )
 from fairseq_ats.data.text import Text
+from fairseq_ats.host import safetensors_file
 from fairseq_ats.inference.engine import Machine, Search
 from fairseq_ats.inference.huggingface_engine import (
     CARD_FILE,
@@ -94,15 +94,10 @@ class HuggingFaceModel(OutputFormat):
         check_tokenizer(source)
 
     def write(self, source: SourceNetwork, path: Path) -> Iterator[str]:
-        from safetensors import SafetensorError
-
         yield from dense_cost(source)
         model = transformers_model(source)
-        try:
-            with no_progress_bars():
-                model.save_pretrained(str(path))
-        except SafetensorError as error:  # of a full disk; only its text says the cause
-            raise OSError(errno.EIO, str(error), str(path / WEIGHTS_FILE)) from error
+        with no_progress_bars(), safetensors_file.errors_naming(path / WEIGHTS_FILE):
+            model.save_pretrained(str(path))
         _generation_config(source).save_pretrained(str(path))
         _write_tokenizer(source, path)
         card = path / CARD_FILE

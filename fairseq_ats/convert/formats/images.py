@@ -18,7 +18,7 @@ from fairseq_ats.convert.output_check import check_output
 from fairseq_ats.convert.verification import VerificationError
 from fairseq_ats.cost.images import random_images
 from fairseq_ats.files import written_whole
-from fairseq_ats.host.safetensors_file import save
+from fairseq_ats.host import safetensors_file
 from fairseq_ats.inference.classifier import NETWORK_FILES, Classifier, network_of
 from fairseq_ats.inference.deployed_folder import write_description
 from fairseq_ats.inference.image_loading import load_image_network
@@ -62,7 +62,7 @@ def convert_images(checkpoint: Checkpoint, network: str, to: str, output: Path, 
     state = stock_state(model)
     with written_whole(output, is_folder=True) as folder:
         if to == "torch":
-            save(state, folder / NETWORK_FILES[to])
+            safetensors_file.save(state, folder / NETWORK_FILES[to])
         else:
             _export(network_of(state), images, folder / NETWORK_FILES[to])
         name = task.partition.network_name(level)
