@@ -166,6 +166,7 @@ RESOLVED = {
     "multi30k": "6f4720abc772a62f",
     "multi30k_kinds": "fd46a4cb99d04e25",
     "multi30k_converged": "85b742970bb62097",
+    "multi30k_half_hour": "f804d4e403ccd536",
     "multi30k_strong": "894543dcdfe23cdc",
 }
 
