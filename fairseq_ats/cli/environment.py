@@ -29,6 +29,6 @@ def silence_libraries(level: int = logging.WARNING) -> None:
     """Log nothing below ``level``.
 
     fairseq makes the root logger print everything (fairseq/tasks/text_to_speech.py:23), also of unrelated libraries:
-    import it before. matplotlib logs while it is imported: import it afterwards.
+    import it before.
     """
     logging.getLogger().setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ from fairseq_ats.files import written_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The functions import matplotlib late: its import logs messages unless ``silence_libraries`` was called before.
+# fairseq makes the root logger print everything (fairseq/models/wav2vec/wav2vec2_classification.py:25), and matplotlib
+# lists the system's fonts there while it is imported and when it draws.
+logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from fairseq_ats.cost.cost import Cost
 from fairseq_ats.cost.training import TrainingCost
 from fairseq_ats.schemes.schedule import Schedule
 from scripts.figures import table_curves
-from scripts.tables.description import Row, Table
+from scripts.tables.description import ROOT, Row, Table
 from scripts.tables.measurement import curve_of
 from scripts.tables.records import Curve, Records
 from tests.scripts.test_tables import JSON_LOG, read_log, record, toy_recipe
@@ -98,3 +100,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit, match="has no learning curve of these rows"):
         table_curves.main(arguments)
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_nothing_but_the_picture(tmp_path: Path) -> None:
+    """fairseq's root logger prints everything, and matplotlib has a line for each font: not here."""
+    command = [sys.executable, "-m", "scripts.figures.table_curves", "multi30k_converged", "--rows", "standard"]
+    command += ["--output", str(tmp_path / "curves.png")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "curves.png").exists()
