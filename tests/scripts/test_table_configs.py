@@ -35,7 +35,8 @@ OF_TRAINING: dict[str, dict[str, Any]] = {
     "ats_3to1": ATS | {"alternate_pattern": "3:1"},
     "ats_super_first": ATS | {"super_only_updates": 400},
     "ats_core_last": ATS | {"core_only_from": 1000},
-    "translations_warm_25": ATS | {"lr": 0.0016, "warmup_updates": 100, "max_update": 1370, "total_num_update": 1370},
+    "translations_warm_25": ATS
+    | {"lr": 0.0016, "warmup_updates": 100, "max_update": None, "max_epoch": 5, "total_num_update": 1385},
 }
 MODULES = {"low_rank": "PartitionedRankLinear", "small_width": "PartitionedLinear"}
 
@@ -167,7 +168,7 @@ RESOLVED = {
     "multi30k": "6f4720abc772a62f",
     "multi30k_kinds": "fd46a4cb99d04e25",
     "multi30k_converged": "85b742970bb62097",
-    "multi30k_half_hour": "18d2c5269b48a241",
+    "multi30k_half_hour": "9d98854d77e2ae49",
     "multi30k_strong": "894543dcdfe23cdc",
 }
 
