@@ -38,6 +38,9 @@ class Validated:
 def last(run: Path, count: int, within_epochs: bool = False, suffix: str = "") -> list[str]:
     """Return the paths of the last ``count`` checkpoints of one kind, oldest first.
 
+    ``--max-update`` mostly ends a run within an epoch. fairseq then writes no file of that epoch, though its updates
+    have the lowest learning rates of all. Such an epoch counts here: ``checkpoint_last.pt`` stands for it.
+
     Args:
         run: the folder of the run.
         within_epochs: take checkpoints that were written within an epoch, and not those of the end of an epoch.
@@ -54,6 +57,10 @@ def last(run: Path, count: int, within_epochs: bool = False, suffix: str = "") -
         kind = "of an epoch; fairseq-train keeps them without --no-epoch-checkpoints"
     matches = [(pattern.fullmatch(path.name), path) for path in run.iterdir()]
     found = [str(path) for _, path in sorted((int(match.group(1)), path) for match, path in matches if match)]
+    final = str(run / checkpoint_names.last_checkpoint(suffix))
+    if found and not within_epochs and os.path.isfile(final):
+        latest, end = (_updates_of(read_training_checkpoint(path)) for path in (found[-1], final))
+        found += [final] * (end > latest)
     if len(found) < count:
         raise ValueError(f"{option} is {count} and {run} has {len(found)} checkpoint(s) {kind}")
     return found[-count:]
@@ -101,6 +108,10 @@ def best(run: Path, count: int, network: str | None = None, suffix: str = "") ->
     return sorted(comparable, key=lambda found: -found.value if found.maximize else found.value)[:count]
 
 
+def _updates_of(checkpoint: Mapping[str, Any]) -> int:
+    return checkpoint["optimizer_history"][-1]["num_updates"]
+
+
 def _suffix_of(checkpoint: Mapping[str, Any]) -> str:
     return saved_options(checkpoint, "checkpoint").get("checkpoint_suffix") or ""
 
@@ -146,5 +157,4 @@ def _validation_of(
         metric, value = ours.get("metric"), ours.get("value")
     if value is None:
         return None
-    updates = checkpoint["optimizer_history"][-1]["num_updates"]
-    return Validated(path, updates, metric, value, options["maximize_best_checkpoint_metric"])
+    return Validated(path, _updates_of(checkpoint), metric, value, options["maximize_best_checkpoint_metric"])

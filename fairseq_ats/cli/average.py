@@ -46,7 +46,12 @@ def _parser(prog: str) -> CommandParser:
         "--output", required=True, metavar="FILE", help="checkpoint to write; safetensors if it ends in .safetensors"
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--last-epochs", type=positive, metavar="N", help="with RUN: the last N files checkpointE.pt")
+    which.add_argument(
+        "--last-epochs",
+        type=positive,
+        metavar="N",
+        help="with RUN: the last N files checkpointE.pt; for an epoch within which the run ended, checkpoint_last.pt",
+    )
     which.add_argument(
         "--last-updates", type=positive, metavar="N", help="with RUN: the last N files checkpoint_E_U.pt"
     )

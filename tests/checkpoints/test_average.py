@@ -113,11 +113,25 @@ def test_last_checkpoints(tmp_path: Path) -> None:
         checkpoint(tmp_path / f"checkpoint{epoch}.pt", epoch * 10)
     for updates in (95, 105):
         checkpoint(tmp_path / f"checkpoint_1_{updates}.pt", updates)
-    checkpoint(tmp_path / "checkpoint_last.pt", 999)
-    of_epochs = averaged(tmp_path, "--last-epochs", "3", tmp_path / "mean.pt")
-    assert of_epochs["extra_state"]["average_of"] == ["checkpoint9.pt", "checkpoint10.pt", "checkpoint11.pt"]
+    for end in (110, 100):  # the run ended with epoch 11; a copy of an earlier state lies there
+        checkpoint(tmp_path / "checkpoint_last.pt", end)
+        of_epochs = averaged(tmp_path, "--last-epochs", "3", tmp_path / "mean.pt")
+        assert of_epochs["extra_state"]["average_of"] == ["checkpoint9.pt", "checkpoint10.pt", "checkpoint11.pt"]
     of_updates = averaged(tmp_path, "--last-updates", "2", tmp_path / "mean.pt")
     assert of_updates["extra_state"]["average_of"] == ["checkpoint_1_95.pt", "checkpoint_1_105.pt"]
+
+
+def test_an_epoch_within_which_the_run_ended_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint(tmp_path / "checkpoint_last.pt", 29)
+    assert "has 0 checkpoint(s) of an epoch" in refusal(
+        capsys, tmp_path, "--last-epochs", 1, "--output", tmp_path / "mean.pt"
+    )
+    for epoch in (1, 2):
+        checkpoint(tmp_path / f"checkpoint{epoch}.pt", epoch * 10)
+    state = averaged(tmp_path, "--last-epochs", "2", tmp_path / "mean.pt")
+    assert state["extra_state"]["average_of"] == ["checkpoint2.pt", "checkpoint_last.pt"]
+    assert state["optimizer_history"] == [{"num_updates": 29}]
+    assert torch.equal(state["model"]["encoder.embed"], torch.full((2, 3), 24.5))
 
 
 @pytest.mark.parametrize("metric", ["loss", "core_loss"])
