@@ -37,6 +37,8 @@ OF_TRAINING: dict[str, dict[str, Any]] = {
     "ats_core_last": ATS | {"core_only_from": 1000},
     "translations_warm_25": ATS
     | {"lr": 0.0016, "warmup_updates": 100, "max_update": None, "max_epoch": 5, "total_num_update": 1385},
+    "translations_warm_35": ATS
+    | {"lr": 0.0016, "warmup_updates": 100, "max_update": None, "max_epoch": 7, "total_num_update": 1939},
 }
 MODULES = {"low_rank": "PartitionedRankLinear", "small_width": "PartitionedLinear"}
 
@@ -168,7 +170,7 @@ RESOLVED = {
     "multi30k": "6f4720abc772a62f",
     "multi30k_kinds": "fd46a4cb99d04e25",
     "multi30k_converged": "85b742970bb62097",
-    "multi30k_half_hour": "9d98854d77e2ae49",
+    "multi30k_half_hour": "ac9f7f578033687c",
     "multi30k_strong": "894543dcdfe23cdc",
 }
 
