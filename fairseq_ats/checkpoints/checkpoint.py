@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_ats.checkpoints.keys import STOCK_TASK_NAME, TASK_NAME, TASK_NAMES
-from fairseq_ats.checkpoints.reading import partition_of, read_checked
+from fairseq_ats.checkpoints.reading import partition_of, read_checked, updates_of
 from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.partition.partition import Partition
 
@@ -77,4 +77,4 @@ class Checkpoint:
     @property
     def updates(self) -> int:
         """The number of updates that the run had made when it wrote the checkpoint."""
-        return self.state["optimizer_history"][-1]["num_updates"]
+        return updates_of(self.state)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fairseq_ats.checkpoints import names as checkpoint_names
 from fairseq_ats.checkpoints.keys import states_of
-from fairseq_ats.checkpoints.reading import partition_of, read_header
+from fairseq_ats.checkpoints.reading import partition_of, read_header, updates_of
 from fairseq_ats.checkpoints.saved_options import saved_options
 from fairseq_ats.partition.names import Networks
 from fairseq_ats.partition.partition import Partition
@@ -59,8 +59,9 @@ def last(run: Path, count: int, within_epochs: bool = False, suffix: str = "") -
     found = [str(path) for _, path in sorted((int(match.group(1)), path) for match, path in matches if match)]
     final = str(run / checkpoint_names.last_checkpoint(suffix))
     if found and not within_epochs and os.path.isfile(final):
-        latest, end = (_updates_of(read_training_checkpoint(path)) for path in (found[-1], final))
-        found += [final] * (end > latest)
+        latest, end = (updates_of(read_training_checkpoint(path)) for path in (found[-1], final))
+        if end > latest:
+            found.append(final)
     if len(found) < count:
         raise ValueError(f"{option} is {count} and {run} has {len(found)} checkpoint(s) {kind}")
     return found[-count:]
@@ -108,10 +109,6 @@ def best(run: Path, count: int, network: str | None = None, suffix: str = "") ->
     return sorted(comparable, key=lambda found: -found.value if found.maximize else found.value)[:count]
 
 
-def _updates_of(checkpoint: Mapping[str, Any]) -> int:
-    return checkpoint["optimizer_history"][-1]["num_updates"]
-
-
 def _suffix_of(checkpoint: Mapping[str, Any]) -> str:
     return saved_options(checkpoint, "checkpoint").get("checkpoint_suffix") or ""
 
@@ -157,4 +154,4 @@ def _validation_of(
         metric, value = ours.get("metric"), ours.get("value")
     if value is None:
         return None
-    return Validated(path, _updates_of(checkpoint), metric, value, options["maximize_best_checkpoint_metric"])
+    return Validated(path, updates_of(checkpoint), metric, value, options["maximize_best_checkpoint_metric"])

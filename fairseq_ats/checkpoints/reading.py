@@ -1,4 +1,4 @@
-"""Read and check a checkpoint file, and read the partition in it."""
+"""Read and check a checkpoint file, and read the partition and the count of updates in it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def partition_of(task_state: dict | None) -> Partition | None:
         return None if saved is None else Partition.from_dict(saved)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"the checkpoint's partition cannot be read: {error}") from error
+
+
+def updates_of(state: Mapping[str, Any]) -> int:
+    """Return the number of updates after which a training wrote a checkpoint."""
+    return state["optimizer_history"][-1]["num_updates"]
 
 
 def read_header(path: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fairseq.logging import meters, metrics
 
-from fairseq_ats.checkpoints.reading import partition_of
+from fairseq_ats.checkpoints.reading import partition_of, updates_of
 from fairseq_ats.checkpoints.saved_options import completed, differing_options, model_options
 from fairseq_ats.options.values import CheckpointOptions, Options
 from fairseq_ats.partition.partition import CORE_LEVEL, Partition, reconciled
@@ -90,7 +90,7 @@ def why_finished(header: Mapping[str, Any], patience: Mapping[str, Any], options
         patience: what ``--patience`` had counted there.
         options: have fairseq's ``max_update`` (0: no limit) and ``patience`` (0 or less: none).
     """
-    updates = header["optimizer_history"][-1]["num_updates"]
+    updates = updates_of(header)
     if "last_optimizer_state" not in header:
         return None  # fairseq counts from 0 again
     if 0 < options.max_update <= updates:

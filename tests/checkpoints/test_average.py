@@ -117,6 +117,7 @@ def test_last_checkpoints(tmp_path: Path) -> None:
         checkpoint(tmp_path / "checkpoint_last.pt", end)
         of_epochs = averaged(tmp_path, "--last-epochs", "3", tmp_path / "mean.pt")
         assert of_epochs["extra_state"]["average_of"] == ["checkpoint9.pt", "checkpoint10.pt", "checkpoint11.pt"]
+    checkpoint(tmp_path / "checkpoint_last.pt", 999)
     of_updates = averaged(tmp_path, "--last-updates", "2", tmp_path / "mean.pt")
     assert of_updates["extra_state"]["average_of"] == ["checkpoint_1_95.pt", "checkpoint_1_105.pt"]
 

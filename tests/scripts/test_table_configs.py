@@ -22,6 +22,7 @@ TABLES = read_tables()
 RECIPES = {table.recipe.name: table.recipe for table in TABLES.values()}
 ROWS = sorted(path for recipe in RECIPES.values() for path in recipe.configs.glob("*.yaml"))
 ATS = {"alternate": True}
+WARM = ATS | {"lr": 0.0016, "warmup_updates": 100, "max_update": None}
 # By the end of a row's name.
 OF_TRAINING: dict[str, dict[str, Any]] = {
     "alone": {"max_level": 1},
@@ -35,10 +36,8 @@ OF_TRAINING: dict[str, dict[str, Any]] = {
     "ats_3to1": ATS | {"alternate_pattern": "3:1"},
     "ats_super_first": ATS | {"super_only_updates": 400},
     "ats_core_last": ATS | {"core_only_from": 1000},
-    "translations_warm_25": ATS
-    | {"lr": 0.0016, "warmup_updates": 100, "max_update": None, "max_epoch": 5, "total_num_update": 1385},
-    "translations_warm_35": ATS
-    | {"lr": 0.0016, "warmup_updates": 100, "max_update": None, "max_epoch": 7, "total_num_update": 1939},
+    "translations_warm_25": WARM | {"max_epoch": 5, "total_num_update": 1385},
+    "translations_warm_35": WARM | {"max_epoch": 7, "total_num_update": 1939},
 }
 MODULES = {"low_rank": "PartitionedRankLinear", "small_width": "PartitionedLinear"}
 
