@@ -33,5 +33,6 @@ class FastDropout(FairseqDropout):
             return super().forward(x, inplace)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-        keep = (bits >= dropped - _VALUES // 2).to(x.dtype)
+        # Compared into the type of x: to compare and to convert takes several times as long (results/speed/notes.md).
+        keep = torch.ge(bits, dropped - _VALUES // 2, out=torch.empty_like(x))
         return x * keep.mul_(_VALUES / (_VALUES - dropped))

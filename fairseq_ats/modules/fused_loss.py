@@ -80,12 +80,17 @@ class _FusedLoss(torch.autograd.Function):
             done = 0
             for chunk, logits, chunk_targets in _chunks(features, low_weight, targets, product_type):
                 index = chunk_targets.unsqueeze(-1)
-                log_p = logits.log_softmax(-1, dtype=softmax_type)
-                chunk_nll = -log_p.gather(-1, index).sum()
+                logits = logits.to(softmax_type)
+                p = logits.softmax(-1)
+                # log Σ_v exp(logit_v), by the largest p, which never underflows. The logarithms of all p would have to
+                # be raised again for the gradient, and PyTorch's exp is slower than its softmax on a CPU.
+                log_sum = logits.amax(-1, keepdim=True) - p.amax(-1, keepdim=True).log()
+                chunk_nll = (log_sum - logits.gather(-1, index)).sum()
+                chunk_smooth = (len(weight) * log_sum - logits.sum(-1, keepdim=True)).sum()
                 nll_loss = nll_loss + chunk_nll
-                loss = loss + (1.0 - epsilon - epsilon_each) * chunk_nll - epsilon_each * log_p.sum()
+                loss = loss + (1.0 - epsilon - epsilon_each) * chunk_nll + epsilon_each * chunk_smooth
                 if of_features is not None and of_weight is not None:
-                    of_logits = log_p.exp_().sub_(epsilon_each)
+                    of_logits = p.sub_(epsilon_each)
                     of_logits.scatter_add_(-1, index, of_logits.new_full(index.shape, epsilon + epsilon_each - 1.0))
                     low = of_logits.to(product_type)
                     torch.matmul(low, low_weight, out=of_features[done : done + len(chunk)])

@@ -195,6 +195,28 @@ def test_a_query_without_keys_attends_to_nothing(
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("source", [1, 15, 16, 17])
+@pytest.mark.parametrize("masked", [False, True])
+def test_weights_and_their_gradients_on_both_sides_of_a_vector(source: int, masked: bool) -> None:
+    """Rows shorter than a vector register are computed another way; the formula in float64 is the reference."""
+    attention = PartitionedMultiheadAttention.convert_(stock_attention("general").float())
+    q, k = torch.randn(BATCH, HEADS, TARGET, 4), torch.randn(BATCH, HEADS, source, 4)
+    mask = torch.randn(TARGET, source) if masked else None
+    of_weights = torch.randn(BATCH, HEADS, TARGET, source)
+
+    def formula(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        scores = torch.einsum("bhtd,bhsd->bhts", q, k) * attention.scaling + (0 if mask is None else mask.double())
+        return scores.exp() / scores.exp().sum(-1, keepdim=True)
+
+    expected, expected_gradients = torch.autograd.functional.vjp(formula, (q.double(), k.double()), of_weights.double())
+    weights, gradients = torch.autograd.functional.vjp(lambda q, k: attention._weights(q, k, mask), (q, k), of_weights)
+
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights.double(), expected, atol=1e-6, rtol=0)
+    for gradient, reference in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient.double(), reference, atol=1e-5, rtol=0)
+
+
 def test_a_query_without_keys_as_in_stock_training() -> None:
     stock = stock_attention("self").train()
     ours = PartitionedMultiheadAttention.convert_(copy.deepcopy(stock))
