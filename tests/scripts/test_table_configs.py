@@ -170,6 +170,7 @@ RESOLVED = {
     "multi30k_kinds": "fd46a4cb99d04e25",
     "multi30k_converged": "85b742970bb62097",
     "multi30k_half_hour": "ac9f7f578033687c",
+    "multi30k_weight_decay": "177e761cb5f8ace4",
     "multi30k_strong": "894543dcdfe23cdc",
 }
 

@@ -496,6 +496,7 @@ def test_dry_run_prints_the_commands(
         "multi30k_kinds": "multi30k_lowercase",
         "multi30k_converged": "multi30k_lowercase",
         "multi30k_half_hour": "multi30k_lowercase",
+        "multi30k_weight_decay": "multi30k_lowercase",
         "multi30k_strong": "multi30k_recipe",
     }
     folder = f"runs/{data.get(recipe) or data[recipe.removesuffix('_strong')]}/data"
