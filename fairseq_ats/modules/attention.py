@@ -212,8 +212,8 @@ def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the softmax of each row in ``dtype``.
 
     PyTorch's kernel for a CPU takes a row that is shorter than a vector register element by element
-    (aten/src/ATen/native/cpu/SoftMaxKernel.cpp). Such a row gets more elements, of weight 0, which is four times as
-    fast (results/speed/notes.md).
+    (aten/src/ATen/native/cpu/SoftMaxKernel.cpp). Such a row gets more elements, of weight 0, which is faster
+    (results/speed/notes.md).
     """
     length = scores.shape[-1]
     if scores.device.type != "cpu" or length >= _VECTOR:
