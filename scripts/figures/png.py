@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairseq_ats.files import written_whole
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 # fairseq makes the root logger print everything (fairseq/models/wav2vec/wav2vec2_classification.py:25), and matplotlib
@@ -21,6 +24,15 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def legend_below(figure: Figure, entries: Mapping[str, Artist]) -> None:
+    """Name what is drawn below all panels: in two columns, or in one where two are wider than the figure."""
+    add = partial(figure.legend, list(entries.values()), list(entries), loc="outside lower center", fontsize=8)
+    legend = add(ncols=2)
+    if legend.get_window_extent().width > figure.bbox.width:
+        legend.remove()
+        add(ncols=1)
 
 
 def write_png(figure: Figure, path: Path) -> None:

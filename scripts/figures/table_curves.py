@@ -21,7 +21,7 @@ from typing import Any
 
 from fairseq_ats.partition.partition import PERTURBED
 from scripts.figures.learning_curves import LABELS
-from scripts.figures.png import new_figure, write_png
+from scripts.figures.png import legend_below, new_figure, write_png
 from scripts.tables.description import COLUMNS, ROOT, Row, Table, read_tables
 from scripts.tables.layout import flops_of_needs, recorded
 from scripts.tables.records import Curve, Records
@@ -130,7 +130,7 @@ def draw(table: Table, rows: Sequence[Row], records: Records, path: Path) -> Non
             axes.set_xlabel(name)
             axes.set_ylabel(LABELS[kind])
             axes.grid(alpha=0.3)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", fontsize=8, ncols=2)
+    legend_below(figure, entries)
     write_png(figure, path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from scripts.figures.png import new_figure, write_png
+from scripts.figures.png import legend_below, new_figure, write_png
 from scripts.tables.description import Table
 from scripts.tables.layout import recorded, whole_flops
 from scripts.tables.records import Record, RunKey, scores_of
@@ -20,7 +20,7 @@ def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
     runs that it needs.
     """
     panels = len(table.columns)
-    figure = new_figure(4.2 * panels, 4.2 + 0.22 * len(table.rows))
+    figure = new_figure(max(6, 4.2 * panels), 4.2 + 0.22 * len(table.rows))
     every = figure.subplots(1, panels, squeeze=False, sharex=True, sharey=True)[0]
     entries = {}
     for axes, (network, heading) in zip(every, table.columns.items(), strict=True):
@@ -45,5 +45,5 @@ def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
     every[0].set_xlim(0, 1.05 * max(axes.dataLim.x1 for axes in every) if entries else None)
     every[0].set_ylabel("BLEU")
     labels = [row.label for row in table.rows if row.label in entries]
-    figure.legend([entries[label] for label in labels], labels, loc="outside lower center", fontsize=8, ncols=2)
+    legend_below(figure, {label: entries[label] for label in labels})
     write_png(figure, path)
