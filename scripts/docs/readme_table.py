@@ -32,6 +32,7 @@ class Line:
         row: of our table.
         alone: the row in which its core was trained alone; None for the standard Transformer.
         published: the table that has the paper's numbers for this row.
+        recipe: of its records and of those beside it; None for the recipe of the whole table.
     """
 
     core: str
@@ -39,6 +40,7 @@ class Line:
     row: str
     alone: str | None = None
     published: str | None = None
+    recipe: str | None = None
 
 
 def _of_kind(name: str, kind: str, published: str, joint: Sequence[tuple[str, str]]) -> list[Line]:
@@ -57,6 +59,7 @@ def _lines(joint: Sequence[tuple[str, str]]) -> list[Line]:
 
 # The recipe whose records README shows, and the lines of each recipe that it can show.
 RECIPE = "multi30k_converged"
+BEST = "multi30k_weight_decay"
 WARM = ("ATS from the standard one", "warm_25")
 LINES = {
     "multi30k": _lines([("ATS, twice the updates", "ats_twice")]),
@@ -65,6 +68,15 @@ LINES = {
         Line("", "the same, core on translations", "small_width_0.25_translations_warm_25", "small_width_0.25_alone"),
         Line("2 of 4 decoder layers", "core alone", "decoder_2_alone", "decoder_2_alone"),
         Line("", WARM[0], "decoder_2_warm_25", "decoder_2_alone"),
+        Line("none, in small batches", "standard Transformer", "standard", recipe=BEST),
+        Line("small width, r = 1/4", "core alone", "small_width_0.25_alone", "small_width_0.25_alone", recipe=BEST),
+        Line(
+            "",
+            "ATS from the standard one, 35 % as long, core on translations",
+            "small_width_0.25_translations_warm_35",
+            "small_width_0.25_alone",
+            recipe=BEST,
+        ),
     ],
 }
 
@@ -92,13 +104,13 @@ def drawn(name: str, results: Path) -> str:
     Raises:
         ValueError: a row has no record.
     """
-    tables = read_tables()
-    table, rows = all_rows(tables, name), []
-    runs = Records(results, name).read()
+    tables, rows = read_tables(), []
     for line in LINES[name]:
+        recipe = line.recipe or name
+        table, runs = all_rows(tables, recipe), Records(results, recipe).read()
         records = recorded(line.row, runs)
         if not records:
-            raise ValueError(f"{line.row} has no record in {results / name}")
+            raise ValueError(f"{line.row} has no record in {results / recipe}")
         published = tables[line.published].row(line.row).published if line.published else {}
         cells = [_published(published.get(network)) for network in ("core", "super")]
         cells += [_ours(records, network) for network in ("core", "super")]

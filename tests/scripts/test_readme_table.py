@@ -42,8 +42,8 @@ def test_the_numbers_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", readme_table.LINES)
 def test_every_line_is_a_row(recipe: str) -> None:
     tables = read_tables()
-    rows = {row.name for row in readme_table.all_rows(tables, recipe).rows}
     for line in readme_table.LINES[recipe]:
+        rows = {row.name for row in readme_table.all_rows(tables, line.recipe or recipe).rows}
         assert {line.row, line.alone or "standard"} <= rows
         assert line.published is None or line.row in {row.name for row in tables[line.published].rows}
 
