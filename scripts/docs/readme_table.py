@@ -105,9 +105,11 @@ def drawn(name: str, results: Path) -> str:
         ValueError: a row has no record.
     """
     tables, rows = read_tables(), []
+    recipes = {line.recipe or name for line in LINES[name]}
+    of_recipe = {recipe: (all_rows(tables, recipe), Records(results, recipe).read()) for recipe in recipes}
     for line in LINES[name]:
         recipe = line.recipe or name
-        table, runs = all_rows(tables, recipe), Records(results, recipe).read()
+        table, runs = of_recipe[recipe]
         records = recorded(line.row, runs)
         if not records:
             raise ValueError(f"{line.row} has no record in {results / recipe}")

@@ -27,12 +27,16 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def legend_below(figure: Figure, entries: Mapping[str, Artist]) -> None:
-    """Name what is drawn below all panels: in two columns, or in one where two are wider than the figure."""
+    """Name what is drawn below all panels: in two columns, or in one where two are wider than the figure.
+
+    A figure that is narrower than one column becomes as wide.
+    """
     add = partial(figure.legend, list(entries.values()), list(entries), loc="outside lower center", fontsize=8)
     legend = add(ncols=2)
     if legend.get_window_extent().width > figure.bbox.width:
         legend.remove()
-        add(ncols=1)
+        needed = add(ncols=1).get_window_extent().width / figure.dpi
+        figure.set_figwidth(max(figure.get_figwidth(), needed))
 
 
 def write_png(figure: Figure, path: Path) -> None:

@@ -20,7 +20,7 @@ def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
     runs that it needs.
     """
     panels = len(table.columns)
-    figure = new_figure(max(6, 4.2 * panels), 4.2 + 0.22 * len(table.rows))
+    figure = new_figure(4.2 * panels, 4.2 + 0.22 * len(table.rows))
     every = figure.subplots(1, panels, squeeze=False, sharex=True, sharey=True)[0]
     entries = {}
     for axes, (network, heading) in zip(every, table.columns.items(), strict=True):
@@ -44,6 +44,5 @@ def draw(table: Table, runs: dict[RunKey, Record], path: Path) -> None:
     # One scale for all panels, from 0, with room for the last marker.
     every[0].set_xlim(0, 1.05 * max(axes.dataLim.x1 for axes in every) if entries else None)
     every[0].set_ylabel("BLEU")
-    labels = [row.label for row in table.rows if row.label in entries]
-    legend_below(figure, {label: entries[label] for label in labels})
+    legend_below(figure, {row.label: entries[row.label] for row in table.rows if row.label in entries})
     write_png(figure, path)

@@ -7,7 +7,7 @@ import pytest
 from scripts.figures.png import legend_below, new_figure
 
 
-@pytest.mark.parametrize(("letters", "columns"), [(10, 2), (60, 1)])
+@pytest.mark.parametrize(("letters", "columns"), [(10, 2), (60, 1), (120, 1)])
 def test_a_legend_is_not_wider_than_the_figure(letters: int, columns: int) -> None:
     """60 letters of 8 points take more than 4 inches: once they fit into 6 inches, twice they do not."""
     figure = new_figure(6, 4)
